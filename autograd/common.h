@@ -1,0 +1,43 @@
+// What the ops share: checks of arguments, broadcasting and its reverse.
+#pragma once
+
+#include <altgrad/autograd/tape.h>
+#include <altgrad/core/dispatch.h>
+#include <altgrad/core/kernels.h>
+
+namespace altgrad::detail {
+
+// Throw std::invalid_argument, naming the op, where the dtype is not floating; where dtype or device of two differ;
+// where an axis is out of range (the result is counted from the front).
+void check_floating(const char* op, const Tensor& x);
+void check_same_kind(const char* op, const Tensor& a, const Tensor& b);
+int wrap_axis(const char* op, const Shape& shape, int axis);
+
+// Throws, with the id, its position and the range, where an id is neither in [0, high) nor `ignore`, or not i64.
+void check_ids(const char* op, const Tensor& ids, int64_t high, std::optional<int64_t> ignore = {});
+// The memory of a tensor that a kernel may do without.
+template <class T>
+T* ptr_or_null(const Tensor& x) {
+  return x.defined() ? x.ptr<T>() : nullptr;
+}
+template <class T>
+const T* ptr_or_null(const std::optional<Tensor>& x) {
+  return x ? x->ptr<T>() : nullptr;
+}
+
+// Where element i of a tensor of this shape lies: "(0, 2)".
+std::string position(const Shape& shape, int64_t i);
+
+// Appends an inner axis to s, merged with the last one where both strides allow it.
+void push_axis(kernels::Strided& s, int64_t size, int64_t a, int64_t b);
+// The index space of `out`, into which a and b broadcast.
+kernels::Strided broadcast(const Shape& out, const Shape& a, const Shape& b);
+// x repeated to `shape`, and its reverse: x summed over the axes along which `shape` would be repeated. Both give
+// x itself, or an alias, where nothing is repeated. Not recorded.
+Tensor expand_to(const Tensor& x, const Shape& shape);
+Tensor sum_to(const Tensor& x, const Shape& shape);
+
+// Tensor::permute with the axes in a span; recorded.
+Tensor permute(const Tensor& x, std::span<const int> axes);
+
+}  // namespace altgrad::detail

@@ -1,0 +1,88 @@
+// Elementwise ops: one op for every functor, which says by `saves` what its backward reads.
+#include <altgrad/autograd/common.h>
+#include <altgrad/autograd/ops.h>
+#include <altgrad/core/functors.h>
+
+namespace altgrad {
+namespace {
+
+template <class F>
+struct Unary final : Op {
+  static constexpr const char* name = F::name;
+  F f;
+  Tensor saved;  // x, y or nothing
+
+  Tensor forward(const Tensor& x, F functor) {
+    f = functor;
+    Tensor y = Tensor::empty(x.shape(), x.options());
+    dispatch(name, x, [&]<class D, class T>() { kernels::unary<D, F, T>(f, y.ptr<T>(), x.ptr<T>(), x.numel()); });
+    if (F::saves == Saves::x) saved = x;
+    if (F::saves == Saves::y) saved = y;
+    return y;
+  }
+
+  // dx = dy * slope(x, y)
+  void backward(const Tensor& dy, Grads& d) override {
+    Tensor dx = Tensor::empty(dy.shape(), dy.options());
+    dispatch(name, dy, [&]<class D, class T>() {
+      const T* x = F::saves == Saves::x ? saved.ptr<T>() : nullptr;
+      const T* y = F::saves == Saves::y ? saved.ptr<T>() : nullptr;
+      kernels::unary_grad<D, F, T>(f, dx.ptr<T>(), dy.ptr<T>(), x, y, dy.numel());
+    });
+    d.add(0, dx);
+  }
+};
+
+template <class F>
+Tensor unary(const Tensor& x, F f = {}) {
+  detail::check_floating(F::name, x);
+  return apply<Unary<F>>(x, f);
+}
+
+struct Dropout final : Op {
+  static constexpr const char* name = "dropout";
+  double p;
+  RandomStream random;  // draws the same mask again: none is stored
+
+  Tensor forward(const Tensor& x, double p_in, RandomStream random_in) {
+    p = p_in, random = random_in;
+    return masked(x);
+  }
+  // dx = dy * mask / (1 - p)
+  void backward(const Tensor& dy, Grads& d) override { d.add(0, masked(dy)); }
+
+  Tensor masked(const Tensor& x) const {
+    Tensor y = Tensor::empty(x.shape(), x.options());
+    dispatch(name, x, [&]<class D, class T>() {
+      kernels::dropout<D, T>(y.ptr<T>(), x.ptr<T>(), p, random, x.numel());
+    });
+    return y;
+  }
+};
+
+}  // namespace
+
+Tensor neg(const Tensor& x) { return unary<Neg>(x); }
+Tensor abs(const Tensor& x) { return unary<Abs>(x); }
+Tensor exp(const Tensor& x) { return unary<Exp>(x); }
+Tensor log(const Tensor& x) { return unary<Log>(x); }
+Tensor sqrt(const Tensor& x) { return unary<Sqrt>(x); }
+Tensor pow(const Tensor& x, double exponent) { return unary(x, Pow{exponent}); }
+Tensor tanh(const Tensor& x) { return unary<TanhFn>(x); }
+Tensor sigmoid(const Tensor& x) { return unary<SigmoidFn>(x); }
+Tensor relu(const Tensor& x) { return unary<Relu>(x); }
+Tensor gelu(const Tensor& x, Gelu form) { return form == Gelu::erf ? unary<GeluErf>(x) : unary<GeluTanh>(x); }
+Tensor silu(const Tensor& x) { return unary<Silu>(x); }
+
+Tensor clamp(const Tensor& x, double low, double high) {
+  if (!(low <= high)) fail("clamp: low ", low, " is not below high ", high, " for x ", x.shape());
+  return unary(x, Clamp{low, high});
+}
+
+Tensor dropout(const Tensor& x, double p, Generator& generator) {
+  detail::check_floating("dropout", x);
+  if (!(p >= 0 && p < 1)) fail("dropout: p must be in [0, 1), got ", p, " for x ", x.shape());
+  return apply<Dropout>(x, p, generator.next());
+}
+
+}  // namespace altgrad

@@ -1,0 +1,190 @@
+// Gradients against central differences. Both sides see the same random numbers: the thread's generator is set back
+// before each call of fn.
+#include <altgrad/autograd/common.h>
+#include <altgrad/autograd/gradcheck.h>
+#include <altgrad/autograd/ops.h>
+
+#include <cmath>
+#include <limits>
+
+namespace altgrad {
+namespace {
+
+// What the check touches besides its own tensors, put back when it ends, also by an exception.
+class Restore {
+ public:
+  ~Restore() {
+    default_generator().set_state(random_);
+    // The first one set aside is the original one, so it goes last.
+    for (auto it = grads_.rbegin(); it != grads_.rend(); ++it) it->first.set_grad(it->second);
+    for (const auto& [leaf, values] : values_) leaf.copy_(values);
+  }
+  void rewind() const { default_generator().set_state(random_); }
+  // Takes the leaf's gradient away until the end.
+  void set_aside_grad(const Tensor& leaf) {
+    grads_.emplace_back(leaf, leaf.has_grad() ? leaf.grad() : Tensor());
+    leaf.set_grad(Tensor());
+  }
+  // The values to be put back at the end.
+  const Tensor& keep_values(const Tensor& leaf) { return values_.emplace_back(leaf, leaf.detach().clone()).second; }
+
+ private:
+  const Generator::State random_ = default_generator().state();
+  std::vector<std::pair<Tensor, Tensor>> grads_, values_;
+};
+
+// +-[0.5, 1.5), so that no element of the output goes unseen.
+Tensor random_cotangent(const Tensor& y, uint64_t seed) {
+  const RandomStream random{seed, 0};
+  Tensor v = Tensor::empty(y.shape(), {DType::f64});
+  for (int64_t i = 0; i < v.numel(); ++i) {
+    const uint32_t word = random.word(uint64_t(i));
+    v.ptr<double>()[i] = (word & 1 ? 1 : -1) * (0.5 + uniform01(word));
+  }
+  return v.to(y.device());
+}
+
+// Runs fn on a tape and backward from v^T fn(), the gradients of all leaves but `own` being set aside. Gives v, or
+// nothing and a message where fn's result has no gradient.
+Tensor run_backward(const std::function<Tensor()>& fn, Restore& restore, uint64_t seed, std::string& message) {
+  restore.rewind();
+  Tape tape;
+  const Tensor result = fn();
+  if (!is_floating(result.dtype())) {
+    message = concat("the result, ", result.dtype(), " of shape ", result.shape(), ", is not differentiable");
+    return {};
+  }
+  const Tensor y = result.reshape(result.shape());  // an op of this tape, also where fn returns a leaf
+  if (!y.body()->recorded) {
+    message = concat("the result, of shape ", y.shape(), ", does not depend on the inputs through recorded ops");
+    return {};
+  }
+  const Tensor v = random_cotangent(y, seed).to(y.dtype());
+  for (const Tensor& leaf : tape.leaves()) restore.set_aside_grad(leaf);
+  tape.backward(y, v);
+  return v.to(Device::cpu()).to(DType::f64);
+}
+
+// The central difference of v^T fn() along whatever move(step) changes.
+double central_difference(const std::function<Tensor()>& fn, const std::function<void(double)>& move, double step,
+                          const Tensor& v, const Restore& restore) {
+  const NoGrad off;
+  const auto at = [&](double h) {
+    move(h);
+    restore.rewind();
+    return fn().to(Device::cpu()).to(DType::f64).clone();  // fn may return what move changes
+  };
+  const Tensor above = at(step), below = at(-step);
+  if (!(above.shape() == v.shape() && below.shape() == v.shape())) {
+    fail("gradcheck: the shape of the result changes with its inputs' values: ", v.shape(), ", then ", above.shape());
+  }
+  double difference = 0;
+  for (int64_t i = 0; i < v.numel(); ++i) {
+    difference += v.ptr<double>()[i] * (above.ptr<double>()[i] - below.ptr<double>()[i]);
+  }
+  return difference / (2 * step);
+}
+
+// Notes one comparison; the worst one so far becomes the message, where() saying what it is of.
+template <class F>
+void compare(GradcheckResult& result, double tolerance, double analytic, double numeric, F&& where) {
+  const double scale = std::max({1.0, std::abs(analytic), std::abs(numeric)});
+  double error = std::abs(analytic - numeric) / scale;
+  if (!std::isfinite(analytic) || !std::isfinite(numeric)) error = std::numeric_limits<double>::infinity();
+  if (!result.message.empty() && !(error > result.max_error)) return;
+  result.max_error = error;
+  result.ok = error <= tolerance;
+  std::ostringstream text;
+  text.precision(10);
+  text << where() << ": analytic " << analytic << ", numeric " << numeric << ", error " << error
+       << (result.ok ? " <= " : " > ") << "tolerance " << tolerance;
+  result.message = text.str();
+}
+
+}  // namespace
+
+GradcheckResult gradcheck(const std::function<Tensor(std::span<const Tensor>)>& fn, std::vector<Tensor> inputs,
+                          GradcheckOptions options) {
+  bool any = false;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    Tensor& x = inputs[i];
+    if (x.dtype() == DType::f32) fail("gradcheck: input ", i, ", shape ", x.shape(), ", is f32; needs f64");
+    any = any || x.dtype() == DType::f64;
+  }
+  if (!any) fail("gradcheck: none of ", inputs.size(), " inputs is f64");
+
+  Restore restore;
+  {
+    const NoGrad off;
+    for (Tensor& x : inputs) {
+      x = x.clone();
+      if (is_floating(x.dtype())) x.requires_grad(true);
+    }
+  }
+  const auto call = [&] { return fn(inputs); };
+  GradcheckResult result;
+  const Tensor v = run_backward(call, restore, options.seed, result.message);
+  if (!v.defined()) return result;
+
+  result.ok = true;
+  for (size_t k = 0; k < inputs.size(); ++k) {
+    const Tensor& x = inputs[k];
+    if (!is_floating(x.dtype())) continue;
+    const Tensor values = x.detach().to(Device::cpu()).clone(), probe = values.clone();
+    const Tensor analytic = x.has_grad() ? x.grad().to(Device::cpu()) : Tensor::zeros(x.shape(), {DType::f64});
+    for (int64_t i = 0; i < x.numel(); ++i) {
+      const double x0 = values.ptr<double>()[i];
+      const auto move = [&](double h) {
+        probe.ptr<double>()[i] = x0 + h;
+        x.copy_(probe);
+      };
+      const double step = options.step * std::max(1.0, std::abs(x0));
+      const double numeric = central_difference(call, move, step, v, restore);
+      move(0);
+      compare(result, options.tolerance, analytic.ptr<double>()[i], numeric,
+              [&] { return concat("input ", k, ", element ", detail::position(x.shape(), i)); });
+    }
+  }
+  return result;
+}
+
+GradcheckResult gradcheck_directional(const std::function<Tensor()>& fn, const std::vector<Tensor>& parameters,
+                                      GradcheckOptions options) {
+  if (parameters.empty()) fail("gradcheck_directional: no parameters given");
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const Tensor& p = parameters[i];
+    if (p.dtype() != DType::f64) {
+      fail("gradcheck_directional: parameter ", i, ", shape ", p.shape(), ", is ", p.dtype(), "; needs f64");
+    }
+    if (!p.requires_grad()) {
+      fail("gradcheck_directional: parameter ", i, ", shape ", p.shape(), ", does not require a gradient");
+    }
+  }
+  Restore restore;
+  Generator random(options.seed + 1);
+  std::vector<Tensor> directions;
+  std::vector<Tensor> values;
+  for (const Tensor& p : parameters) {
+    directions.push_back(Tensor::randn(p.shape(), p.options(), random));
+    values.push_back(restore.keep_values(p));
+    restore.set_aside_grad(p);
+  }
+  GradcheckResult result;
+  const Tensor v = run_backward(fn, restore, options.seed, result.message);
+  if (!v.defined()) return result;
+
+  const NoGrad off;
+  double analytic = 0;
+  for (size_t k = 0; k < parameters.size(); ++k) {
+    if (parameters[k].has_grad()) analytic += sum(parameters[k].grad() * directions[k]).item<double>();
+  }
+  const auto move = [&](double h) {
+    for (size_t k = 0; k < parameters.size(); ++k) parameters[k].copy_(values[k] + directions[k] * h);
+  };
+  const double numeric = central_difference(fn, move, options.step, v, restore);
+  compare(result, options.tolerance, analytic, numeric,
+          [&] { return concat("directional derivative over ", parameters.size(), " parameters"); });
+  return result;
+}
+
+}  // namespace altgrad

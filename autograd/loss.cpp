@@ -1,0 +1,93 @@
+// Embedding and losses. cross_entropy is fused: it keeps the logits and a number a row, never the probabilities.
+#include <altgrad/autograd/common.h>
+#include <altgrad/autograd/ops.h>
+
+#include <algorithm>
+
+namespace altgrad {
+namespace {
+
+struct Embedding final : Op {
+  static constexpr const char* name = "embedding";
+  Tensor ids;
+  Shape w_shape;
+
+  Tensor forward(const Tensor& ids_in, const Tensor& w) {
+    ids = ids_in, w_shape = w.shape();
+    const int64_t V = w_shape[0], C = w_shape[1];
+    Tensor y = Tensor::empty(ids.shape().inserted(ids.dim(), C), w.options());
+    dispatch(name, w, [&]<class D, class T>() {
+      kernels::gather<D, T>(y.ptr<T>(), w.ptr<T>(), ids.ptr<int64_t>(), 1, V, ids.numel(), C);
+    });
+    return y;
+  }
+  // dw = each row of dy added to the row it came from
+  void backward(const Tensor& dy, Grads& d) override {
+    Tensor dw = Tensor::empty(w_shape, dy.options());
+    dispatch(name, dy, [&]<class D, class T>() {
+      kernels::gather_grad<D, T>(dw.ptr<T>(), dy.ptr<T>(), ids.ptr<int64_t>(), 1, w_shape[0], ids.numel(), w_shape[1]);
+    });
+    d.add(1, dw);
+  }
+};
+
+struct CrossEntropy final : Op {
+  static constexpr const char* name = "cross_entropy";
+  Tensor x, targets, lse;
+  int64_t ignore;
+  double factor;  // 1 / targets counted
+
+  Tensor forward(const Tensor& logits, const Tensor& targets_in, int64_t ignore_index) {
+    x = logits, targets = targets_in, ignore = ignore_index;
+    const Tensor on_cpu = targets.to(Device::cpu());
+    factor = 1.0 / double(targets.numel() - std::ranges::count(on_cpu.data<int64_t>(), ignore));
+    lse = Tensor::empty(targets.shape(), x.options());
+    Tensor losses = Tensor::empty(targets.shape(), x.options());
+    dispatch(name, x, [&]<class D, class T>() {
+      kernels::cross_entropy<D, T>(losses.ptr<T>(), lse.ptr<T>(), x.ptr<T>(), targets.ptr<int64_t>(),
+                                   targets.numel(), x.size(-1), ignore);
+    });
+    return sum(losses) * factor;
+  }
+  // dx = dy * factor * (softmax(x) - [column = target]), 0 in ignored rows
+  void backward(const Tensor& dy, Grads& d) override {
+    Tensor dx = Tensor::empty(x.shape(), x.options());
+    dispatch(name, x, [&]<class D, class T>() {
+      kernels::cross_entropy_grad<D, T>(dx.ptr<T>(), dy.ptr<T>(), factor, x.ptr<T>(), lse.ptr<T>(),
+                                        targets.ptr<int64_t>(), targets.numel(), x.size(-1), ignore);
+    });
+    d.add(0, dx);
+  }
+};
+
+}  // namespace
+
+Tensor embedding(const Tensor& ids, const Tensor& w) {
+  detail::check_floating("embedding", w);
+  if (w.dim() != 2) fail("embedding: weight ", w.shape(), " needs two axes, (num_embeddings, dim)");
+  if (ids.device() != w.device()) fail("embedding: ids are on ", ids.device(), ", the weight on ", w.device());
+  detail::check_ids("embedding", ids, w.size(0));
+  return apply<Embedding>(ids, w);
+}
+
+Tensor cross_entropy(const Tensor& logits, const Tensor& targets, int64_t ignore_index) {
+  detail::check_floating("cross_entropy", logits);
+  if (logits.dim() == 0 || !(logits.shape().erased(-1) == targets.shape())) {
+    fail("cross_entropy: targets ", targets.shape(), " do not match logits ", logits.shape(), ", (..., classes)");
+  }
+  if (targets.device() != logits.device()) {
+    fail("cross_entropy: logits are on ", logits.device(), ", targets on ", targets.device());
+  }
+  detail::check_ids("cross_entropy", targets, logits.size(-1), ignore_index);
+  return apply<CrossEntropy>(logits, targets, ignore_index);
+}
+
+Tensor mse_loss(const Tensor& x, const Tensor& target) {
+  detail::check_same_kind("mse_loss", x, target);
+  detail::check_floating("mse_loss", x);
+  if (!(x.shape() == target.shape())) fail("mse_loss: x ", x.shape(), " and target ", target.shape(), " differ");
+  const Tensor difference = x - target;
+  return mean(difference * difference);
+}
+
+}  // namespace altgrad

@@ -1,0 +1,176 @@
+// Linear algebra. Every product and every gradient is one GEMM that reads its operands where they are, transposed by
+// flags.
+#include <altgrad/autograd/common.h>
+#include <altgrad/autograd/ops.h>
+
+namespace altgrad {
+namespace {
+
+void gemm(const Tensor& c, const Tensor& a, const Tensor& b, const kernels::Gemm& g) {
+  dispatch("gemm", c, [&]<class D, class T>() { kernels::gemm<D, T>(c.ptr<T>(), a.ptr<T>(), b.ptr<T>(), g); });
+}
+
+// a (batch, m, k) or (1, m, k), repeated; b (batch, k, n)
+struct Matmul final : Op {
+  static constexpr const char* name = "matmul";
+  struct Sizes {
+    int64_t batch, m, n, k;
+    bool a_repeats;
+  };
+  Sizes s;
+  Tensor a, b;
+
+  Tensor forward(const Tensor& a_in, const Tensor& b_in, const Sizes& sizes, const Shape& shape) {
+    a = a_in, b = b_in, s = sizes;
+    Tensor c = Tensor::empty(shape, a.options());
+    gemm(c, a, b, {.m = s.m, .n = s.n, .k = s.k, .batch = s.batch, .stride_a = a_stride(), .stride_b = s.k * s.n,
+                   .stride_c = s.m * s.n});
+    return c;
+  }
+
+  // da = dc b^T, summed where a repeats; db = a^T dc
+  void backward(const Tensor& dc, Grads& d) override {
+    if (d.needs(0)) {
+      Tensor da = Tensor::empty({s.batch, s.m, s.k}, a.options());
+      gemm(da, dc, b, {.m = s.m, .n = s.k, .k = s.n, .trans_b = true, .batch = s.batch, .stride_a = s.m * s.n,
+                       .stride_b = s.k * s.n, .stride_c = s.m * s.k});
+      d.add(0, detail::sum_to(da, {s.a_repeats ? 1 : s.batch, s.m, s.k}).alias(a.shape()));
+    }
+    if (d.needs(1)) {
+      Tensor db = Tensor::empty(b.shape(), b.options());
+      gemm(db, a, dc, {.m = s.k, .n = s.n, .k = s.m, .trans_a = true, .batch = s.batch, .stride_a = a_stride(),
+                       .stride_b = s.m * s.n, .stride_c = s.k * s.n});
+      d.add(1, db);
+    }
+  }
+
+  int64_t a_stride() const { return s.a_repeats ? 0 : s.m * s.k; }
+};
+
+// y (rows, n) = x (rows, k) w^T + b
+struct LinearOp final : Op {
+  static constexpr const char* name = "linear";
+  Tensor x, w;
+
+  Tensor forward(const Tensor& x_in, const Tensor& w_in, const std::optional<Tensor>& b) {
+    x = x_in, w = w_in;
+    const int64_t n = w.shape()[0], k = w.shape()[1];
+    Tensor y = Tensor::empty(x.shape().with(-1, n), x.options());
+    dispatch(name, x, [&]<class D, class T>() {
+      kernels::linear<D, T>(y.ptr<T>(), x.ptr<T>(), w.ptr<T>(), detail::ptr_or_null<T>(b), rows(), n, k);
+    });
+    return y;
+  }
+
+  // dx = dy w, dw = dy^T x, db = the column sums of dy
+  void backward(const Tensor& dy, Grads& d) override {
+    const int64_t n = w.shape()[0], k = w.shape()[1];
+    if (d.needs(0)) {
+      Tensor dx = Tensor::empty(x.shape(), x.options());
+      gemm(dx, dy, w, {.m = rows(), .n = k, .k = n});
+      d.add(0, dx);
+    }
+    if (d.needs(1)) {
+      Tensor dw = Tensor::empty(w.shape(), w.options());
+      gemm(dw, dy, x, {.m = n, .n = k, .k = rows(), .trans_a = true});
+      d.add(1, dw);
+    }
+    if (d.needs(2)) d.add(2, detail::sum_to(dy, {n}));
+  }
+
+  int64_t rows() const { return x.shape().product(0, x.dim() - 1); }
+};
+
+struct CausalAttention final : Op {
+  static constexpr const char* name = "causal_attention";
+  Tensor qkv, y, lse;
+  int64_t heads;
+
+  Tensor forward(const Tensor& qkv_in, int64_t heads_in) {
+    qkv = qkv_in, heads = heads_in;
+    const int64_t B = qkv.size(0), T = qkv.size(1), C = qkv.size(2) / 3;
+    y = Tensor::empty({B, T, C}, qkv.options());
+    lse = Tensor::empty({B, heads, T}, qkv.options());
+    dispatch(name, qkv, [&]<class D, class V>() {
+      kernels::attention<D, V>(y.ptr<V>(), lse.ptr<V>(), qkv.ptr<V>(), B, T, heads, C / heads);
+    });
+    return y;
+  }
+
+  // With P = softmax(S), S = q k^T / sqrt(C / heads), dP = dy v^T and dS = P * (dP - sum(dy * y)):
+  // dv = P^T dy, dq = dS k / sqrt(C / heads), dk = dS^T q / sqrt(C / heads); P comes again from lse, tile by tile
+  void backward(const Tensor& dy, Grads& d) override {
+    const int64_t B = y.size(0), T = y.size(1), C = y.size(2);
+    Tensor dqkv = Tensor::empty(qkv.shape(), qkv.options());
+    dispatch(name, qkv, [&]<class D, class V>() {
+      kernels::attention_grad<D, V>(dqkv.ptr<V>(), dy.ptr<V>(), qkv.ptr<V>(), y.ptr<V>(), lse.ptr<V>(), B, T, heads,
+                                    C / heads);
+    });
+    d.add(0, dqkv);
+  }
+};
+
+// All axes but the last two.
+Shape batch_axes(const Shape& shape) { return Shape(std::span<const int64_t>(shape.begin(), shape.end() - 2)); }
+Shape with_matrix(const Shape& batch, int64_t m, int64_t n) {
+  return batch.inserted(batch.dim(), m).inserted(batch.dim() + 1, n);
+}
+
+}  // namespace
+
+Tensor matmul(const Tensor& a, const Tensor& b) {
+  detail::check_same_kind("matmul", a, b);
+  detail::check_floating("matmul", a);
+  if (a.dim() == 0 || b.dim() == 0) fail("matmul: needs at least one axis, got ", a.shape(), " and ", b.shape());
+  const int64_t k = a.size(-1), b_k = b.size(b.dim() == 1 ? 0 : -2);
+  if (k != b_k) fail("matmul: ", a.shape(), " and ", b.shape(), " do not match: ", k, " vs ", b_k);
+  if (a.dim() > 1 && b.dim() > 1) broadcast_shapes("matmul", batch_axes(a.shape()), batch_axes(b.shape()));
+
+  if (a.dim() == 1) {  // a row, whose axis is left out of the result
+    const Tensor c = matmul(a.reshape({1, k}), b.dim() == 1 ? b.reshape({k, 1}) : b);
+    return b.dim() == 1 ? c.reshape(Shape{}) : c.reshape(c.shape().erased(-2));
+  }
+  if (b.dim() == 1) return matmul(a, b.reshape({k, 1})).reshape(a.shape().erased(-1));
+
+  const int64_t m = a.size(-2), n = b.size(-1);
+  const Shape a_batch = batch_axes(a.shape()), b_batch = batch_axes(b.shape());
+  const Shape batch = broadcast_shapes("matmul", a_batch, b_batch);
+  const Shape shape = with_matrix(batch, m, n);
+  // One b for all: the rows of all a's are the rows of one matrix.
+  if (b_batch.numel() == 1) return apply<Matmul>(a, b, Matmul::Sizes{1, a_batch.numel() * m, n, k, false}, shape);
+  // One a for all is read again; what repeats in part is copied out.
+  const bool a_repeats = a_batch.numel() == 1;
+  return apply<Matmul>(a_repeats || a_batch == batch ? a : expand(a, with_matrix(batch, m, k)),
+                       b_batch == batch ? b : expand(b, with_matrix(batch, k, n)),
+                       Matmul::Sizes{batch.numel(), m, n, k, a_repeats}, shape);
+}
+
+Tensor linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b) {
+  detail::check_same_kind("linear", x, w);
+  detail::check_floating("linear", x);
+  if (x.dim() == 0) fail("linear: x ", x.shape(), " needs at least one axis, of in_features");
+  if (w.dim() != 2) fail("linear: weight ", w.shape(), " needs two axes, (out_features, in_features)");
+  if (x.size(-1) != w.size(1)) {
+    fail("linear: x ", x.shape(), " does not match weight ", w.shape(), ": in_features ", x.size(-1), " vs ",
+         w.size(1));
+  }
+  if (b) {
+    detail::check_same_kind("linear", x, *b);
+    if (!(b->shape() == Shape{w.size(0)})) {
+      fail("linear: bias ", b->shape(), " does not match weight ", w.shape(), ": needs shape (", w.size(0), ")");
+    }
+  }
+  return apply<LinearOp>(x, w, b);
+}
+
+Tensor causal_attention(const Tensor& qkv, int64_t heads) {
+  detail::check_floating("causal_attention", qkv);
+  if (qkv.dim() != 3) fail("causal_attention: qkv ", qkv.shape(), " needs three axes, (B, T, 3 C)");
+  if (heads < 1 || qkv.size(2) % (3 * heads) != 0) {
+    fail("causal_attention: qkv ", qkv.shape(), " does not hold q, k, v of ", heads, " heads: ", qkv.size(2),
+         " is not a multiple of 3 * heads");
+  }
+  return apply<CausalAttention>(qkv, heads);
+}
+
+}  // namespace altgrad

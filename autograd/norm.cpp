@@ -1,0 +1,148 @@
+// Normalisation over the last axis. What backward needs is a number or two a row, not the normalised values.
+#include <altgrad/autograd/common.h>
+#include <altgrad/autograd/ops.h>
+
+namespace altgrad {
+namespace {
+
+int64_t rows_of(const Tensor& x) { return x.shape().product(0, x.dim() - 1); }
+
+struct Softmax final : Op {
+  static constexpr const char* name = "softmax";
+  Tensor y;
+
+  Tensor forward(const Tensor& x) {
+    y = Tensor::empty(x.shape(), x.options());
+    dispatch(name, x, [&]<class D, class T>() {
+      kernels::softmax<D, T>(y.ptr<T>(), x.ptr<T>(), rows_of(x), x.size(-1));
+    });
+    return y;
+  }
+  // dx = y * (dy - sum(dy * y))
+  void backward(const Tensor& dy, Grads& d) override {
+    Tensor dx = Tensor::empty(y.shape(), y.options());
+    dispatch(name, y, [&]<class D, class T>() {
+      kernels::softmax_grad<D, T>(dx.ptr<T>(), dy.ptr<T>(), y.ptr<T>(), rows_of(y), y.size(-1));
+    });
+    d.add(0, dx);
+  }
+};
+
+struct LogSoftmax final : Op {
+  static constexpr const char* name = "log_softmax";
+  Tensor y;
+
+  Tensor forward(const Tensor& x) {
+    y = Tensor::empty(x.shape(), x.options());
+    dispatch(name, x, [&]<class D, class T>() {
+      kernels::log_softmax<D, T>(y.ptr<T>(), x.ptr<T>(), rows_of(x), x.size(-1));
+    });
+    return y;
+  }
+  // dx = dy - exp(y) * sum(dy)
+  void backward(const Tensor& dy, Grads& d) override {
+    Tensor dx = Tensor::empty(y.shape(), y.options());
+    dispatch(name, y, [&]<class D, class T>() {
+      kernels::log_softmax_grad<D, T>(dx.ptr<T>(), dy.ptr<T>(), y.ptr<T>(), rows_of(y), y.size(-1));
+    });
+    d.add(0, dx);
+  }
+};
+
+// The op over any axis: moved to the end and back where it is not the last.
+template <class O>
+Tensor over_axis(const Tensor& x, int axis) {
+  detail::check_floating(O::name, x);
+  axis = detail::wrap_axis(O::name, x.shape(), axis);
+  if (axis == x.dim() - 1) return apply<O>(x);
+  return apply<O>(x.transpose(axis, -1)).transpose(axis, -1);
+}
+
+struct LayerNorm final : Op {
+  static constexpr const char* name = "layer_norm";
+  Tensor x, w, mean, rstd;
+
+  Tensor forward(const Tensor& x_in, const Tensor& w_in, const std::optional<Tensor>& b, double eps) {
+    x = x_in, w = w_in;
+    const int64_t rows = rows_of(x);
+    mean = Tensor::empty({rows}, x.options()), rstd = Tensor::empty({rows}, x.options());
+    Tensor y = Tensor::empty(x.shape(), x.options());
+    dispatch(name, x, [&]<class D, class T>() {
+      kernels::layer_norm<D, T>(y.ptr<T>(), mean.ptr<T>(), rstd.ptr<T>(), x.ptr<T>(), w.ptr<T>(),
+                                detail::ptr_or_null<T>(b), rows, x.size(-1), eps);
+    });
+    return y;
+  }
+
+  // With h = (x - mean) * rstd and g = dy * w, over each row: dx = rstd * (g - mean(g) - h * mean(g * h));
+  // over all rows: dw = sum(dy * h), db = sum(dy)
+  void backward(const Tensor& dy, Grads& d) override {
+    Tensor dx, dw, db;
+    if (d.needs(0)) dx = Tensor::empty(x.shape(), x.options());
+    if (d.needs(1)) dw = Tensor::empty(w.shape(), w.options());
+    if (d.needs(2)) db = Tensor::empty(w.shape(), w.options());
+    dispatch(name, x, [&]<class D, class T>() {
+      kernels::layer_norm_grad<D, T>(detail::ptr_or_null<T>(dx), detail::ptr_or_null<T>(dw), detail::ptr_or_null<T>(db),
+                                     dy.ptr<T>(), x.ptr<T>(), mean.ptr<T>(), rstd.ptr<T>(), w.ptr<T>(), rows_of(x),
+                                     x.size(-1));
+    });
+    if (dx.defined()) d.add(0, dx);
+    if (dw.defined()) d.add(1, dw);
+    if (db.defined()) d.add(2, db);
+  }
+};
+
+struct RmsNorm final : Op {
+  static constexpr const char* name = "rms_norm";
+  Tensor x, w, rstd;
+
+  Tensor forward(const Tensor& x_in, const Tensor& w_in, double eps) {
+    x = x_in, w = w_in;
+    rstd = Tensor::empty({rows_of(x)}, x.options());
+    Tensor y = Tensor::empty(x.shape(), x.options());
+    dispatch(name, x, [&]<class D, class T>() {
+      kernels::rms_norm<D, T>(y.ptr<T>(), rstd.ptr<T>(), x.ptr<T>(), w.ptr<T>(), rows_of(x), x.size(-1), eps);
+    });
+    return y;
+  }
+
+  // With h = x * rstd and g = dy * w, over each row: dx = rstd * (g - h * mean(g * h)); over all rows: dw = sum(dy * h)
+  void backward(const Tensor& dy, Grads& d) override {
+    Tensor dx, dw;
+    if (d.needs(0)) dx = Tensor::empty(x.shape(), x.options());
+    if (d.needs(1)) dw = Tensor::empty(w.shape(), w.options());
+    dispatch(name, x, [&]<class D, class T>() {
+      kernels::rms_norm_grad<D, T>(detail::ptr_or_null<T>(dx), detail::ptr_or_null<T>(dw),
+                                   dy.ptr<T>(), x.ptr<T>(), rstd.ptr<T>(), w.ptr<T>(), rows_of(x), x.size(-1));
+    });
+    if (dx.defined()) d.add(0, dx);
+    if (dw.defined()) d.add(1, dw);
+  }
+};
+
+void check_norm(const char* op, const Tensor& x, const char* what, const Tensor& p) {
+  detail::check_same_kind(op, x, p);
+  detail::check_floating(op, x);
+  if (x.dim() == 0) fail(op, ": x ", x.shape(), " needs at least one axis");
+  if (!(p.shape() == Shape{x.size(-1)})) {
+    fail(op, ": ", what, " ", p.shape(), " does not match the last axis of x ", x.shape());
+  }
+}
+
+}  // namespace
+
+Tensor softmax(const Tensor& x, int axis) { return over_axis<Softmax>(x, axis); }
+Tensor log_softmax(const Tensor& x, int axis) { return over_axis<LogSoftmax>(x, axis); }
+
+Tensor layer_norm(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b, double eps) {
+  check_norm("layer_norm", x, "weight", w);
+  if (b) check_norm("layer_norm", x, "bias", *b);
+  return apply<LayerNorm>(x, w, b, eps);
+}
+
+Tensor rms_norm(const Tensor& x, const Tensor& w, double eps) {
+  check_norm("rms_norm", x, "weight", w);
+  return apply<RmsNorm>(x, w, eps);
+}
+
+}  // namespace altgrad

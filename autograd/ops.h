@@ -1,0 +1,127 @@
+// The differentiable ops, for f32 and f64. Each is recorded by the current tape where an input requires a gradient.
+// All throw std::invalid_argument, with the op's name and the shapes, before computing anything.
+#pragma once
+
+#include <altgrad/autograd/tape.h>
+
+#include <functional>
+
+namespace altgrad {
+
+// ---- Arithmetic with NumPy broadcasting (arithmetic.cpp); a scalar is a tensor of shape () ----
+
+Tensor add(const Tensor& a, const Tensor& b);
+Tensor sub(const Tensor& a, const Tensor& b);
+Tensor mul(const Tensor& a, const Tensor& b);
+Tensor div(const Tensor& a, const Tensor& b);
+Tensor maximum(const Tensor& a, const Tensor& b);  // at ties each side gets half of the gradient
+Tensor minimum(const Tensor& a, const Tensor& b);
+// condition (u8) ? a : b, all three broadcast against each other
+Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b);
+// u8 masks for where; not differentiable
+Tensor greater(const Tensor& a, const Tensor& b);
+Tensor equal(const Tensor& a, const Tensor& b);
+// x repeated to a shape it broadcasts to (copies)
+Tensor expand(const Tensor& x, const Shape& shape);
+// The broadcast shape of two; throws naming op.
+Shape broadcast_shapes(const char* op, const Shape& a, const Shape& b);
+
+inline Tensor operator+(const Tensor& a, const Tensor& b) { return add(a, b); }
+inline Tensor operator-(const Tensor& a, const Tensor& b) { return sub(a, b); }
+inline Tensor operator*(const Tensor& a, const Tensor& b) { return mul(a, b); }
+inline Tensor operator/(const Tensor& a, const Tensor& b) { return div(a, b); }
+Tensor operator+(const Tensor& a, double b);
+Tensor operator-(const Tensor& a, double b);
+Tensor operator*(const Tensor& a, double b);
+Tensor operator/(const Tensor& a, double b);
+Tensor operator+(double a, const Tensor& b);
+Tensor operator-(double a, const Tensor& b);
+Tensor operator*(double a, const Tensor& b);
+Tensor operator/(double a, const Tensor& b);
+
+// ---- Elementwise (elementwise.cpp) ----
+
+enum class Gelu { erf, tanh };
+
+Tensor neg(const Tensor& x);
+inline Tensor operator-(const Tensor& x) { return neg(x); }
+Tensor abs(const Tensor& x);  // slope 0 at 0
+Tensor exp(const Tensor& x);
+Tensor log(const Tensor& x);
+Tensor sqrt(const Tensor& x);
+Tensor pow(const Tensor& x, double exponent);
+Tensor tanh(const Tensor& x);
+Tensor sigmoid(const Tensor& x);
+Tensor relu(const Tensor& x);  // slope 0 at 0
+// x Phi(x), or its tanh approximation (Hendrycks & Gimpel, 2016)
+Tensor gelu(const Tensor& x, Gelu form = Gelu::erf);
+Tensor silu(const Tensor& x);  // x sigmoid(x)
+// min(max(x, low), high); slope 1 inside and at the bounds
+Tensor clamp(const Tensor& x, double low, double high);
+// Zeroes each element with probability p and divides the others by 1 - p. Draws a stream from the generator.
+Tensor dropout(const Tensor& x, double p, Generator& generator = default_generator());
+
+// ---- Reductions (reduce.cpp), over all elements, or over the axes given ----
+
+Tensor sum(const Tensor& x);  // -> ()
+Tensor sum(const Tensor& x, std::initializer_list<int> axes, bool keepdim = false);
+Tensor mean(const Tensor& x);
+Tensor mean(const Tensor& x, std::initializer_list<int> axes, bool keepdim = false);
+// The gradient is shared evenly among equal maxima.
+Tensor max(const Tensor& x);
+Tensor max(const Tensor& x, std::initializer_list<int> axes, bool keepdim = false);
+// sum((x - mean)^2) / (n - correction)
+Tensor var(const Tensor& x, double correction = 1);
+Tensor var(const Tensor& x, std::initializer_list<int> axes, bool keepdim = false, double correction = 1);
+// The index of the largest element along the last axis, i64; the first one among equals. Not differentiable.
+Tensor argmax(const Tensor& x);
+
+// ---- Shape (shape.cpp); reshape, narrow, transpose, permute, clone, to are members of Tensor ----
+
+Tensor cat(std::span<const Tensor> xs, int axis = 0);    // joined along an axis they may differ in
+Tensor stack(std::span<const Tensor> xs, int axis = 0);  // joined along a new axis
+inline Tensor cat(std::initializer_list<Tensor> xs, int axis = 0) {
+  return cat(std::span<const Tensor>(xs.begin(), xs.size()), axis);
+}
+inline Tensor stack(std::initializer_list<Tensor> xs, int axis = 0) {
+  return stack(std::span<const Tensor>(xs.begin(), xs.size()), axis);
+}
+// x (..., n, ...), ids (count) i64 in [0, n) -> (..., count, ...)
+Tensor index_select(const Tensor& x, int axis, const Tensor& ids);
+
+// ---- Linear algebra (matmul.cpp) ----
+
+// (m, k) (k, n) -> (m, n); (..., m, k) (..., k, n) batched, the leading axes broadcast; a vector on the left is a
+// row, on the right a column, and its axis is left out of the result, as in NumPy.
+Tensor matmul(const Tensor& a, const Tensor& b);
+// x (..., in), w (out, in), b (out) -> (..., out) = x w^T + b
+Tensor linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b = {});
+// qkv (B, T, 3 C): queries, keys, values side by side -> (B, T, C); causal softmax attention with C / heads a head,
+// scores scaled by 1 / sqrt(C / heads)
+Tensor causal_attention(const Tensor& qkv, int64_t heads);
+
+// ---- Normalisation (norm.cpp), over the last axis n ----
+
+Tensor softmax(const Tensor& x, int axis = -1);
+Tensor log_softmax(const Tensor& x, int axis = -1);
+// w (n), b (n)
+Tensor layer_norm(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b = {}, double eps = 1e-5);
+Tensor rms_norm(const Tensor& x, const Tensor& w, double eps = 1e-5);
+
+// ---- Embedding and losses (loss.cpp) ----
+
+// ids (...) i64 in [0, V), w (V, C) -> (..., C)
+Tensor embedding(const Tensor& ids, const Tensor& w);
+// logits (..., V), targets (...) i64 -> the mean of -log softmax(logits)[target] over the targets that are not
+// ignore_index, shape (). NaN where all are ignored, as in PyTorch.
+Tensor cross_entropy(const Tensor& logits, const Tensor& targets, int64_t ignore_index = -100);
+// mean((x - target)^2), shapes equal
+Tensor mse_loss(const Tensor& x, const Tensor& target);
+
+// ---- Checkpointing (checkpoint.cpp) ----
+
+// fn(x), keeping only x: backward runs fn again to get what it needs (Chen et al., "Training deep nets with sublinear
+// memory cost", 2016). Random ops inside fn draw the same numbers both times.
+Tensor checkpoint(std::function<Tensor(const Tensor&)> fn, const Tensor& x);
+
+}  // namespace altgrad

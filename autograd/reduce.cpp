@@ -1,0 +1,138 @@
+// Reductions. An op reduces to the shape with sizes of 1 where axes were summed, and gives it the shape asked for as an
+// alias; mean and var are composed of recorded ops.
+#include <altgrad/autograd/common.h>
+#include <altgrad/autograd/ops.h>
+
+#include <algorithm>
+
+namespace altgrad {
+namespace {
+
+// Which axes of a shape a reduction covers, and what it leaves.
+struct Reduction {
+  std::array<bool, Shape::max_dim> covers{};
+  Shape kept;          // with sizes of 1 where covered
+  Shape result;        // kept, or without those axes
+  int64_t count = 1;   // elements reduced to one
+};
+
+Reduction reduction(const char* op, const Tensor& x, std::span<const int> axes, bool keepdim) {
+  detail::check_floating(op, x);
+  const Shape& shape = x.shape();
+  Reduction r;
+  for (int axis : axes) {
+    bool& covered = r.covers[detail::wrap_axis(op, shape, axis)];
+    if (covered) fail(op, ": axis ", axis, " is given twice for shape ", shape);
+    covered = true;
+  }
+  std::array<int64_t, Shape::max_dim> kept, left;
+  int num_left = 0;
+  for (int i = 0; i < shape.dim(); ++i) {
+    kept[i] = r.covers[i] ? 1 : shape[i];
+    if (r.covers[i]) r.count *= shape[i];
+    if (!r.covers[i] || keepdim) left[num_left++] = kept[i];
+  }
+  r.kept = Shape(std::span<const int64_t>(kept.data(), shape.dim()));
+  r.result = Shape(std::span<const int64_t>(left.data(), num_left));
+  return r;
+}
+
+constexpr std::array<int, Shape::max_dim> all_axes{0, 1, 2, 3, 4, 5, 6, 7};
+Reduction reduction(const char* op, const Tensor& x) {
+  return reduction(op, x, std::span(all_axes).first(x.dim()), false);
+}
+
+struct Sum final : Op {
+  static constexpr const char* name = "sum";
+  Shape x_shape, kept;
+
+  Tensor forward(const Tensor& x, const Shape& kept_in, const Shape& result) {
+    x_shape = x.shape(), kept = kept_in;
+    const Tensor y = detail::sum_to(x, kept);
+    return y.is(x) ? y.alias(result).clone() : y.alias(result);
+  }
+  // dx = dy, repeated
+  void backward(const Tensor& dy, Grads& d) override { d.add(0, detail::expand_to(dy.alias(kept), x_shape)); }
+};
+
+// Over neighbouring axes: x seen as (outer, n, inner) -> (outer, inner).
+struct Max final : Op {
+  static constexpr const char* name = "max";
+  int64_t outer, n, inner;
+  Tensor x, y;
+
+  Tensor forward(const Tensor& in, int64_t outer_in, int64_t n_in, int64_t inner_in, const Shape& result) {
+    outer = outer_in, n = n_in, inner = inner_in;
+    x = in, y = Tensor::empty(result, in.options());
+    dispatch(name, x, [&]<class D, class T>() { kernels::max<D, T>(y.ptr<T>(), x.ptr<T>(), outer, n, inner); });
+    return y;
+  }
+  // dx = dy / number of maxima where x = y, else 0
+  void backward(const Tensor& dy, Grads& d) override {
+    Tensor dx = Tensor::empty(x.shape(), x.options());
+    dispatch(name, x, [&]<class D, class T>() {
+      kernels::max_grad<D, T>(dx.ptr<T>(), dy.ptr<T>(), x.ptr<T>(), y.ptr<T>(), outer, n, inner);
+    });
+    d.add(0, dx);
+  }
+};
+
+Tensor sum(const Tensor& x, const Reduction& r) { return apply<Sum>(x, r.kept, r.result); }
+Tensor mean(const Tensor& x, const Reduction& r) { return sum(x, r) / double(r.count); }
+
+Tensor var(const Tensor& x, const Reduction& r, double correction) {
+  const Tensor centred = x - mean(x, r).reshape(r.kept);
+  return sum(centred * centred, r) / std::max(0.0, double(r.count) - correction);
+}
+
+Tensor max(const Tensor& x, const Reduction& r) {
+  if (r.count == 0 && r.result.numel() > 0) fail("max: over no elements, shape ", x.shape());
+  int first = 0, last = x.dim();  // the covered axes lie in [first, last)
+  while (first < last && !r.covers[first]) ++first;
+  while (last > first && !r.covers[last - 1]) --last;
+  const bool together = std::all_of(&r.covers[first], &r.covers[0] + last, [](bool covered) { return covered; });
+  if (together) {
+    const Shape& s = x.shape();
+    return apply<Max>(x, s.product(0, first), r.count, s.product(last, s.dim()), r.result);
+  }
+  // Equal maxima share evenly only if one kernel sees them all: bring the covered axes together, at the end.
+  std::array<int, Shape::max_dim> axes;
+  int num = 0;
+  for (bool covered : {false, true}) {
+    for (int i = 0; i < x.dim(); ++i) {
+      if (r.covers[i] == covered) axes[num++] = i;
+    }
+  }
+  return apply<Max>(detail::permute(x, std::span(axes).first(num)), r.result.numel(), r.count, 1, r.result);
+}
+
+}  // namespace
+
+Tensor sum(const Tensor& x) { return sum(x, reduction("sum", x)); }
+Tensor sum(const Tensor& x, std::initializer_list<int> axes, bool keepdim) {
+  return sum(x, reduction("sum", x, axes, keepdim));
+}
+Tensor mean(const Tensor& x) { return mean(x, reduction("mean", x)); }
+Tensor mean(const Tensor& x, std::initializer_list<int> axes, bool keepdim) {
+  return mean(x, reduction("mean", x, axes, keepdim));
+}
+Tensor max(const Tensor& x) { return max(x, reduction("max", x)); }
+Tensor max(const Tensor& x, std::initializer_list<int> axes, bool keepdim) {
+  return max(x, reduction("max", x, axes, keepdim));
+}
+Tensor var(const Tensor& x, double correction) { return var(x, reduction("var", x), correction); }
+Tensor var(const Tensor& x, std::initializer_list<int> axes, bool keepdim, double correction) {
+  return var(x, reduction("var", x, axes, keepdim), correction);
+}
+
+Tensor argmax(const Tensor& x) {
+  detail::check_floating("argmax", x);
+  if (x.dim() == 0 || x.size(-1) == 0) fail("argmax: the last axis of shape ", x.shape(), " holds no elements");
+  Tensor y = Tensor::empty(x.shape().erased(-1), {DType::i64, x.device()});
+  dispatch("argmax", x, [&]<class D, class T>() {
+    kernels::argmax<D, T>(y.ptr<int64_t>(), x.ptr<T>(), y.numel(), x.size(-1));
+  });
+  return y;
+}
+
+}  // namespace altgrad

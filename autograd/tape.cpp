@@ -1,0 +1,272 @@
+#include <altgrad/autograd/tape.h>
+
+#include <altgrad/core/kernels.h>
+
+#include <atomic>
+#include <cstddef>
+#include <ostream>
+
+namespace altgrad {
+namespace {
+
+thread_local Tape* current_tape = nullptr;
+std::atomic<uint64_t> next_tape_id{1};
+
+// Memory for ops: chunks that are filled one after the other and kept for the next tape.
+class Arena {
+ public:
+  struct Mark {
+    size_t chunk = 0, used = 0;
+  };
+  Mark mark() const { return mark_; }
+  void rewind(Mark mark) { mark_ = mark; }
+
+  void* allocate(size_t size, size_t align) {
+    for (;; ++mark_.chunk, mark_.used = 0) {
+      if (mark_.chunk == chunks_.size()) chunks_.emplace_back(std::max(chunk_size, size + align));
+      Chunk& chunk = chunks_[mark_.chunk];
+      void* p = chunk.data.get() + mark_.used;
+      size_t space = chunk.size - mark_.used;
+      if (std::align(align, size, p, space)) {
+        mark_.used = chunk.size - space + size;
+        return p;
+      }
+    }
+  }
+
+ private:
+  static constexpr size_t chunk_size = 1 << 16;
+  struct Chunk {
+    explicit Chunk(size_t n) : data(new std::byte[n]), size(n) {}
+    std::unique_ptr<std::byte[]> data;
+    size_t size;
+  };
+  std::vector<Chunk> chunks_;
+  Mark mark_;
+};
+
+struct Node {
+  Op* op;
+  const char* name;
+  int32_t out;                 // slot of the result
+  int32_t first_input, inputs; // range in Impl::inputs
+};
+
+// A tensor's place on the tape.
+struct GradSlot {
+  Tensor grad;  // undefined until something is added
+  Tensor leaf;  // undefined for results of ops: the tape does not keep those alive
+  Shape shape;
+  DType dtype;
+  Device device;
+};
+
+bool alone(const Tensor& x) { return x.body()->refs == 1 && x.body()->storage.unique(); }
+
+Tensor copy_of(const Tensor& x) {
+  Tensor copy = Tensor::empty(x.shape(), x.options());
+  copy.copy_(x);
+  return copy;
+}
+
+void add_in_place(const Tensor& sum, const Tensor& x) {
+  dispatch("backward", sum, [&]<class D, class T>() { kernels::axpy<D>(sum.ptr<T>(), x.ptr<T>(), 1, sum.numel()); });
+}
+
+bool has_nan(const Tensor& x) {
+  if (!is_floating(x.dtype())) return false;
+  return dispatch("detect_anomaly", x, [&]<class D, class T>() { return kernels::has_nan<D>(x.ptr<T>(), x.numel()); });
+}
+
+}  // namespace
+
+struct Tape::Impl {
+  uint64_t id = 0;
+  TapeOptions options;
+  bool ran = false;
+  Arena arena;
+  Arena::Mark pending;       // where the arena stood before the op that is running forward
+  size_t pending_inputs = 0; // as pending, for `inputs`
+  std::vector<Node> nodes;
+  std::vector<int32_t> inputs;  // slots; -1 where no gradient is needed
+  std::vector<GradSlot> slots;
+
+  // Ready for a new tape; keeps the memory.
+  void clear() {
+    for (size_t i = nodes.size(); i-- > 0;) destroy(nodes[i]);
+    nodes.clear();
+    inputs.clear();
+    slots.clear();
+    arena.rewind({});
+    pending = {};
+    pending_inputs = 0;
+    ran = false;
+  }
+  static void destroy(Node& node) {
+    if (node.op) std::exchange(node.op, nullptr)->~Op();
+  }
+  int32_t add_slot(const Tensor& x, bool leaf) {
+    slots.push_back({Tensor(), leaf ? x : Tensor(), x.shape(), x.dtype(), x.device()});
+    x.body()->tape = id;
+    x.body()->slot = int32_t(slots.size() - 1);
+    return x.body()->slot;
+  }
+};
+
+namespace {
+// Implementations of tapes gone by, for the thread's next ones.
+std::vector<std::unique_ptr<Tape::Impl>>& spare_tapes() {
+  static thread_local std::vector<std::unique_ptr<Tape::Impl>> spare;
+  return spare;
+}
+}  // namespace
+
+Tape::Tape(TapeOptions options) : outer_(current_tape) {
+  auto& spare = spare_tapes();
+  if (spare.empty()) {
+    impl_ = std::make_unique<Impl>();
+  } else {
+    impl_ = std::move(spare.back());
+    spare.pop_back();
+  }
+  impl_->id = next_tape_id.fetch_add(1, std::memory_order_relaxed);
+  impl_->options = options;
+  current_tape = this;
+}
+
+Tape::~Tape() {
+  current_tape = outer_;
+  impl_->clear();
+  spare_tapes().push_back(std::move(impl_));
+}
+
+Tape* Tape::current() { return current_tape && !current_tape->impl_->ran ? current_tape : nullptr; }
+
+int64_t Tape::num_ops() const { return int64_t(impl_->nodes.size()); }
+
+std::vector<Tensor> Tape::leaves() const {
+  std::vector<Tensor> leaves;
+  for (const GradSlot& slot : impl_->slots) {
+    if (slot.leaf.defined()) leaves.push_back(slot.leaf);
+  }
+  return leaves;
+}
+
+bool Tape::needs_grad(const Tensor& x) const {
+  const detail::Body* body = x.body();
+  return body && (body->requires_grad || (body->recorded && body->tape == impl_->id));
+}
+
+void* Tape::arena_allocate(size_t size, size_t align) {
+  impl_->pending = impl_->arena.mark();
+  impl_->pending_inputs = impl_->inputs.size();
+  return impl_->arena.allocate(size, align);
+}
+
+void Tape::add_input(const Tensor* x) {
+  int32_t slot = -1;
+  if (x && needs_grad(*x)) slot = x->body()->tape == impl_->id ? x->body()->slot : impl_->add_slot(*x, true);
+  impl_->inputs.push_back(slot);
+}
+
+Tensor Tape::push(Op* op, const char* name, Tensor y) {
+  if (impl_->options.detect_anomaly && has_nan(y)) {
+    fail_runtime("detect_anomaly: forward of op ", num_ops(), " '", name, "' gave NaN, shape ", y.shape());
+  }
+  if (y.body()->recorded || y.body()->requires_grad) y = y.detach();
+  const int32_t first = int32_t(impl_->pending_inputs);
+  const int32_t out = impl_->add_slot(y, false);
+  impl_->nodes.push_back({op, name, out, first, int32_t(impl_->inputs.size()) - first});
+  y.body()->recorded = true;
+  return y;
+}
+
+void Tape::abandon() {
+  impl_->arena.rewind(impl_->pending);
+  impl_->inputs.resize(impl_->pending_inputs);
+}
+
+void Tape::backward(const Tensor& y) {
+  if (y.numel() != 1) {
+    fail("backward: the tensor has shape ", y.shape(), "; give a cotangent of that shape, or reduce it to one element");
+  }
+  backward(y, Tensor::ones(y.shape(), y.options()));
+}
+
+void Tape::backward(const Tensor& y, const Tensor& cotangent) {
+  if (impl_->ran) fail("backward: this tape has run backward already; record the forward pass on a new tape");
+  if (!y.defined() || y.body()->tape != impl_->id) fail("backward: this tape did not record the tensor; does any input require a gradient?");
+  if (!(cotangent.shape() == y.shape()) || cotangent.dtype() != y.dtype() || !(cotangent.device() == y.device())) {
+    fail("backward: cotangent ", cotangent.shape(), " ", cotangent.dtype(), " does not match ", y.shape(), " ", y.dtype());
+  }
+  impl_->ran = true;
+  NoGrad off;
+  impl_->slots[size_t(y.body()->slot)].grad = cotangent;
+  for (int64_t i = num_ops() - 1; i >= 0; --i) {
+    Node& node = impl_->nodes[size_t(i)];
+    const Tensor dy = std::move(impl_->slots[size_t(node.out)].grad);
+    if (dy.defined()) {
+      Grads grads(*this, i);
+      node.op->backward(dy, grads);
+    }
+    Impl::destroy(node);
+  }
+  for (GradSlot& slot : impl_->slots) {
+    if (!slot.leaf.defined() || !slot.grad.defined()) continue;
+    const Tensor grad = std::move(slot.grad);
+    if (slot.leaf.has_grad()) {
+      add_in_place(slot.leaf.grad(), grad);
+    } else {
+      slot.leaf.set_grad(alone(grad) ? grad : copy_of(grad));
+    }
+  }
+}
+
+bool Grads::needs(int i) const {
+  const Node& node = tape_.impl_->nodes[size_t(node_)];
+  return i >= 0 && i < node.inputs && tape_.impl_->inputs[size_t(node.first_input + i)] >= 0;
+}
+
+void Grads::add(int i, const Tensor& dx) {
+  const Node& node = tape_.impl_->nodes[size_t(node_)];
+  if (i < 0 || i >= node.inputs) fail(node.name, ": backward gives a gradient for input ", i, " of ", node.inputs);
+  if (!needs(i)) return;
+  GradSlot& slot = tape_.impl_->slots[size_t(tape_.impl_->inputs[size_t(node.first_input + i)])];
+  if (!(dx.shape() == slot.shape) || dx.dtype() != slot.dtype || !(dx.device() == slot.device)) {
+    fail(node.name, ": backward gives input ", i, " a gradient ", dx.shape(), " ", dx.dtype(), ", the input is ",
+         slot.shape, " ", slot.dtype);
+  }
+  if (tape_.impl_->options.detect_anomaly && has_nan(dx)) {
+    fail_runtime("detect_anomaly: backward of op ", node_, " '", node.name, "' gave input ", i, " NaN, shape ", dx.shape());
+  }
+  if (!slot.grad.defined()) {
+    slot.grad = dx;
+    return;
+  }
+  if (!alone(slot.grad)) slot.grad = copy_of(slot.grad);  // someone else holds it: leave theirs as it is
+  add_in_place(slot.grad, dx);
+}
+
+void Tape::print(std::ostream& out) const {
+  auto name = [&](int32_t slot) -> std::string {
+    if (slot < 0) return "_";
+    return (impl_->slots[size_t(slot)].leaf.defined() ? "leaf" : "%") + std::to_string(slot);
+  };
+  out << "tape: " << num_ops() << " ops, " << leaves().size() << " leaves\n";
+  for (size_t i = 0; i < impl_->nodes.size(); ++i) {
+    const Node& node = impl_->nodes[i];
+    const GradSlot& result = impl_->slots[size_t(node.out)];
+    out << "  " << i << ": " << name(node.out) << " = " << node.name << '(';
+    for (int32_t j = 0; j < node.inputs; ++j) {
+      const int32_t slot = impl_->inputs[size_t(node.first_input + j)];
+      out << (j ? ", " : "") << name(slot);
+      if (slot >= 0) out << ' ' << impl_->slots[size_t(slot)].shape;
+    }
+    out << ") -> " << result.shape << ' ' << result.dtype << '\n';
+  }
+}
+
+NoGrad::NoGrad() : suspended_(std::exchange(current_tape, nullptr)) {}
+NoGrad::~NoGrad() { current_tape = suspended_; }
+
+}  // namespace altgrad

@@ -1,0 +1,173 @@
+// The tape: what ran forward, to be walked backward. Define a Tape and it records, while it is in scope, every op of
+// this thread that a leaf requiring gradients flows into; with no Tape in scope nothing is recorded.
+//
+//   Tape tape;
+//   Tensor loss = model.loss(x, y);
+//   tape.backward(loss);             // gradients are added to each leaf's grad()
+//
+// Ops live in the tape's arena and own what their backward needs; gradients live in numbered slots. backward() is a plain
+// reverse loop that destroys each op as soon as it has run, so activations are freed on the way. A tape's memory is
+// reused by the thread's next tape: after warm-up, recording allocates nothing.
+#pragma once
+
+#include <altgrad/core/tensor.h>
+
+#include <iostream>
+#include <memory>
+#include <optional>
+
+namespace altgrad {
+
+class Grads;
+class Tape;
+
+// An operation with its backward, written side by side:
+//
+//   struct Softplus final : Op {
+//     static constexpr const char* name = "softplus";
+//     Tensor x;                                                          // saved for backward
+//     Tensor forward(const Tensor& in) { x = in; return log(exp(in) + 1.0); }
+//     void backward(const Tensor& dy, Grads& d) override { d.add(0, dy * sigmoid(x)); }
+//   };
+//   Tensor softplus(const Tensor& x) { return apply<Softplus>(x); }
+//
+// Ops called inside forward and backward are not recorded. forward may take, besides tensors, std::optional<Tensor>,
+// std::span<const Tensor> and any options; inputs are numbered in the order of the tensors among its arguments.
+class Op {
+ public:
+  virtual ~Op() = default;
+  // dy: the gradient of the result. Calls d.add(i, dx) for each input i with d.needs(i).
+  virtual void backward(const Tensor& dy, Grads& d) = 0;
+};
+
+// Where an op's backward leaves the gradients of its inputs.
+class Grads {
+ public:
+  // Does anything want the gradient of input i? Adding one that nothing needs is harmless.
+  bool needs(int i) const;
+  // Adds dx to the gradient of input i. Throws std::invalid_argument, naming the op, where shape, dtype or device
+  // differ from the input's.
+  void add(int i, const Tensor& dx);
+
+ private:
+  friend class Tape;
+  Grads(Tape& tape, int64_t node) : tape_(tape), node_(node) {}
+  Tape& tape_;
+  int64_t node_;
+};
+
+struct TapeOptions {
+  // Check every result and every gradient for NaN; throw std::runtime_error naming the op, its index and shape.
+  bool detect_anomaly = false;
+};
+
+class Tape {
+ public:
+  Tape() : Tape(TapeOptions{}) {}
+  explicit Tape(TapeOptions options);
+  ~Tape();
+  Tape(const Tape&) = delete;
+  Tape& operator=(const Tape&) = delete;
+
+  // The innermost tape alive in this thread, null where there is none or recording is suspended.
+  static Tape* current();
+
+  // Adds d(y)/d(leaf) to the gradient of every leaf. y must have one element, or a cotangent of its shape be given.
+  // Throws std::invalid_argument where this tape did not record y, has run backward already, or the cotangent
+  // does not match; leaves change only after the last op has run.
+  void backward(const Tensor& y);
+  void backward(const Tensor& y, const Tensor& cotangent);
+
+  int64_t num_ops() const;
+  // The tensors requiring gradients that recorded ops have used, in order of first use.
+  std::vector<Tensor> leaves() const;
+  // A line an op: index, name, inputs, result.
+  void print(std::ostream& out = std::cout) const;
+
+  struct Impl;
+
+ private:
+  friend class Grads;
+  template <class O, class... Args>
+  friend Tensor apply(Args&&... args);
+
+  bool needs_grad(const Tensor& x) const;
+  void* arena_allocate(size_t size, size_t align);
+  void add_input(const Tensor* x);  // null for an absent optional
+  // Takes over an op that has run; gives its result, which is on the tape now.
+  Tensor push(Op* op, const char* name, Tensor y);
+  // Forgets inputs added and memory allocated for an op that threw.
+  void abandon();
+
+  std::unique_ptr<Impl> impl_;
+  Tape* outer_;
+};
+
+// While one is in scope, nothing is recorded in this thread.
+class NoGrad {
+ public:
+  NoGrad();
+  ~NoGrad();
+  NoGrad(const NoGrad&) = delete;
+  NoGrad& operator=(const NoGrad&) = delete;
+
+ private:
+  Tape* suspended_;
+};
+
+namespace detail {
+
+// Calls f(const Tensor*) for every tensor among an op's arguments, null for an absent optional.
+template <class F>
+void for_each_tensor(F&& f, const Tensor& x) {
+  f(&x);
+}
+template <class F>
+void for_each_tensor(F&& f, const std::optional<Tensor>& x) {
+  f(x ? &*x : nullptr);
+}
+template <class F>
+void for_each_tensor(F&& f, std::span<const Tensor> xs) {
+  for (const Tensor& x : xs) f(&x);
+}
+template <class F, class Other>
+  requires(!std::is_convertible_v<const Other&, std::span<const Tensor>>)
+void for_each_tensor(F&&, const Other&) {}
+
+// An op whose effects reach past its inputs (checkpoint) declares `always_record = true`.
+template <class O>
+concept AlwaysRecorded = O::always_record;
+
+}  // namespace detail
+
+// Runs O::forward(args...) and, where a tape is recording and an input needs a gradient, records it.
+// The one way into the tape.
+template <class O, class... Args>
+Tensor apply(Args&&... args) {
+  Tape* tape = Tape::current();
+  bool record = tape && detail::AlwaysRecorded<O>;
+  if (tape && !record) {
+    auto look = [&](const Tensor* x) { record = record || (x && tape->needs_grad(*x)); };
+    (detail::for_each_tensor(look, args), ...);
+  }
+  NoGrad off;
+  if (!record) return O().forward(std::forward<Args>(args)...);
+
+  O* op = nullptr;
+  try {
+    op = new (tape->arena_allocate(sizeof(O), alignof(O))) O();
+    Tensor y = op->forward(args...);
+    auto use = [&](const Tensor* x) {
+      if (x && x->body() == y.body()) y = y.detach();  // an input handed through: the result is a tensor of its own
+      tape->add_input(x);
+    };
+    (detail::for_each_tensor(use, args), ...);
+    return tape->push(op, O::name, std::move(y));
+  } catch (...) {
+    if (op) op->~O();
+    tape->abandon();
+    throw;
+  }
+}
+
+}  // namespace altgrad

@@ -1,0 +1,198 @@
+// Elementwise kernels: plain loops over the named functors, which the compiler vectorises.
+#include <altgrad/core/cpu/parallel.h>
+#include <altgrad/core/functors.h>
+#include <altgrad/core/kernels.h>
+
+namespace altgrad::kernels {
+namespace {
+
+constexpr int64_t grain = 1 << 14;
+
+// Walks the index space of s in rows of its last axis: f(first element of the output, offset in a, offset in b, length).
+// Flat ranges are handed to threads, so one long row is shared too.
+template <class F>
+void for_rows(const Strided& s, F&& f) {
+  const int last = s.dim - 1;
+  const int64_t inner = s.dim ? s.size[last] : 1;
+  parallel_for(s.numel, grain, [&](int64_t begin, int64_t end) {
+    int64_t index[Shape::max_dim] = {}, a = 0, b = 0;
+    int64_t rest = begin / inner;
+    for (int d = last - 1; d >= 0; --d) {
+      index[d] = rest % s.size[d];
+      rest /= s.size[d];
+      a += index[d] * s.a[d];
+      b += index[d] * s.b[d];
+    }
+    for (int64_t i = begin, column = begin % inner; i < end; column = 0) {
+      const int64_t n = std::min(inner - column, end - i);
+      const int64_t step_a = s.dim ? s.a[last] : 0, step_b = s.dim ? s.b[last] : 0;
+      f(i, a + column * step_a, b + column * step_b, n);
+      i += n;
+      for (int d = last - 1; d >= 0; --d) {  // the next row's offsets, as an odometer counts
+        a += s.a[d];
+        b += s.b[d];
+        if (++index[d] < s.size[d]) break;
+        a -= s.size[d] * s.a[d];
+        b -= s.size[d] * s.b[d];
+        index[d] = 0;
+      }
+    }
+  });
+}
+
+// f(i, a[i * step_a], b[i * step_b]) for i < n, with loops of their own for the steps that vectorise.
+template <class T, class F>
+void for_pairs(const T* __restrict a, int64_t step_a, const T* __restrict b, int64_t step_b, int64_t n, F&& f) {
+  if (step_a == 1 && step_b == 1) {
+    for (int64_t i = 0; i < n; ++i) f(i, a[i], b[i]);
+  } else if (step_a == 1 && step_b == 0) {
+    const T b0 = *b;
+    for (int64_t i = 0; i < n; ++i) f(i, a[i], b0);
+  } else if (step_a == 0 && step_b == 1) {
+    const T a0 = *a;
+    for (int64_t i = 0; i < n; ++i) f(i, a0, b[i]);
+  } else {
+    for (int64_t i = 0; i < n; ++i) f(i, a[i * step_a], b[i * step_b]);
+  }
+}
+
+int64_t last_a(const Strided& s) { return s.dim ? s.a[s.dim - 1] : 0; }
+int64_t last_b(const Strided& s) { return s.dim ? s.b[s.dim - 1] : 0; }
+
+}  // namespace
+
+template <class D, class F, class T>
+void unary(F f, T* y, const T* x, int64_t n) {
+  parallel_for(n, grain, [=](int64_t begin, int64_t end) {
+    T* __restrict out = y;
+    const T* __restrict in = x;
+    for (int64_t i = begin; i < end; ++i) out[i] = f.value(in[i]);
+  });
+}
+
+template <class D, class F, class T>
+void unary_grad(F f, T* dx, const T* dy, const T* x, const T* y, int64_t n) {
+  parallel_for(n, grain, [=](int64_t begin, int64_t end) {
+    T* __restrict out = dx;
+    for (int64_t i = begin; i < end; ++i) out[i] = dy[i] * f.slope(x ? x[i] : T(0), y ? y[i] : T(0));
+  });
+}
+
+template <class D, class F, class T>
+void binary(F f, T* y, const T* a, const T* b, const Strided& s) {
+  for_rows(s, [&, y, f](int64_t i, int64_t at_a, int64_t at_b, int64_t n) {
+    T* __restrict out = y + i;
+    for_pairs(a + at_a, last_a(s), b + at_b, last_b(s), n, [=](int64_t j, T p, T q) { out[j] = f.value(p, q); });
+  });
+}
+
+template <class D, class F, class T>
+void compare(F f, uint8_t* y, const T* a, const T* b, const Strided& s) {
+  for_rows(s, [&, y, f](int64_t i, int64_t at_a, int64_t at_b, int64_t n) {
+    uint8_t* __restrict out = y + i;
+    for_pairs(a + at_a, last_a(s), b + at_b, last_b(s), n, [=](int64_t j, T p, T q) { out[j] = f.value(p, q); });
+  });
+}
+
+template <class D, class F, class T>
+void binary_grad(F f, T* da, T* db, const T* dy, const T* a, const T* b, const Strided& s) {
+  for_rows(s, [&, f](int64_t i, int64_t at_a, int64_t at_b, int64_t n) {
+    const T* __restrict in = dy + i;
+    if (da) {
+      T* __restrict out = da + i;
+      for_pairs(a + at_a, last_a(s), b + at_b, last_b(s), n,
+                [=](int64_t j, T p, T q) { out[j] = in[j] * f.slope_a(p, q); });
+    }
+    if (db) {
+      T* __restrict out = db + i;
+      for_pairs(a + at_a, last_a(s), b + at_b, last_b(s), n,
+                [=](int64_t j, T p, T q) { out[j] = in[j] * f.slope_b(p, q); });
+    }
+  });
+}
+
+template <class D, class T>
+void copy_strided(T* dst, const T* src, const Strided& s) {
+  const int64_t step_to = last_a(s), step_from = last_b(s);
+  for_rows(s, [=](int64_t, int64_t at_dst, int64_t at_src, int64_t n) {
+    T* __restrict to = dst + at_dst;
+    const T* __restrict from = src + at_src;
+    if (step_to == 1 && step_from == 1) {
+      std::copy_n(from, n, to);
+    } else {
+      for (int64_t i = 0; i < n; ++i) to[i * step_to] = from[i * step_from];
+    }
+  });
+}
+
+template <class D, class T>
+void where(T* y, const uint8_t* condition, const T* a, const T* b, int64_t n) {
+  parallel_for(n, grain, [=](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) y[i] = condition[i] ? (a ? a[i] : T(0)) : (b ? b[i] : T(0));
+  });
+}
+
+template <class D, class T>
+void fill(T* y, T value, int64_t n) {
+  parallel_for(n, grain, [=](int64_t begin, int64_t end) { std::fill(y + begin, y + end, value); });
+}
+
+template <class D, class To, class From>
+void cast(To* y, const From* x, int64_t n) {
+  parallel_for(n, grain, [=](int64_t begin, int64_t end) {
+    To* __restrict out = y;
+    const From* __restrict in = x;
+    for (int64_t i = begin; i < end; ++i) out[i] = To(in[i]);
+  });
+}
+
+template <class D, class T>
+void axpy(T* y, const T* x, double alpha, int64_t n) {
+  parallel_for(n, grain, [=](int64_t begin, int64_t end) {
+    T* __restrict out = y;
+    const T* __restrict in = x;
+    const T factor = T(alpha);
+    for (int64_t i = begin; i < end; ++i) out[i] += factor * in[i];
+  });
+}
+
+#define AG_UNARY(F)                                                                                        \
+  template void unary<Cpu>(F, float*, const float*, int64_t);                                              \
+  template void unary<Cpu>(F, double*, const double*, int64_t);                                            \
+  template void unary_grad<Cpu>(F, float*, const float*, const float*, const float*, int64_t);             \
+  template void unary_grad<Cpu>(F, double*, const double*, const double*, const double*, int64_t);
+AG_UNARY_FUNCTORS(AG_UNARY)
+
+#define AG_BINARY(F)                                                                                       \
+  template void binary<Cpu>(F, float*, const float*, const float*, const Strided&);                        \
+  template void binary<Cpu>(F, double*, const double*, const double*, const Strided&);                     \
+  template void binary_grad<Cpu>(F, float*, float*, const float*, const float*, const float*, const Strided&); \
+  template void binary_grad<Cpu>(F, double*, double*, const double*, const double*, const double*, const Strided&);
+AG_BINARY_FUNCTORS(AG_BINARY)
+
+#define AG_COMPARE(F)                                                                     \
+  template void compare<Cpu>(F, uint8_t*, const float*, const float*, const Strided&);    \
+  template void compare<Cpu>(F, uint8_t*, const double*, const double*, const Strided&);  \
+  template void compare<Cpu>(F, uint8_t*, const int64_t*, const int64_t*, const Strided&); \
+  template void compare<Cpu>(F, uint8_t*, const uint8_t*, const uint8_t*, const Strided&);
+AG_COMPARE_FUNCTORS(AG_COMPARE)
+
+#define AG_FLOATING(T)                                                            \
+  template void where<Cpu>(T*, const uint8_t*, const T*, const T*, int64_t);      \
+  template void axpy<Cpu>(T*, const T*, double, int64_t);
+AG_FLOATING(float)
+AG_FLOATING(double)
+
+#define AG_ALL(T)                                               \
+  template void fill<Cpu>(T*, T, int64_t);                      \
+  template void copy_strided<Cpu>(T*, const T*, const Strided&); \
+  template void cast<Cpu>(T*, const float*, int64_t);           \
+  template void cast<Cpu>(T*, const double*, int64_t);          \
+  template void cast<Cpu>(T*, const int64_t*, int64_t);         \
+  template void cast<Cpu>(T*, const uint8_t*, int64_t);
+AG_ALL(float)
+AG_ALL(double)
+AG_ALL(int64_t)
+AG_ALL(uint8_t)
+
+}  // namespace altgrad::kernels

@@ -1,0 +1,48 @@
+// Gathering rows by index, and adding them back.
+#include <altgrad/core/cpu/parallel.h>
+#include <altgrad/core/kernels.h>
+
+namespace altgrad::kernels {
+
+template <class D, class T>
+void gather(T* y, const T* x, const int64_t* ids, int64_t outer, int64_t n, int64_t count, int64_t inner) {
+  parallel_for(outer * count, std::max<int64_t>(1, (1 << 14) / std::max<int64_t>(1, inner)),
+               [=](int64_t begin, int64_t end) {
+                 for (int64_t i = begin; i < end; ++i) {
+                   std::copy_n(x + (i / count * n + ids[i % count]) * inner, inner, y + i * inner);
+                 }
+               });
+}
+
+// A thread owns a block of columns of one outer index and adds the rows in the order of ids: no two threads meet.
+template <class D, class T>
+void gather_grad(T* dx, const T* dy, const int64_t* ids, int64_t outer, int64_t n, int64_t count, int64_t inner) {
+  constexpr int64_t block = 64;
+  const int64_t blocks = (inner + block - 1) / block;
+  parallel_tasks(outer * blocks, [=](int64_t task) {
+    const int64_t o = task / blocks, first = task % blocks * block, columns = std::min(block, inner - first);
+    for (int64_t i = 0; i < n; ++i) std::fill_n(dx + (o * n + i) * inner + first, columns, T(0));
+    for (int64_t i = 0; i < count; ++i) {
+      T* __restrict to = dx + (o * n + ids[i]) * inner + first;
+      const T* __restrict from = dy + (o * count + i) * inner + first;
+      for (int64_t c = 0; c < columns; ++c) to[c] += from[c];
+    }
+  });
+}
+
+template <class D>
+int64_t first_outside(const int64_t* ids, int64_t count, int64_t high, int64_t allowed) {
+  for (int64_t i = 0; i < count; ++i) {
+    if ((ids[i] < 0 || ids[i] >= high) && ids[i] != allowed) return i;
+  }
+  return -1;
+}
+template int64_t first_outside<Cpu>(const int64_t*, int64_t, int64_t, int64_t);
+
+#define AG_INSTANTIATE(T)                                                                            \
+  template void gather<Cpu>(T*, const T*, const int64_t*, int64_t, int64_t, int64_t, int64_t);       \
+  template void gather_grad<Cpu>(T*, const T*, const int64_t*, int64_t, int64_t, int64_t, int64_t);
+AG_INSTANTIATE(float)
+AG_INSTANTIATE(double)
+
+}  // namespace altgrad::kernels

@@ -1,0 +1,80 @@
+// Optimizer updates. The parameters count as one long range, cut into tasks of equal size: a model's many small
+// parameters cost one parallel region between them, and where the cuts fall depends on the sizes alone.
+#include <altgrad/core/cpu/parallel.h>
+#include <altgrad/core/kernels.h>
+
+#include <cmath>
+
+namespace altgrad::kernels {
+namespace {
+
+constexpr int64_t task_size = 1 << 15;
+
+// update(p, begin, end): elements [begin, end) of parameter p, which together are all elements of all parameters.
+template <class Param, class F>
+void for_all_elements(const Param* params, int64_t count, F&& update) {
+  int64_t total = 0;
+  for (int64_t i = 0; i < count; ++i) total += params[i].n;
+  parallel_tasks((total + task_size - 1) / task_size, [&](int64_t task) {
+    int64_t begin = task * task_size, end = begin + task_size;  // counted from the start of parameter i
+    for (int64_t i = 0; i < count && end > 0; ++i) {
+      if (begin < params[i].n) update(params[i], std::max<int64_t>(begin, 0), std::min(end, params[i].n));
+      begin -= params[i].n;
+      end -= params[i].n;
+    }
+  });
+}
+
+}  // namespace
+
+// m and v are divided by 1 - beta^step, as they start from zero.
+template <class D, class T>
+void adamw(const AdamWParam<T>* params, int64_t count, double beta1, double beta2, double eps) {
+  for_all_elements(params, count, [=](const AdamWParam<T>& p, int64_t begin, int64_t end) {
+    T *__restrict w = p.w, *__restrict m = p.m, *__restrict v = p.v;
+    const T* __restrict g = p.g;
+    const T keep = T(1 - p.lr * p.weight_decay), mix1 = T(1 - beta1), mix2 = T(1 - beta2), epsilon = T(eps);
+    const T rate = T(p.lr / (1 - std::pow(beta1, p.step))), root = T(1 / std::sqrt(1 - std::pow(beta2, p.step)));
+    for (int64_t i = begin; i < end; ++i) {
+      m[i] += mix1 * (g[i] - m[i]);
+      v[i] += mix2 * (g[i] * g[i] - v[i]);
+      w[i] = keep * w[i] - rate * m[i] / (std::sqrt(v[i]) * root + epsilon);
+    }
+  });
+}
+
+template <class D, class T>
+void sgd(const SgdParam<T>* params, int64_t count, double momentum, bool nesterov) {
+  for_all_elements(params, count, [=](const SgdParam<T>& p, int64_t begin, int64_t end) {
+    T *__restrict w = p.w, *__restrict v = p.v;
+    const T* __restrict g = p.g;
+    const T lr = T(p.lr), decay = T(p.weight_decay), mu = T(momentum);
+    if (!v) {
+      for (int64_t i = begin; i < end; ++i) w[i] -= lr * (g[i] + decay * w[i]);
+      return;
+    }
+    // v, or with Nesterov's look ahead g + mu v
+    const T of_g = nesterov ? T(1) : T(0), of_v = nesterov ? mu : T(1);
+    for (int64_t i = begin; i < end; ++i) {
+      const T d = g[i] + decay * w[i];
+      v[i] = mu * v[i] + d;
+      w[i] -= lr * (of_g * d + of_v * v[i]);
+    }
+  });
+}
+
+template <class D, class T>
+void scale(T* y, double alpha, int64_t n) {
+  parallel_for(n, task_size, [=](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) y[i] *= T(alpha);
+  });
+}
+
+#define AG_INSTANTIATE(T)                                                                  \
+  template void adamw<Cpu>(const AdamWParam<T>*, int64_t, double, double, double);         \
+  template void sgd<Cpu>(const SgdParam<T>*, int64_t, double, bool);                       \
+  template void scale<Cpu>(T*, double, int64_t);
+AG_INSTANTIATE(float)
+AG_INSTANTIATE(double)
+
+}  // namespace altgrad::kernels

@@ -1,0 +1,70 @@
+// Sharing loops among threads. Results never depend on how a loop was cut: each index is computed by itself, and
+// reductions go through a number of chunks that depends on the size alone.
+#pragma once
+
+#include <altgrad/core/device.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+
+namespace altgrad {
+
+// f(begin, end) on pieces of [0, n), on at most one thread for every `grain` indices; pieces begin at multiples of 64.
+template <class F>
+void parallel_for(int64_t n, int64_t grain, F&& f) {
+  const int64_t threads = std::min<int64_t>(num_threads(), n / std::max<int64_t>(grain, 1));
+  if (threads <= 1) {
+    if (n > 0) f(int64_t(0), n);
+    return;
+  }
+  const int64_t piece = ((n + threads - 1) / threads + 63) / 64 * 64;
+#pragma omp parallel for num_threads(int(threads)) schedule(static, 1)
+  for (int64_t t = 0; t < threads; ++t) {
+    if (t * piece < n) f(t * piece, std::min(n, (t + 1) * piece));
+  }
+}
+
+// f(i) for each task, handed out one at a time: for tasks that are few, large or unequal.
+template <class F>
+void parallel_tasks(int64_t tasks, F&& f) {
+  const int threads = int(std::min<int64_t>(num_threads(), std::max<int64_t>(tasks, 1)));
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (threads > 1)
+  for (int64_t i = 0; i < tasks; ++i) f(i);
+}
+
+// The sum over [0, n) as doubles: partial(begin, end) gives each of at most 64 chunks, added up in order.
+template <class F>
+double chunked_sum(int64_t n, F&& partial) {
+  constexpr int64_t max_chunks = 64, min_chunk = 4096;
+  const int64_t chunk = std::max((n + max_chunks - 1) / max_chunks, min_chunk), chunks = (n + chunk - 1) / chunk;
+  double sums[max_chunks];
+  parallel_tasks(chunks, [&](int64_t i) { sums[i] = partial(i * chunk, std::min(n, (i + 1) * chunk)); });
+  double total = 0;
+  for (int64_t i = 0; i < chunks; ++i) total += sums[i];
+  return total;
+}
+
+// Scratch memory of the calling thread, kept from call to call; the next call may move it.
+inline void* scratch(size_t bytes) {
+  struct Buffer {
+    void* data = nullptr;
+    size_t bytes = 0;
+    ~Buffer() { std::free(data); }
+  };
+  static thread_local Buffer buffer;
+  if (buffer.bytes < bytes) {
+    std::free(buffer.data);
+    buffer.bytes = (bytes + 4095) / 4096 * 4096;
+    buffer.data = std::aligned_alloc(64, buffer.bytes);
+    if (!buffer.data) {
+      buffer.bytes = 0;
+      throw std::bad_alloc();
+    }
+  }
+  return buffer.data;
+}
+
+}  // namespace altgrad

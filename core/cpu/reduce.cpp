@@ -1,0 +1,144 @@
+// Reductions. Sums are carried in f64 and cut into pieces that depend on the size alone, so they do not change with the
+// number of threads.
+#include <altgrad/core/cpu/parallel.h>
+#include <altgrad/core/kernels.h>
+
+#include <bit>
+#include <cmath>
+#include <limits>
+
+namespace altgrad::kernels {
+namespace {
+
+constexpr int64_t columns = 64;  // inner elements handled together
+constexpr int64_t task_work = 1 << 14;
+
+template <class T>
+using Bits = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+
+// Without its sign, a float's bits order as integers, Inf above every number and NaN above Inf; and an integer maximum
+// vectorises where a float one does not.
+template <class T>
+Bits<T> magnitude_bits(T x) {
+  return std::bit_cast<Bits<T>>(x) & std::numeric_limits<Bits<T>>::max();
+}
+
+template <class T, class F>
+double sum_of(const T* x, int64_t begin, int64_t end, F f) {
+  double total = 0;
+#pragma omp simd reduction(+ : total)
+  for (int64_t i = begin; i < end; ++i) total += f(double(x[i]));
+  return total;
+}
+
+// f(outer index, first column, number of columns) for every block of columns.
+template <class F>
+void for_column_blocks(int64_t outer, int64_t n, int64_t inner, F&& f) {
+  const int64_t blocks = (inner + columns - 1) / columns;
+  const int64_t group = std::max<int64_t>(1, task_work / std::max<int64_t>(1, n * std::min(inner, columns)));
+  const int64_t total = outer * blocks;
+  parallel_tasks((total + group - 1) / group, [&](int64_t task) {
+    for (int64_t i = task * group; i < std::min(total, (task + 1) * group); ++i) {
+      const int64_t first = i % blocks * columns;
+      f(i / blocks, first, std::min(columns, inner - first));
+    }
+  });
+}
+
+}  // namespace
+
+template <class D, class T>
+void sum(T* y, const T* x, int64_t outer, int64_t n, int64_t inner) {
+  const auto identity = [](double v) { return v; };
+  if (inner == 1 && outer == 1) {
+    *y = T(chunked_sum(n, [=](int64_t begin, int64_t end) { return sum_of(x, begin, end, identity); }));
+  } else if (inner == 1) {
+    parallel_for(outer, std::max<int64_t>(1, task_work / std::max<int64_t>(1, n)), [=](int64_t begin, int64_t end) {
+      for (int64_t o = begin; o < end; ++o) y[o] = T(sum_of(x + o * n, 0, n, identity));
+    });
+  } else {
+    for_column_blocks(outer, n, inner, [=](int64_t o, int64_t first, int64_t count) {
+      double acc[columns] = {};
+      for (int64_t i = 0; i < n; ++i) {
+        const T* __restrict row = x + (o * n + i) * inner + first;
+        for (int64_t c = 0; c < count; ++c) acc[c] += double(row[c]);
+      }
+      for (int64_t c = 0; c < count; ++c) y[o * inner + first + c] = T(acc[c]);
+    });
+  }
+}
+
+template <class D, class T>
+void max(T* y, const T* x, int64_t outer, int64_t n, int64_t inner) {
+  for_column_blocks(outer, n, inner, [=](int64_t o, int64_t first, int64_t count) {
+    T acc[columns];
+    std::fill_n(acc, columns, -std::numeric_limits<T>::infinity());
+    for (int64_t i = 0; i < n; ++i) {
+      const T* __restrict row = x + (o * n + i) * inner + first;
+      for (int64_t c = 0; c < count; ++c) acc[c] = row[c] > acc[c] || row[c] != row[c] ? row[c] : acc[c];
+    }
+    std::copy_n(acc, count, y + o * inner + first);
+  });
+}
+
+template <class D, class T>
+void max_grad(T* dx, const T* dy, const T* x, const T* y, int64_t outer, int64_t n, int64_t inner) {
+  for_column_blocks(outer, n, inner, [=](int64_t o, int64_t first, int64_t count) {
+    for (int64_t c = first; c < first + count; ++c) {
+      const T top = y[o * inner + c];
+      int64_t equal = 0;
+      for (int64_t i = 0; i < n; ++i) equal += x[(o * n + i) * inner + c] == top;
+      const T share = equal ? dy[o * inner + c] / T(equal) : std::numeric_limits<T>::quiet_NaN();
+      for (int64_t i = 0; i < n; ++i) {
+        const int64_t at = (o * n + i) * inner + c;
+        dx[at] = x[at] == top ? share : x[at] != x[at] ? x[at] : T(0);
+      }
+    }
+  });
+}
+
+template <class D, class T>
+void argmax(int64_t* y, const T* x, int64_t rows, int64_t n) {
+  parallel_for(rows, std::max<int64_t>(1, task_work / std::max<int64_t>(1, n)), [=](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) y[r] = std::max_element(x + r * n, x + (r + 1) * n) - (x + r * n);
+  });
+}
+
+template <class D, class T>
+T amax(const T* x, int64_t n) {
+  const int64_t chunk = 1 << 15, chunks = (n + chunk - 1) / chunk;
+  const int threads = int(std::min<int64_t>(num_threads(), std::max<int64_t>(1, chunks)));
+  Bits<T> top = 0;
+#pragma omp parallel for num_threads(threads) reduction(max : top) if (threads > 1)
+  for (int64_t c = 0; c < chunks; ++c) {
+    const T* __restrict in = x + c * chunk;
+    const int64_t count = std::min(chunk, n - c * chunk);
+    Bits<T> m = 0;
+    for (int64_t i = 0; i < count; ++i) m = std::max(m, magnitude_bits(in[i]));
+    top = std::max(top, m);
+  }
+  return std::bit_cast<T>(top);
+}
+
+template <class D, class T>
+bool has_nan(const T* x, int64_t n) {
+  return std::isnan(amax<D>(x, n));
+}
+
+template <class D, class T>
+double sum_squares(const T* x, int64_t n) {
+  return chunked_sum(n, [=](int64_t begin, int64_t end) { return sum_of(x, begin, end, [](double v) { return v * v; }); });
+}
+
+#define AG_INSTANTIATE(T)                                                                      \
+  template void sum<Cpu>(T*, const T*, int64_t, int64_t, int64_t);                             \
+  template void max<Cpu>(T*, const T*, int64_t, int64_t, int64_t);                             \
+  template void max_grad<Cpu>(T*, const T*, const T*, const T*, int64_t, int64_t, int64_t);    \
+  template void argmax<Cpu>(int64_t*, const T*, int64_t, int64_t);                             \
+  template T amax<Cpu>(const T*, int64_t);                                                     \
+  template bool has_nan<Cpu>(const T*, int64_t);                                               \
+  template double sum_squares<Cpu>(const T*, int64_t);
+AG_INSTANTIATE(float)
+AG_INSTANTIATE(double)
+
+}  // namespace altgrad::kernels

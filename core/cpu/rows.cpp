@@ -1,0 +1,204 @@
+// Row kernels: softmax, norms, cross-entropy. Each row is one thread's; parameter gradients are column sums with a thread
+// to a block of columns, so nothing depends on the number of threads.
+#include <altgrad/core/cpu/parallel.h>
+#include <altgrad/core/kernels.h>
+#include <altgrad/core/math.h>
+
+#include <limits>
+
+namespace altgrad::kernels {
+namespace {
+
+// f(row) for every row, shared among threads.
+template <class F>
+void for_rows(int64_t rows, int64_t n, F&& f) {
+  parallel_for(rows, std::max<int64_t>(1, (1 << 13) / std::max<int64_t>(1, n)), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) f(r);
+  });
+}
+
+template <class T>
+T row_max(const T* __restrict x, int64_t n) {
+  T m = -std::numeric_limits<T>::infinity();
+#pragma omp simd reduction(max : m)
+  for (int64_t i = 0; i < n; ++i) m = x[i] > m ? x[i] : m;
+  return m;
+}
+
+// sum of f(i)
+template <class T, class F>
+T row_sum(int64_t n, F f) {
+  T s = 0;
+#pragma omp simd reduction(+ : s)
+  for (int64_t i = 0; i < n; ++i) s += f(i);
+  return s;
+}
+
+// Column sums over all rows: out[c] = sum of f(r, c) for c < n, with f(r, c) summed in f64.
+template <class T, class F>
+void column_sums(T* out, int64_t rows, int64_t n, F f) {
+  constexpr int64_t block = 64;
+  parallel_tasks((n + block - 1) / block, [&](int64_t task) {
+    const int64_t first = task * block, count = std::min(block, n - first);
+    double acc[block] = {};
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < count; ++c) acc[c] += double(f(r, first + c));
+    }
+    for (int64_t c = 0; c < count; ++c) out[first + c] = T(acc[c]);
+  });
+}
+
+}  // namespace
+
+template <class D, class T>
+void softmax(T* y, const T* x, int64_t rows, int64_t n) {
+  for_rows(rows, n, [=](int64_t r) {
+    const T* __restrict in = x + r * n;
+    T* __restrict out = y + r * n;
+    const T top = row_max(in, n);
+    const T total = row_sum<T>(n, [=](int64_t i) { return out[i] = math::exp(in[i] - top); });
+    const T scale = T(1) / total;
+    for (int64_t i = 0; i < n; ++i) out[i] *= scale;
+  });
+}
+
+template <class D, class T>
+void softmax_grad(T* dx, const T* dy, const T* y, int64_t rows, int64_t n) {
+  for_rows(rows, n, [=](int64_t r) {
+    const T *__restrict g = dy + r * n, *__restrict p = y + r * n;
+    T* __restrict out = dx + r * n;
+    const T dot = row_sum<T>(n, [=](int64_t i) { return g[i] * p[i]; });
+    for (int64_t i = 0; i < n; ++i) out[i] = p[i] * (g[i] - dot);
+  });
+}
+
+template <class D, class T>
+void log_softmax(T* y, const T* x, int64_t rows, int64_t n) {
+  for_rows(rows, n, [=](int64_t r) {
+    const T* __restrict in = x + r * n;
+    T* __restrict out = y + r * n;
+    const T top = row_max(in, n);
+    const T log_sum = std::log(row_sum<T>(n, [=](int64_t i) { return math::exp(in[i] - top); }));
+    for (int64_t i = 0; i < n; ++i) out[i] = in[i] - top - log_sum;
+  });
+}
+
+template <class D, class T>
+void log_softmax_grad(T* dx, const T* dy, const T* y, int64_t rows, int64_t n) {
+  for_rows(rows, n, [=](int64_t r) {
+    const T *__restrict g = dy + r * n, *__restrict log_p = y + r * n;
+    T* __restrict out = dx + r * n;
+    const T total = row_sum<T>(n, [=](int64_t i) { return g[i]; });
+    for (int64_t i = 0; i < n; ++i) out[i] = g[i] - math::exp(log_p[i]) * total;
+  });
+}
+
+template <class D, class T>
+void layer_norm(T* y, T* mean, T* rstd, const T* x, const T* w, const T* b, int64_t rows, int64_t n, double eps) {
+  for_rows(rows, n, [=](int64_t r) {
+    const T *__restrict in = x + r * n, *__restrict gain = w;
+    T* __restrict out = y + r * n;
+    const T m = row_sum<T>(n, [=](int64_t i) { return in[i]; }) / T(n);
+    const T var = row_sum<T>(n, [=](int64_t i) { return (in[i] - m) * (in[i] - m); }) / T(n);
+    const T s = T(1) / std::sqrt(var + T(eps));
+    mean[r] = m;
+    rstd[r] = s;
+    if (b) {
+      const T* __restrict bias = b;
+      for (int64_t i = 0; i < n; ++i) out[i] = (in[i] - m) * s * gain[i] + bias[i];
+    } else {
+      for (int64_t i = 0; i < n; ++i) out[i] = (in[i] - m) * s * gain[i];
+    }
+  });
+}
+
+// With h = (x - mean) rstd and g = dy w:  dx = rstd (g - mean(g) - h mean(g h)),  dw = sum(dy h),  db = sum(dy)
+template <class D, class T>
+void layer_norm_grad(T* dx, T* dw, T* db, const T* dy, const T* x, const T* mean, const T* rstd, const T* w,
+                     int64_t rows, int64_t n) {
+  if (dx) {
+    for_rows(rows, n, [=](int64_t r) {
+      const T *__restrict in = x + r * n, *__restrict g = dy + r * n, *__restrict gain = w;
+      T* __restrict out = dx + r * n;
+      const T m = mean[r], s = rstd[r];
+      const T mean_g = row_sum<T>(n, [=](int64_t i) { return g[i] * gain[i]; }) / T(n);
+      const T mean_gh = row_sum<T>(n, [=](int64_t i) { return g[i] * gain[i] * (in[i] - m) * s; }) / T(n);
+      for (int64_t i = 0; i < n; ++i) out[i] = s * (g[i] * gain[i] - mean_g - (in[i] - m) * s * mean_gh);
+    });
+  }
+  if (dw) column_sums(dw, rows, n, [=](int64_t r, int64_t c) { return dy[r * n + c] * (x[r * n + c] - mean[r]) * rstd[r]; });
+  if (db) column_sums(db, rows, n, [=](int64_t r, int64_t c) { return dy[r * n + c]; });
+}
+
+template <class D, class T>
+void rms_norm(T* y, T* rstd, const T* x, const T* w, int64_t rows, int64_t n, double eps) {
+  for_rows(rows, n, [=](int64_t r) {
+    const T *__restrict in = x + r * n, *__restrict gain = w;
+    T* __restrict out = y + r * n;
+    const T s = T(1) / std::sqrt(row_sum<T>(n, [=](int64_t i) { return in[i] * in[i]; }) / T(n) + T(eps));
+    rstd[r] = s;
+    for (int64_t i = 0; i < n; ++i) out[i] = in[i] * s * gain[i];
+  });
+}
+
+// With h = x rstd and g = dy w:  dx = rstd (g - h mean(g h)),  dw = sum(dy h)
+template <class D, class T>
+void rms_norm_grad(T* dx, T* dw, const T* dy, const T* x, const T* rstd, const T* w, int64_t rows, int64_t n) {
+  if (dx) {
+    for_rows(rows, n, [=](int64_t r) {
+      const T *__restrict in = x + r * n, *__restrict g = dy + r * n, *__restrict gain = w;
+      T* __restrict out = dx + r * n;
+      const T s = rstd[r];
+      const T mean_gh = row_sum<T>(n, [=](int64_t i) { return g[i] * gain[i] * in[i] * s; }) / T(n);
+      for (int64_t i = 0; i < n; ++i) out[i] = s * (g[i] * gain[i] - in[i] * s * mean_gh);
+    });
+  }
+  if (dw) column_sums(dw, rows, n, [=](int64_t r, int64_t c) { return dy[r * n + c] * x[r * n + c] * rstd[r]; });
+}
+
+template <class D, class T>
+void cross_entropy(T* loss, T* lse, const T* x, const int64_t* targets, int64_t rows, int64_t n, int64_t ignore) {
+  for_rows(rows, n, [=](int64_t r) {
+    const T* __restrict in = x + r * n;
+    const T top = row_max(in, n);
+    const T log_sum = std::log(row_sum<T>(n, [=](int64_t i) { return math::exp(in[i] - top); }));
+    lse[r] = top + log_sum;
+    // (top - x) + log_sum, not lse - x: the large parts cancel first.
+    loss[r] = targets[r] == ignore ? T(0) : (top - in[targets[r]]) + log_sum;
+  });
+}
+
+template <class D, class T>
+void cross_entropy_grad(T* dx, const T* dy, double factor, const T* x, const T* lse, const int64_t* targets,
+                        int64_t rows, int64_t n, int64_t ignore) {
+  const T scale = *dy * T(factor);
+  for_rows(rows, n, [=](int64_t r) {
+    const T* __restrict in = x + r * n;
+    T* __restrict out = dx + r * n;
+    if (targets[r] == ignore) {
+      std::fill_n(out, n, T(0));
+      return;
+    }
+    const T log_sum = lse[r];
+    for (int64_t i = 0; i < n; ++i) out[i] = scale * math::exp(in[i] - log_sum);
+    out[targets[r]] -= scale;
+  });
+}
+
+#define AG_INSTANTIATE(T)                                                                                          \
+  template void softmax<Cpu>(T*, const T*, int64_t, int64_t);                                                      \
+  template void softmax_grad<Cpu>(T*, const T*, const T*, int64_t, int64_t);                                       \
+  template void log_softmax<Cpu>(T*, const T*, int64_t, int64_t);                                                  \
+  template void log_softmax_grad<Cpu>(T*, const T*, const T*, int64_t, int64_t);                                   \
+  template void layer_norm<Cpu>(T*, T*, T*, const T*, const T*, const T*, int64_t, int64_t, double);               \
+  template void layer_norm_grad<Cpu>(T*, T*, T*, const T*, const T*, const T*, const T*, const T*, int64_t,        \
+                                     int64_t);                                                                     \
+  template void rms_norm<Cpu>(T*, T*, const T*, const T*, int64_t, int64_t, double);                               \
+  template void rms_norm_grad<Cpu>(T*, T*, const T*, const T*, const T*, const T*, int64_t, int64_t);              \
+  template void cross_entropy<Cpu>(T*, T*, const T*, const int64_t*, int64_t, int64_t, int64_t);                   \
+  template void cross_entropy_grad<Cpu>(T*, const T*, double, const T*, const T*, const int64_t*, int64_t,         \
+                                        int64_t, int64_t);
+AG_INSTANTIATE(float)
+AG_INSTANTIATE(double)
+
+}  // namespace altgrad::kernels

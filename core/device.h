@@ -1,0 +1,31 @@
+// Where a tensor lives. Asking for a device that is not there throws std::runtime_error when memory is asked for,
+// so no op needs to look: "altgrad was built without CUDA".
+#pragma once
+
+#include <cstdint>
+#include <iosfwd>
+
+namespace altgrad {
+
+enum class DeviceType : uint8_t { cpu, cuda };
+
+struct Device {
+  DeviceType type = DeviceType::cpu;
+  int index = 0;
+
+  static constexpr Device cpu() { return {}; }
+  static constexpr Device cuda(int index = 0) { return {DeviceType::cuda, index}; }
+  constexpr bool is_cpu() const { return type == DeviceType::cpu; }
+  friend constexpr bool operator==(const Device&, const Device&) = default;
+};
+std::ostream& operator<<(std::ostream& out, const Device& device);  // cpu, cuda:0
+
+// Number of usable CUDA devices; 0 where altgrad was built without CUDA or no driver answers. Never throws.
+int cuda_device_count();
+
+// Threads used by CPU kernels. Default: OpenMP's (OMP_NUM_THREADS, else all cores).
+// set_num_threads throws std::invalid_argument where n < 1.
+void set_num_threads(int n);
+int num_threads();
+
+}  // namespace altgrad

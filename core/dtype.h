@@ -1,0 +1,34 @@
+// Element types, known at run time: f32 and f64 compute, i64 holds ids, u8 holds 8-bit codes and masks.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <iosfwd>
+#include <type_traits>
+
+namespace altgrad {
+
+enum class DType : uint8_t { f32, f64, i64, u8 };
+
+constexpr size_t size_of(DType t) { return t == DType::f32 ? 4 : t == DType::u8 ? 1 : 8; }
+constexpr bool is_floating(DType t) { return t == DType::f32 || t == DType::f64; }
+constexpr const char* name_of(DType t) {
+  return t == DType::f32 ? "f32" : t == DType::f64 ? "f64" : t == DType::i64 ? "i64" : "u8";
+}
+std::ostream& operator<<(std::ostream& out, DType t);
+
+// The DType of a C++ type; the primary template is left undefined for types no tensor holds.
+template <class T>
+struct DTypeOf;
+template <>
+struct DTypeOf<float> : std::integral_constant<DType, DType::f32> {};
+template <>
+struct DTypeOf<double> : std::integral_constant<DType, DType::f64> {};
+template <>
+struct DTypeOf<int64_t> : std::integral_constant<DType, DType::i64> {};
+template <>
+struct DTypeOf<uint8_t> : std::integral_constant<DType, DType::u8> {};
+template <class T>
+inline constexpr DType dtype_of = DTypeOf<T>::value;
+
+}  // namespace altgrad

@@ -1,0 +1,30 @@
+// Errors: one call builds the message from its parts and throws.
+//   fail("linear: x ", x.shape(), " does not match weight ", w.shape());
+// Wrong arguments are std::invalid_argument; what the machine cannot give is std::runtime_error.
+#pragma once
+
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+namespace altgrad {
+
+// Streams all parts into one string.
+template <class... Parts>
+std::string concat(const Parts&... parts) {
+  std::ostringstream out;
+  (out << ... << parts);
+  return out.str();
+}
+
+template <class... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  throw std::invalid_argument(concat(parts...));
+}
+
+template <class... Parts>
+[[noreturn]] void fail_runtime(const Parts&... parts) {
+  throw std::runtime_error(concat(parts...));
+}
+
+}  // namespace altgrad

@@ -1,0 +1,162 @@
+// The elementwise functions: value and slope in one named functor, compiled for both devices. A new elementwise op is a
+// functor here with its name in the list below, one function in autograd/elementwise.cpp and one row in the gradient
+// tests' table.
+#pragma once
+
+#include <altgrad/core/math.h>
+
+namespace altgrad {
+
+// What slope reads, so that the tape keeps nothing else alive.
+enum class Saves { nothing, x, y };
+
+// slope(x, y): dy/dx, given x and y = value(x); only the one that `saves` names is valid.
+#define AG_SLOPE(expression)                         \
+  template <class T>                                 \
+  AG_HD T slope([[maybe_unused]] T x, [[maybe_unused]] T y) const { \
+    return expression;                               \
+  }
+#define AG_NAME(name_, saves_)               \
+  static constexpr const char* name = name_; \
+  static constexpr Saves saves = Saves::saves_;
+#define AG_VALUE(expression)    \
+  template <class T>            \
+  AG_HD T value(T x) const {    \
+    return expression;          \
+  }
+
+struct Neg {
+  AG_NAME("neg", nothing)
+  AG_VALUE(-x)
+  AG_SLOPE(T(-1))
+};
+struct Abs {
+  AG_NAME("abs", x)
+  AG_VALUE(std::abs(x))
+  AG_SLOPE(x > T(0) ? T(1) : x < T(0) ? T(-1) : x == T(0) ? T(0) : x)
+};
+struct Exp {
+  AG_NAME("exp", y)
+  AG_VALUE(math::exp(x))
+  AG_SLOPE(y)
+};
+struct Log {
+  AG_NAME("log", x)
+  AG_VALUE(std::log(x))
+  AG_SLOPE(T(1) / x)
+};
+struct Sqrt {
+  AG_NAME("sqrt", y)
+  AG_VALUE(std::sqrt(x))
+  AG_SLOPE(T(0.5) / y)
+};
+struct Pow {
+  AG_NAME("pow", x)
+  double p;
+  AG_VALUE(std::pow(x, T(p)))
+  AG_SLOPE(p == 0 ? T(0) : T(p) * std::pow(x, T(p - 1)))
+};
+struct TanhFn {
+  AG_NAME("tanh", y)
+  AG_VALUE(math::tanh(x))
+  AG_SLOPE(T(1) - y * y)
+};
+struct SigmoidFn {
+  AG_NAME("sigmoid", y)
+  AG_VALUE(math::sigmoid(x))
+  AG_SLOPE(y * (T(1) - y))
+};
+struct Relu {
+  AG_NAME("relu", y)
+  AG_VALUE(x < T(0) ? T(0) : x)  // NaN stays
+  AG_SLOPE(y > T(0) ? T(1) : T(0))
+};
+// x Phi(x); slope Phi(x) + x phi(x)
+struct GeluErf {
+  AG_NAME("gelu", x)
+  AG_VALUE(x * math::normal_cdf(x, math::exp(x * x * T(-0.5))))
+  template <class T>
+  AG_HD T slope(T x, T) const {
+    const T gauss = math::exp(x * x * T(-0.5));
+    return math::normal_cdf(x, gauss) + x * gauss * T(0.39894228040143267794);
+  }
+};
+// x (1 + tanh u) / 2 = x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3)
+struct GeluTanh {
+  AG_NAME("gelu", x)
+  AG_VALUE(x * math::sigmoid(T(1.59576912160573071176) * (x + T(0.044715) * x * x * x)))
+  template <class T>
+  AG_HD T slope(T x, T) const {
+    const T s = math::sigmoid(T(1.59576912160573071176) * (x + T(0.044715) * x * x * x));
+    return s + x * s * (T(1) - s) * T(1.59576912160573071176) * (T(1) + T(0.134145) * x * x);
+  }
+};
+struct Silu {
+  AG_NAME("silu", x)
+  AG_VALUE(x * math::sigmoid(x))
+  template <class T>
+  AG_HD T slope(T x, T) const {
+    const T s = math::sigmoid(x);
+    return s + x * s * (T(1) - s);
+  }
+};
+struct Clamp {
+  AG_NAME("clamp", x)
+  double low, high;
+  AG_VALUE(x < T(low) ? T(low) : x > T(high) ? T(high) : x)
+  AG_SLOPE(x < T(low) || x > T(high) ? T(0) : T(1))
+};
+#undef AG_NAME
+#undef AG_VALUE
+#undef AG_SLOPE
+
+#define AG_UNARY_FUNCTORS(X) \
+  X(Neg) X(Abs) X(Exp) X(Log) X(Sqrt) X(Pow) X(TanhFn) X(SigmoidFn) X(Relu) X(GeluErf) X(GeluTanh) X(Silu) X(Clamp)
+
+// slope_a(a, b), slope_b(a, b): the two partial derivatives.
+#define AG_BINARY(Name, name_, value_, slope_a_, slope_b_)                \
+  struct Name {                                                           \
+    static constexpr const char* name = name_;                            \
+    template <class T>                                                    \
+    AG_HD T value(T a, T b) const {                                       \
+      return value_;                                                      \
+    }                                                                     \
+    template <class T>                                                    \
+    AG_HD T slope_a([[maybe_unused]] T a, [[maybe_unused]] T b) const {   \
+      return slope_a_;                                                    \
+    }                                                                     \
+    template <class T>                                                    \
+    AG_HD T slope_b([[maybe_unused]] T a, [[maybe_unused]] T b) const {   \
+      return slope_b_;                                                    \
+    }                                                                     \
+  };
+AG_BINARY(Add, "add", a + b, T(1), T(1))
+AG_BINARY(Sub, "sub", a - b, T(1), T(-1))
+AG_BINARY(Mul, "mul", a* b, b, a)
+AG_BINARY(Div, "div", a / b, T(1) / b, -a / (b * b))
+// NaN in either is the result.
+AG_BINARY(Maximum, "maximum", a > b || a != a ? a : b, a > b ? T(1) : a == b ? T(0.5) : T(0),
+          b > a ? T(1) : a == b ? T(0.5) : T(0))
+AG_BINARY(Minimum, "minimum", a < b || a != a ? a : b, a < b ? T(1) : a == b ? T(0.5) : T(0),
+          b < a ? T(1) : a == b ? T(0.5) : T(0))
+#undef AG_BINARY
+
+#define AG_BINARY_FUNCTORS(X) X(Add) X(Sub) X(Mul) X(Div) X(Maximum) X(Minimum)
+
+struct Greater {
+  static constexpr const char* name = "greater";
+  template <class T>
+  AG_HD bool value(T a, T b) const {
+    return a > b;
+  }
+};
+struct Equal {
+  static constexpr const char* name = "equal";
+  template <class T>
+  AG_HD bool value(T a, T b) const {
+    return a == b;
+  }
+};
+#define AG_COMPARE_FUNCTORS(X) X(Greater) X(Equal)
+
+}  // namespace altgrad

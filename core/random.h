@@ -1,0 +1,65 @@
+// Counter-based randomness: Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+// Every call that needs randomness takes one stream number from a Generator; element i of that call is a pure function
+// of (seed, stream, i). So the numbers do not depend on the number of threads, and dropout stores no mask.
+#pragma once
+
+#include <altgrad/core/hd.h>
+
+#include <array>
+#include <cstdint>
+
+namespace altgrad {
+
+// Four random words for a key and a counter.
+AG_HD constexpr std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t a = uint64_t(0xD2511F53u) * counter[0], b = uint64_t(0xCD9E8D57u) * counter[2];
+    counter = {uint32_t(b >> 32) ^ counter[1] ^ key[0], uint32_t(b), uint32_t(a >> 32) ^ counter[3] ^ key[1],
+               uint32_t(a)};
+    key = {key[0] + 0x9E3779B9u, key[1] + 0xBB67AE85u};
+  }
+  return counter;
+}
+
+// The known answers of the authors' Random123 package (kat_vectors: all zeros, all ones).
+static_assert(philox({0, 0, 0, 0}, {0, 0}) == std::array{0x6627e8d5u, 0xe169c58du, 0xbc57ac4cu, 0x9b00dbd8u});
+static_assert(philox({~0u, ~0u, ~0u, ~0u}, {~0u, ~0u}) ==
+              std::array{0x408f276du, 0x41c83b0eu, 0xa20bc7c6u, 0x6d5451fdu});
+
+// A position in a sequence of random streams: what a kernel needs to draw numbers.
+struct RandomStream {
+  uint64_t seed = 0, stream = 0;
+  // Words 4 * block .. 4 * block + 3 of the stream.
+  AG_HD constexpr std::array<uint32_t, 4> block(uint64_t block) const {
+    return philox({uint32_t(block), uint32_t(block >> 32), uint32_t(stream), uint32_t(stream >> 32)},
+                  {uint32_t(seed), uint32_t(seed >> 32)});
+  }
+  // Word i of the stream: what element i of a tensor uses.
+  AG_HD constexpr uint32_t word(uint64_t i) const { return block(i / 4)[i % 4]; }
+};
+
+// Uniform in [0, 1) with 24 bits.
+AG_HD constexpr float uniform01(uint32_t word) { return float(word >> 8) * 0x1p-24f; }
+
+// Hands out streams. Its state is two numbers, to be saved and set as they are.
+class Generator {
+ public:
+  struct State {
+    uint64_t seed = 0, next = 0;
+    friend bool operator==(const State&, const State&) = default;
+  };
+  explicit Generator(uint64_t seed = 0) : state_{seed, 0} {}
+  RandomStream next() { return {state_.seed, state_.next++}; }
+  State state() const { return state_; }
+  void set_state(State state) { state_ = state; }
+
+ private:
+  State state_;
+};
+
+// The calling thread's generator, which everything uses that is not given one.
+Generator& default_generator();
+// Restarts the calling thread's generator from this seed.
+void manual_seed(uint64_t seed);
+
+}  // namespace altgrad

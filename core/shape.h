@@ -1,0 +1,50 @@
+// Shape: the sizes of a tensor, held inline (no heap), at most 8 dimensions, row-major.
+// Shape{} is a scalar (numel 1). Dimensions may be counted from the end: size(-1) is the last.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <initializer_list>
+#include <iosfwd>
+#include <span>
+#include <string>
+
+namespace altgrad {
+
+class Shape {
+ public:
+  static constexpr int max_dim = 8;
+
+  Shape() = default;
+  // Throws std::invalid_argument on a negative size, more than 8 dimensions, or an overflowing product.
+  Shape(std::initializer_list<int64_t> sizes) : Shape(std::span<const int64_t>(sizes.begin(), sizes.size())) {}
+  explicit Shape(std::span<const int64_t> sizes);
+
+  int dim() const { return dim_; }
+  int64_t numel() const { return numel_; }
+  int64_t operator[](int axis) const { return sizes_[axis]; }
+  // As operator[], but checked and counted from the end where axis < 0. Throws std::invalid_argument.
+  int64_t size(int axis) const { return sizes_[wrap(axis)]; }
+  // The axis as 0 .. dim-1; throws std::invalid_argument where it is out of range.
+  int wrap(int axis) const;
+
+  const int64_t* begin() const { return sizes_.data(); }
+  const int64_t* end() const { return sizes_.data() + dim_; }
+
+  // The same sizes with one replaced, inserted or left out.
+  Shape with(int axis, int64_t size) const;
+  Shape inserted(int axis, int64_t size) const;
+  Shape erased(int axis) const;
+  // Product of the sizes of axes [first, last).
+  int64_t product(int first, int last) const;
+
+  friend bool operator==(const Shape& a, const Shape& b);
+  friend std::ostream& operator<<(std::ostream& out, const Shape& shape);  // (2, 3)
+
+ private:
+  std::array<int64_t, max_dim> sizes_{};
+  int dim_ = 0;
+  int64_t numel_ = 1;
+};
+
+}  // namespace altgrad

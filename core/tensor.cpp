@@ -1,0 +1,177 @@
+#include <altgrad/core/tensor.h>
+
+#include <altgrad/core/cuda/cuda.h>
+#include <altgrad/core/kernels.h>
+
+#include <cstring>
+#include <ostream>
+
+namespace altgrad {
+namespace {
+
+void copy_bytes(void* dst, Device to, const void* src, Device from, size_t bytes) {
+  if (bytes == 0) return;
+  if (to.is_cpu() && from.is_cpu()) {
+    std::memcpy(dst, src, bytes);
+  } else {
+    cuda::copy(dst, src, bytes);
+  }
+}
+
+void check_floating(const char* what, DType dtype) {
+  if (!is_floating(dtype)) fail(what, ": needs a floating dtype, got ", dtype);
+}
+
+}  // namespace
+
+
+
+Tensor Tensor::empty(const Shape& shape, TensorOptions options) {
+  Tensor t(new detail::Body);
+  t.body_->dtype = options.dtype;
+  t.body_->shape = shape;
+  t.body_->storage =
+      detail::Ref(new detail::Storage(size_t(shape.numel()) * size_of(options.dtype), options.device));
+  return t;
+}
+
+Tensor Tensor::zeros(const Shape& shape, TensorOptions options) { return full(shape, 0, options); }
+Tensor Tensor::ones(const Shape& shape, TensorOptions options) { return full(shape, 1, options); }
+Tensor Tensor::full(const Shape& shape, double value, TensorOptions options) {
+  Tensor t = empty(shape, options);
+  t.fill_(value);
+  return t;
+}
+
+Tensor Tensor::arange(int64_t n, TensorOptions options) {
+  if (n < 0) fail("arange: n = ", n);
+  Tensor t = empty({n}, {options.dtype});
+  dispatch_all(t, [&]<class D, class T>() {
+    for (int64_t i = 0; i < n; ++i) t.ptr<T>()[i] = T(i);
+  });
+  return t.to(options.device);
+}
+
+Tensor Tensor::rand(const Shape& shape, TensorOptions options, Generator& generator) {
+  check_floating("rand", options.dtype);
+  Tensor t = empty(shape, options);
+  dispatch("rand", t, [&]<class D, class T>() { kernels::uniform<D>(t.ptr<T>(), generator.next(), t.numel()); });
+  return t;
+}
+
+Tensor Tensor::randn(const Shape& shape, TensorOptions options, Generator& generator) {
+  check_floating("randn", options.dtype);
+  Tensor t = empty(shape, options);
+  dispatch("randn", t, [&]<class D, class T>() { kernels::normal<D>(t.ptr<T>(), generator.next(), t.numel()); });
+  return t;
+}
+
+Tensor Tensor::randint(int64_t high, const Shape& shape, Device device, Generator& generator) {
+  if (high < 1) fail("randint: high must be at least 1, got ", high);
+  Tensor t = empty(shape, {DType::i64, device});
+  dispatch_device(device, [&]<class D>() { kernels::randint<D>(t.ptr<int64_t>(), high, generator.next(), t.numel()); });
+  return t;
+}
+
+Tensor Tensor::from_raw(const void* values, size_t count, const Shape& shape, DType dtype) {
+  if (int64_t(count) != shape.numel()) fail("from: ", count, " values do not fill shape ", shape);
+  Tensor t = empty(shape, {dtype});
+  copy_bytes(t.raw(), Device::cpu(), values, Device::cpu(), t.nbytes());
+  return t;
+}
+
+namespace {
+detail::Body& defined_body(const Tensor& t) {
+  if (!t.defined()) fail("this tensor is empty: it was default-constructed or moved from");
+  return *t.body();
+}
+}  // namespace
+
+const Shape& Tensor::shape() const { return defined_body(*this).shape; }
+DType Tensor::dtype() const { return defined_body(*this).dtype; }
+Device Tensor::device() const { return defined_body(*this).storage->device; }
+void* Tensor::raw() const { return defined_body(*this).storage->data; }
+bool Tensor::is(const Tensor& other) const {
+  return defined_body(*this).storage.get() == defined_body(other).storage.get();
+}
+
+void Tensor::check_data(DType wanted) const {
+  if (dtype() != wanted) fail("data<", wanted, ">: this tensor holds ", dtype(), ", shape ", shape());
+  if (!device().is_cpu()) fail("data: this tensor is on ", device(), "; copy it with to(Device::cpu())");
+}
+
+double Tensor::item_value() const {
+  if (numel() != 1) fail("item: needs one element, shape is ", shape());
+  double value = 0;
+  dispatch_all(*this, [&]<class D, class T>() {
+    T element;
+    copy_bytes(&element, Device::cpu(), raw(), device(), sizeof(T));
+    value = double(element);
+  });
+  return value;
+}
+
+void Tensor::copy_(const Tensor& src) const {
+  if (!(shape() == src.shape())) fail("copy_: shape ", src.shape(), " does not match ", shape());
+  if (dtype() == src.dtype()) {
+    copy_bytes(raw(), device(), src.raw(), src.device(), nbytes());
+    return;
+  }
+  Tensor moved = src;  // the source where this tensor lives
+  if (!(src.device() == device())) {
+    moved = empty(shape(), {src.dtype(), device()});
+    moved.copy_(src);
+  }
+  dispatch_all(*this, [&]<class D, class To>() {
+    dispatch_all(moved, [&]<class, class From>() { kernels::cast<D>(ptr<To>(), moved.ptr<From>(), numel()); });
+  });
+}
+
+void Tensor::fill_(double value) const {
+  dispatch_all(*this, [&]<class D, class T>() { kernels::fill<D>(ptr<T>(), T(value), numel()); });
+}
+
+Tensor Tensor::detach() const { return alias(shape()); }
+
+Tensor Tensor::alias(const Shape& shape) const {
+  if (shape.numel() != numel()) fail("alias: ", this->shape(), " does not fill shape ", shape);
+  Tensor t(new detail::Body);
+  t.body_->dtype = dtype();
+  t.body_->shape = shape;
+  t.body_->storage = body_->storage;
+  return t;
+}
+
+bool Tensor::requires_grad() const { return defined_body(*this).requires_grad; }
+
+const Tensor& Tensor::requires_grad(bool on) const {
+  if (on && !is_floating(dtype())) fail("requires_grad: a tensor of ", dtype(), " has no gradient");
+  if (on && body_->recorded) fail("requires_grad: this tensor, shape ", shape(), ", is the result of an op; detach() it");
+  body_->requires_grad = on;
+  return *this;
+}
+
+bool Tensor::has_grad() const { return defined_body(*this).grad.defined(); }
+
+const Tensor& Tensor::grad() const {
+  if (!has_grad()) fail("grad: this tensor, shape ", shape(), ", has no gradient; see has_grad()");
+  return body_->grad;
+}
+
+void Tensor::set_grad(const Tensor& grad) const {
+  if (grad.defined() && (!(grad.shape() == shape()) || grad.dtype() != dtype() || !(grad.device() == device()))) {
+    fail("set_grad: gradient ", grad.shape(), " ", grad.dtype(), " ", grad.device(), " does not match ", shape(), " ",
+         dtype(), " ", device());
+  }
+  defined_body(*this).grad = grad;
+}
+
+void Tensor::assign_(const Tensor& other) const {
+  detail::Body &to = defined_body(*this), &from = defined_body(other);
+  to.dtype = from.dtype;
+  to.shape = from.shape;
+  to.storage = from.storage;
+  to.grad = Tensor();
+}
+
+}  // namespace altgrad

@@ -1,0 +1,176 @@
+// Tensor: a handle, one pointer wide, to contiguous row-major memory. Copies share the body, as in Python: writing
+// through one is seen by all. reshape and detach give new bodies on the same memory; everything else copies.
+// Autograd stores two integers and a gradient handle in the body; tensors never point at tape nodes, so no cycles.
+#pragma once
+
+#include <altgrad/core/dtype.h>
+#include <altgrad/core/error.h>
+#include <altgrad/core/memory.h>
+#include <altgrad/core/random.h>
+#include <altgrad/core/shape.h>
+
+#include <span>
+#include <type_traits>
+#include <vector>
+
+namespace altgrad {
+
+class Tensor;
+
+struct TensorOptions {
+  DType dtype = DType::f32;
+  Device device = Device::cpu();
+};
+
+namespace detail {
+struct Body;
+}
+
+class Tensor {
+ public:
+  Tensor();   // holds nothing: defined() is false
+  ~Tensor();
+  Tensor(const Tensor&);
+  Tensor(Tensor&&) noexcept;
+  Tensor& operator=(const Tensor&);
+  Tensor& operator=(Tensor&&) noexcept;
+
+  // Factories. Errors: std::runtime_error where the device is not there or has no memory.
+  static Tensor empty(const Shape& shape, TensorOptions options = {});  // uninitialised
+  static Tensor zeros(const Shape& shape, TensorOptions options = {});
+  static Tensor ones(const Shape& shape, TensorOptions options = {});
+  static Tensor full(const Shape& shape, double value, TensorOptions options = {});
+  // 0, 1, ..., n - 1
+  static Tensor arange(int64_t n, TensorOptions options = {.dtype = DType::i64});
+  // Uniform in [0, 1); normal with mean 0 and variance 1. Floating dtypes only.
+  static Tensor rand(const Shape& shape, TensorOptions options = {}, Generator& generator = default_generator());
+  static Tensor randn(const Shape& shape, TensorOptions options = {}, Generator& generator = default_generator());
+  // Uniform integers in [0, high), dtype i64.
+  static Tensor randint(int64_t high, const Shape& shape, Device device = Device::cpu(),
+                        Generator& generator = default_generator());
+  // Copies values, row-major; the dtype follows T (int gives i64). Throws std::invalid_argument where their number
+  // is not that of the shape.
+  template <class T>
+  static Tensor from(std::initializer_list<T> values, const Shape& shape) {
+    return from(std::span<const T>(values.begin(), values.size()), shape);
+  }
+  template <class T>
+  static Tensor from(const std::vector<T>& values, const Shape& shape) {
+    return from(std::span<const T>(values), shape);
+  }
+  template <class T>
+  static Tensor from(std::span<T> values, const Shape& shape);
+
+  bool defined() const { return bool(body_); }
+  const Shape& shape() const;
+  int dim() const { return shape().dim(); }
+  int64_t size(int axis) const { return shape().size(axis); }
+  int64_t numel() const { return shape().numel(); }
+  DType dtype() const;
+  Device device() const;
+  size_t nbytes() const { return size_t(numel()) * size_of(dtype()); }
+  TensorOptions options() const { return {dtype(), device()}; }
+  // The same memory?
+  bool is(const Tensor& other) const;
+
+  // The elements. Throws std::invalid_argument on another dtype than T or off the CPU.
+  template <class T>
+  std::span<T> data() const {
+    check_data(dtype_of<T>);
+    return {static_cast<T*>(raw()), size_t(numel())};
+  }
+  // The memory as it is, on whatever device, of whatever dtype: for kernels.
+  void* raw() const;
+  template <class T>
+  T* ptr() const {
+    return static_cast<T*>(raw());
+  }
+  // The only element, converted to T. Throws std::invalid_argument where numel is not 1.
+  template <class T>
+  T item() const {
+    return static_cast<T>(item_value());
+  }
+
+  // Overwrites the elements with those of src (same shape; dtype and device may differ). Not recorded.
+  void copy_(const Tensor& src) const;
+  void fill_(double value) const;
+  // A new body on the same memory, without history or gradient.
+  Tensor detach() const;
+  // detach() under another shape of the same numel. Not recorded: the differentiable form is reshape.
+  Tensor alias(const Shape& shape) const;
+
+  // Differentiable, recorded by the current tape; defined with the other ops in autograd/.
+  Tensor reshape(const Shape& shape) const;                        // shares memory
+  Tensor reshape(std::initializer_list<int64_t> sizes) const;      // one size may be -1: what is left
+  Tensor narrow(int axis, int64_t start, int64_t length) const;    // copies
+  Tensor transpose(int axis0 = -2, int axis1 = -1) const;          // copies
+  Tensor permute(std::initializer_list<int> axes) const;           // copies; axis i of the result is axes[i] of this
+  Tensor clone() const;                                            // copies
+  Tensor to(DType dtype) const;                                    // itself where nothing changes
+  Tensor to(Device device) const;                                  // itself where nothing changes
+
+  // Leaves. A tensor that requires a gradient gets one in backward, added to what grad() holds.
+  bool requires_grad() const;
+  // Returns *this. Throws std::invalid_argument for integer dtypes and for results of recorded ops (detach() those).
+  const Tensor& requires_grad(bool on) const;
+  bool has_grad() const;
+  // Throws std::invalid_argument where there is none.
+  const Tensor& grad() const;
+  // Sets the gradient; shape, dtype and device must match. An undefined tensor drops it.
+  void set_grad(const Tensor& grad) const;
+
+  detail::Body* body() const { return body_.get(); }
+  // Gives this body the memory, shape and dtype of another: all handles to this body see it. For Module::to.
+  void assign_(const Tensor& other) const;
+
+ private:
+  explicit Tensor(detail::Body* body);
+  void check_data(DType dtype) const;
+  double item_value() const;
+  static Tensor from_raw(const void* values, size_t count, const Shape& shape, DType dtype);
+
+  detail::Ref<detail::Body> body_;
+};
+
+// Prints values; large tensors are abbreviated to their edges: tensor([[1, 2, ...], ...], shape=(1000, 64), f32)
+std::ostream& operator<<(std::ostream& out, const Tensor& tensor);
+
+namespace detail {
+
+struct Body {
+  std::atomic<int> refs{0};
+  DType dtype;
+  bool requires_grad = false;
+  bool recorded = false;  // the result of an op on a tape
+  int32_t slot = -1;      // its place on that tape
+  uint64_t tape = 0;      // the tape that knows it, 0 for none
+  Shape shape;
+  Ref<Storage> storage;
+  Tensor grad;
+
+  static void* operator new(size_t size) { return pool_allocate(size); }
+  static void operator delete(void* p) { pool_free(p, sizeof(Body)); }
+};
+
+}  // namespace detail
+
+inline Tensor::Tensor() = default;
+inline Tensor::Tensor(detail::Body* body) : body_(body) {}
+inline Tensor::~Tensor() = default;
+inline Tensor::Tensor(const Tensor&) = default;
+inline Tensor::Tensor(Tensor&&) noexcept = default;
+inline Tensor& Tensor::operator=(const Tensor&) = default;
+inline Tensor& Tensor::operator=(Tensor&&) noexcept = default;
+
+template <class T>
+Tensor Tensor::from(std::span<T> values, const Shape& shape) {
+  using Value = std::remove_cv_t<T>;
+  if constexpr (std::is_integral_v<Value> && !std::is_same_v<Value, int64_t> && !std::is_same_v<Value, uint8_t>) {
+    const std::vector<int64_t> wide(values.begin(), values.end());
+    return from_raw(wide.data(), wide.size(), shape, DType::i64);
+  } else {
+    return from_raw(values.data(), values.size(), shape, dtype_of<Value>);
+  }
+}
+
+}  // namespace altgrad

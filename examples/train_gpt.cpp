@@ -1,0 +1,269 @@
+// Trains a small GPT on text, its Linear layers in simulated 8-bit floats. Writes a checkpoint, the metrics,
+// the loss curve and a sample of text to a folder. Ctrl-C stops after the step and saves; --resume goes on,
+// bit for bit as if it had never stopped: the learning rate depends on the step alone, batches and dropout on
+// the generator that is in the checkpoint, and evaluation and sampling draw from generators of their own.
+#include <altgrad/altgrad.h>
+
+#include <csignal>
+#include <filesystem>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "default_text.h"
+#include "metrics.h"
+#include "options.h"
+#include "progress.h"
+#include "svg.h"
+
+namespace ag = altgrad;
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr uint64_t eval_seed = 1;  // the same batches for every run, so that runs compare
+
+// A first Ctrl-C asks for an orderly stop; the handler is gone then, so a second one quits at once.
+volatile std::sig_atomic_t stop_asked = 0;
+
+void watch_signals() {
+  struct sigaction action = {};
+  action.sa_handler = [](int) { stop_asked = 1; };
+  action.sa_flags = SA_RESETHAND;
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+}
+
+class Stopwatch {
+ public:
+  double ms() const { return std::chrono::duration<double, std::milli>(Clock::now() - start_).count(); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point start_ = Clock::now();
+};
+
+std::string text(const char* format, auto... values) {
+  std::string line(size_t(std::snprintf(nullptr, 0, format, values...)) + 1, '\0');
+  std::snprintf(line.data(), line.size(), format, values...);
+  line.pop_back();
+  return line;
+}
+
+// What a checkpoint must agree on with the flags that resume from it.
+nlohmann::ordered_json model_settings(const Options& o, int64_t vocab_size) {
+  const Recipe r = o.recipe();
+  return {{"--size", o.size},       {"vocabulary of --data", vocab_size},
+          {"--block", r.block},     {"--dropout", r.dropout},
+          {"--format", o.format},   {"--inputs", o.input_format()},
+          {"--grads", o.grads},     {"--scaling", o.scaling},
+          {"--history", o.history}, {"--skip", o.skip}};
+}
+
+class Training {
+ public:
+  explicit Training(const Options& options)
+      : o(options),
+        recipe(o.recipe()),
+        data(o.data.empty() ? default_text(recipe.block) : ag::models::CharDataset(o.data, recipe.block)),
+        model(seeded_model()),
+        opt(model.decay_groups(0.1), {.lr = recipe.lr, .betas = {0.9, recipe.beta2}, .weight_decay = 0.1}) {
+    if (o.resume) resume();
+    fs::create_directories(o.out);
+  }
+
+  // The whole run: exit status.
+  int run() {
+    banner();
+    Metrics metrics(o.json.value_or(file("metrics.jsonl")), step);
+    const std::vector<ag::Tensor> parameters = model.parameters();
+    const ag::optim::CosineSchedule lr{recipe.lr, recipe.lr / 10, recipe.warmup, recipe.steps};
+    const double tokens = double(recipe.batch * recipe.block);
+    std::vector<double> times;
+    {
+      Progress progress(step, recipe.steps);
+      while (step < recipe.steps && !stop_asked) {
+        const Stopwatch watch;
+        opt.set_lr(lr(step));
+        auto [x, y] = data.batch("train", recipe.batch);
+        ag::Tape tape;
+        const ag::Tensor loss = model.loss(x.to(device), y.to(device));
+        tape.backward(loss);
+        const double norm = ag::nn::clip_grad_norm(parameters, 1.0);
+        const double train_loss = loss.item<double>();
+        require_finite("training loss", train_loss);
+        require_finite("gradient norm", norm);
+        opt.step();
+        opt.zero_grad();
+        ++step;
+        times.push_back(watch.ms());
+        const double rate = tokens / times.back() * 1e3;
+
+        nlohmann::ordered_json line = {{"step", step}, {"train_loss", train_loss}};
+        const bool evaluates = step % o.eval_every == 0 || step == recipe.steps;
+        if (evaluates) {
+          const double val_loss = evaluate(o.eval_batches);
+          best_val_loss = std::min(best_val_loss, val_loss);
+          line["val_loss"] = val_loss;
+          progress.note(text("step %ld/%ld  train loss %.4f  val loss %.4f", long(step), long(recipe.steps),
+                             train_loss, val_loss));
+        }
+        line.update({{"lr", opt.lr()}, {"ms_per_step", times.back()}, {"tokens_per_s", rate}});
+        metrics.write(line);
+        if (evaluates) save();
+        progress.update(step, train_loss, rate);
+      }
+    }
+    svg::write_loss_curve(file("loss.svg"), title(), metrics.train, metrics.val);
+    if (stop_asked) {
+      save();
+      std::printf("Stopped after step %ld. Saved in %s; --resume goes on.\n", long(step), o.out.c_str());
+      return 130;
+    }
+    finish(metrics, times);
+    return 0;
+  }
+
+ private:
+  // Seeds everything: the same weights and, later, the same batches for the same --seed.
+  ag::models::GPT seeded_model() {
+    ag::manual_seed(o.seed);
+    ag::models::GPT gpt(o.model(data.vocab_size()));
+    gpt.to(device);
+    if (o.quantized()) report = ag::fp8::quantize_model(gpt, ag::fp8::format(o.format), o.surgery());
+    return gpt;
+  }
+
+  std::string file(const char* name) const { return (fs::path(o.out) / name).string(); }
+  std::string title() const {
+    return text("%s GPT, %s weights, %s inputs, %s gradients", o.size.c_str(), o.format.c_str(),
+                o.input_format().c_str(), o.grads.c_str());
+  }
+
+  void banner() const {
+    std::printf("%s: %ld layers, %ld heads, %ld wide, %ld parameters, on %s (%d threads)\n", title().c_str(),
+                long(recipe.n_layer), long(recipe.n_head), long(recipe.n_embd), long(model.num_parameters()),
+                o.device.c_str(), ag::num_threads());
+    if (o.quantized()) {
+      std::printf("%zu of %zu Linear layers quantized, %s scaling over %ld steps\n", report.replaced.size(),
+                  report.replaced.size() + report.skipped.size(), o.scaling.c_str(), long(o.history));
+    }
+    std::printf("%s: %ld tokens to train on, %ld to validate, vocabulary of %ld\n",
+                o.data.empty() ? "headers of Eigen" : o.data.c_str(), long(data.size("train")),
+                long(data.size("val")), long(data.vocab_size()));
+    std::printf(
+        "%ld steps of %ld sequences of %ld tokens, from step %ld, into %s. Ctrl-C stops and saves.\n\n",
+        long(recipe.steps), long(recipe.batch), long(recipe.block), long(step), o.out.c_str());
+    std::fflush(stdout);
+  }
+
+  // The mean loss on the validation split, of the same batches each time.
+  double evaluate(int64_t batches) {
+    ag::Generator generator(eval_seed);
+    model.eval();
+    double sum = 0;
+    for (int64_t i = 0; i < batches; ++i) {
+      auto [x, y] = data.batch("val", recipe.batch, generator);
+      sum += model.loss(x.to(device), y.to(device)).item<double>();
+    }
+    model.train();
+    require_finite("validation loss", sum);
+    return sum / double(batches);
+  }
+
+  void require_finite(const char* what, double value) const {
+    if (std::isfinite(value)) return;
+    ag::fail_runtime("the ", what, " is ", value, " after ", step, " steps; stopped without saving, so what ",
+                     o.out, " holds is older (a smaller --lr may help)");
+  }
+
+  void save() const {
+    ag::nn::save_checkpoint(file("checkpoint.safetensors"), model, opt,
+                            {.step = step,
+                             .generator = ag::default_generator().state(),
+                             .extra = {{"settings", model_settings(o, data.vocab_size()).dump()},
+                                       {"best_val_loss", text("%.17g", best_val_loss)}}});
+  }
+
+  void resume() {
+    const std::string path = file("checkpoint.safetensors");
+    if (!fs::exists(path)) ag::fail_runtime("--resume: there is no ", path);
+    ag::Metadata metadata;
+    ag::load_safetensors(path, &metadata);
+    const auto saved = nlohmann::json::parse(metadata["extra.settings"], nullptr, /*allow_exceptions=*/false);
+    if (!saved.is_object()) ag::fail("--resume: ", path, " is not a checkpoint of this program");
+    for (const auto& [name, value] : model_settings(o, data.vocab_size()).items()) {
+      if (saved[name] != value)
+        ag::fail("--resume: ", path, " has ", name, " ", saved[name], ", not ", value);
+    }
+    const ag::nn::TrainingState state = ag::nn::load_checkpoint(path, model, opt);
+    step = state.step;
+    ag::default_generator().set_state(state.generator);
+    best_val_loss = std::stod(state.extra.at("best_val_loss"));
+  }
+
+  void finish(Metrics& metrics, std::vector<double>& times) {
+    std::printf("Evaluating ...\n");
+    std::fflush(stdout);
+    const double val_loss = evaluate(10 * o.eval_batches);
+    best_val_loss = std::min(best_val_loss, val_loss);
+    nlohmann::ordered_json line = {
+        {"final", true}, {"step", step}, {"val_loss", val_loss}, {"best_val_loss", best_val_loss}};
+    if (!times.empty()) {
+      std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
+      const double median = times[times.size() / 2];
+      line.update(
+          {{"ms_per_step", median}, {"tokens_per_s", double(recipe.batch * recipe.block) / median * 1e3}});
+    }
+    metrics.write(line);
+    std::printf("Final validation loss %.4f, best %.4f\n", val_loss, best_val_loss);
+    if (o.sample > 0) sample();
+    std::printf("\nLoss curve   %s\nMetrics      %s\nCheckpoint   %s\n", file("loss.svg").c_str(),
+                o.json.value_or(file("metrics.jsonl")).c_str(), file("checkpoint.safetensors").c_str());
+  }
+
+  // Text that starts from a random token of the validation split.
+  void sample() {
+    ag::Generator generator(eval_seed);
+    const ag::Tensor start = data.batch("val", 1, generator).first.reshape({-1}).narrow(0, 0, 1);
+    const ag::Tensor ids = model.generate(start, o.sample, {.temperature = 0.8, .generator = &generator});
+    const std::string words = data.decode(ids);
+    std::ofstream(file("sample.txt"), std::ios::binary) << words << '\n';
+    std::printf("\n--- sample (%s) ---\n%s\n---\n", file("sample.txt").c_str(), words.c_str());
+  }
+
+  const Options o;
+  const Recipe recipe;
+  const ag::Device device = o.device == "cuda" ? ag::Device::cuda() : ag::Device::cpu();
+  const ag::models::CharDataset data;
+  ag::fp8::SurgeryReport report;
+  ag::models::GPT model;
+  ag::optim::AdamW opt;
+  int64_t step = 0;
+  double best_val_loss = std::numeric_limits<double>::infinity();
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Trains a small GPT on text, its Linear layers in simulated 8-bit floats.", "train_gpt");
+  Options options;
+  add_flags(app, options);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help
+    std::fprintf(stderr, "train_gpt: %s\n", error.what());
+    return 2;
+  }
+  try {
+    if (!options.quantized() && (options.input_format() != "none" || options.grads != "none")) {
+      ag::fail("--inputs and --grads need a --format for the weights");
+    }
+    if (options.threads > 0) ag::set_num_threads(int(options.threads));
+    watch_signals();
+    return Training(options).run();
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "train_gpt: %s\n", error.what());
+    return 1;
+  }
+}

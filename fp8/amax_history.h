@@ -1,0 +1,49 @@
+// AmaxHistory: the largest |x| of the last `length` steps, and the scale that follows from it. Its state is two tensors,
+// which a layer lists as buffers, so that histories are saved, restored, moved and cloned with the model.
+#pragma once
+
+#include <altgrad/fp8/format.h>
+#include <altgrad/nn/module.h>
+
+namespace altgrad::fp8 {
+
+// A handle, like Tensor: copies share their state.
+class AmaxHistory {
+ public:
+  // Throws std::invalid_argument where length < 1.
+  explicit AmaxHistory(int64_t length);
+
+  // Records an amax in place of the oldest one. One that is not finite is counted, not recorded. Throws
+  // std::invalid_argument where it is negative.
+  void update(float amax);
+  // Records the amax of x, a floating tensor.
+  void update(const Tensor& x);
+  // Counts a step in which a value was larger than the amax its scale was made from.
+  void count_clipped();
+  // Forgets everything, the counts too.
+  void reset();
+
+  float amax() const;  // the largest held, 0 where there is none
+  int64_t length() const { return values_.numel(); }
+  int64_t size() const;        // held: min(recorded, length)
+  int64_t recorded() const;    // ever recorded
+  int64_t non_finite() const;  // ever ignored
+  int64_t clipped() const;
+
+  // Lists the two tensors as buffers under these names.
+  void visit(nn::Visitor& v, std::string_view values_name, std::string_view counts_name);
+
+ private:
+  Tensor values_;  // f32 (length), a ring: the n-th amax recorded is at n % length
+  Tensor counts_;  // i64 (3): recorded, non-finite, clipped
+};
+
+// The largest |x| as a float, never below the true one (f64 is rounded up); Inf or NaN where x holds one.
+float amax(const Tensor& x);
+
+// amax / max, the divisor that brings amax to the format's largest number; rounded up, so that no |x| <= amax has
+// |x / scale| > max. 1 for amax = 0. Always a positive normal float: it is kept within the normal floats, and formats
+// whose max is beyond 2^127 are scaled to that. Throws std::invalid_argument unless amax is finite and >= 0.
+float compute_scale(float amax, const Format& format);
+
+}  // namespace altgrad::fp8

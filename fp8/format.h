@@ -1,0 +1,324 @@
+// Number formats as data, and the routine that rounds to any of them. A Format says how many bits, which bias
+// and which codes are special, for any float, fixed-point or power-of-two format of 4 to 16 bits; a Rounder
+// puts floats and doubles on its grid.
+// The one decision worth knowing: rounding is integer arithmetic on the bits of |x| (add something below one
+// step, clear what is below one step), so nothing depends on the floating-point environment or on fma
+// contraction, and CPU and GPU agree bit for bit.
+// Sources: IEEE 754-2019; OCP OFP8 1.0 (E4M3, E5M2); OCP MX 1.0 (E8M0, FP6, FP4); ml_dtypes (fnuz, b11).
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <string_view>
+#include <type_traits>
+
+#include <altgrad/core/hd.h>
+
+namespace altgrad::fp8 {
+
+// Which codes are not numbers.
+enum class Specials {
+  ieee,        // the top exponent holds Inf (mantissa 0) and NaN (canonical: only the top mantissa bit set)
+  fn,          // OCP E4M3: only the all-ones magnitude is NaN; no Inf
+  fnuz,        // only the code of -0 is NaN; no Inf, no -0
+  finite_only  // every code is a number
+};
+
+// Ties go to the even code (IEEE: roundTiesToEven); magnitudes are cut; or up with the probability of the
+// fraction of a step that would be cut, so that the expectation is x (for |x| <= max).
+enum class Rounding { nearest_even, toward_zero, stochastic };
+
+// What becomes of an x that is too large, of +-Inf and of NaN (the sign is kept):
+//
+//   rounded magnitude > max   | ieee  | fn, fnuz | finite_only
+//     to_special              | Inf   | NaN      | max            toward_zero: max, always (IEEE 754, 7.4)
+//     saturate_finite, _all   | max   | max      | max
+//   +-Inf
+//     to_special, _finite     | Inf   | NaN      | Inf            no code for it: encode gives max
+//     saturate_all            | max   | max      | max
+//   NaN, any policy           | NaN   | NaN      | NaN            no code for it: encode gives max
+//
+// to_special is CUDA's NOSAT and ml_dtypes' cast, saturate_finite is ml_dtypes' saturating cast, saturate_all
+// is CUDA's SATFINITE.
+enum class Overflow { to_special, saturate_finite, saturate_all };
+
+namespace detail {
+// m * 2^k, exact wherever double holds it, Inf or 0 beyond; in two factors, as 2^k alone may overflow.
+AG_HD constexpr double times_pow2(double m, int k) {
+  const auto pow2 = [](int e) {
+    const int clamped = e < -1022 ? -1022 : e > 1023 ? 1023 : e;
+    return std::bit_cast<double>(static_cast<std::uint64_t>(clamped + 1023) << 52);
+  };
+  return m * pow2(k / 2) * pow2(k - k / 2);
+}
+}  // namespace detail
+
+struct Format {
+  int exponent_bits = 0;
+  int mantissa_bits = 0;
+  int bias = 0;
+  Specials specials = Specials::finite_only;
+  std::string_view name = "";
+  bool has_sign = true;
+  bool has_subnormals = true;  // false: exponent field 0 is a binade like any other, so there is no 0 (E8M0)
+
+  // A code is sign, exponent field e, mantissa m of M = mantissa_bits:
+  //   e > 0:  (-1)^s 2^(e - bias) (1 + m / 2^M)        e = 0:  (-1)^s 2^(1 - bias) (m / 2^M)
+  // E0 formats are fixed point: e = 0 throughout. Values beyond double (E11M4 to E15M0) are Inf or 0.
+  AG_HD constexpr double decode(std::uint32_t code) const {
+    const std::uint32_t magnitude = code & magnitude_mask(), field = magnitude >> mantissa_bits;
+    const bool negative = code & sign_code(), normal = field != 0 || !has_subnormals;
+    const bool is_nan = specials == Specials::fnuz ? magnitude == 0 && negative
+                        : specials == Specials::fn ? magnitude == magnitude_mask()
+                                                   : has_inf() && magnitude > inf_code();
+    if (is_nan) return std::numeric_limits<double>::quiet_NaN();
+    const double significand = magnitude - ((field - normal) << mantissa_bits);  // with the leading 1
+    const int exponent = static_cast<int>(field) + !normal - bias - mantissa_bits;
+    const double value = has_inf() && magnitude == inf_code() ? std::numeric_limits<double>::infinity()
+                                                              : detail::times_pow2(significand, exponent);
+    return negative ? -value : value;
+  }
+
+  // The code of x, rounded once, directly. Where there is no 0, it becomes the smallest number; where there
+  // is no sign, a sign bit counts as NaN. `random` serves stochastic rounding. In loops use a Rounder.
+  AG_HD constexpr std::uint32_t encode(double x, Rounding rounding = Rounding::nearest_even,
+                                       Overflow overflow = Overflow::saturate_finite,
+                                       std::uint32_t random = 0) const;
+
+  AG_HD constexpr int bits() const { return has_sign + exponent_bits + mantissa_bits; }
+  AG_HD constexpr std::uint32_t num_codes() const { return 1u << bits(); }
+  AG_HD constexpr std::uint32_t sign_code() const { return has_sign ? num_codes() / 2 : 0; }
+  AG_HD constexpr std::uint32_t magnitude_mask() const { return (1u << (exponent_bits + mantissa_bits)) - 1; }
+
+  AG_HD constexpr bool has_inf() const { return specials == Specials::ieee; }
+  AG_HD constexpr bool has_nan() const { return specials != Specials::finite_only; }
+  AG_HD constexpr bool has_minus_zero() const {
+    return has_sign && has_subnormals && specials != Specials::fnuz;
+  }
+
+  // Codes of the largest number, of NaN and of +Inf; where there is no such code, what encode gives instead.
+  AG_HD constexpr std::uint32_t max_code() const {
+    if (has_inf()) return inf_code() - 1;
+    return specials == Specials::fn ? magnitude_mask() - 1 : magnitude_mask();
+  }
+  AG_HD constexpr std::uint32_t nan_code() const {
+    if (has_inf()) return inf_code() | (1u << mantissa_bits >> 1);
+    if (!has_nan()) return max_code();
+    return specials == Specials::fn ? magnitude_mask() : sign_code();
+  }
+  AG_HD constexpr std::uint32_t inf_code() const {
+    return has_inf() ? magnitude_mask() >> mantissa_bits << mantissa_bits : nan_code();
+  }
+
+  // The largest number, the smallest normal one (E0: none, the formula lies above max) and the smallest
+  // positive one (E7M0 and E8M0 have no subnormals: min_normal).
+  AG_HD constexpr double max() const { return decode(max_code()); }
+  AG_HD constexpr double min_normal() const { return detail::times_pow2(1.0, min_exponent()); }
+  AG_HD constexpr double min_subnormal() const {
+    return detail::times_pow2(1.0, min_exponent() - (has_subnormals ? mantissa_bits : 0));
+  }
+  AG_HD constexpr int min_exponent() const { return has_subnormals - bias; }  // of the smallest normal number
+
+  AG_HD constexpr bool operator==(const Format& o) const {  // the same codes for the same numbers
+    return exponent_bits == o.exponent_bits && mantissa_bits == o.mantissa_bits && bias == o.bias &&
+           specials == o.specials && has_sign == o.has_sign && has_subnormals == o.has_subnormals;
+  }
+
+  // Throws std::invalid_argument, naming what is wrong. Every function here takes a valid format for granted.
+  void validate() const;
+};
+
+// Rounds values of T (float or double) onto the grid of a format, without branches: loops over it vectorise
+// (g++: -O3 -fno-trapping-math). Build it on the host, use it anywhere.
+//
+//   Rounder<float> r(E4M3);
+//   y[i] = r(x[i]);            // nearest_even or toward_zero; a stochastic Rounder truncates, for want of bits
+//   y[i] = r(x[i], random[i])  // any rounding; 32 uniform random bits for each element
+//   code[i] = r.code(y[i]);    // y must come from r; Format::decode is the way back
+//
+// The result is exact. Where the format's range is wider than T's, the largest grid point that T holds takes
+// the place of max().
+template <class T>
+class Rounder {
+ public:
+  AG_HD explicit constexpr Rounder(const Format& f, Rounding rounding = Rounding::nearest_even,
+                                   Overflow overflow = Overflow::saturate_finite)
+      : mantissa_bits_(f.mantissa_bits),
+        step_(f.min_exponent() - f.mantissa_bits + exponent_bias),
+        no_zero_(!f.has_subnormals),
+        nan_code_(f.nan_code()),
+        inf_code_(f.inf_code()),
+        sign_code_(f.sign_code()),
+        magnitude_(f.has_sign ? ~top : ~Bits{0}),
+        zero_sign_(f.has_minus_zero() ? top : 0),
+        nearest_(rounding == Rounding::nearest_even ? ~Bits{0} : 0),
+        stochastic_(rounding == Rounding::stochastic ? ~Bits{0} : 0) {
+    // A step far below T's subnormals makes no difference but for the parity of its exponent.
+    const Int step = larger(step_, -p - 20 - (step_ + p) % 2);
+    const bool deep = step < 2;  // some of T's subnormals lie above q / 2
+    first_ = step - 1;
+    base_ = static_cast<Bits>(step - 2) << p;
+    least_ = f.has_subnormals ? 0 : std::bit_cast<Bits>(static_cast<T>(f.min_normal()));
+    lowest_ = deep ? least_ : base_;
+    field_floor_ = deep ? one : base_;
+    last_ = f.mantissa_bits + 2;
+    last_at_ = last_ + exponent_bias + p;
+    last_bit_ = Bits{1} << f.mantissa_bits;
+
+    // Which codes are odd: q has code 1, so its binade's parity is flipped (E8M0: q has code 0). Without
+    // mantissa bits the code counts binades, also among T's subnormals, where the leading bit moves.
+    constexpr Bits even_bits = ~Bits{0} / 3;
+    parity_ = no_zero_ ? 0 : one;
+    if (f.mantissa_bits == 0) parity_ |= ((step + p + no_zero_) % 2 == 0 ? even_bits : ~even_bits) & (one - 1);
+
+    const bool fits = f.max() <= static_cast<double>(std::numeric_limits<T>::max());
+    max_ = fits ? std::bit_cast<Bits>(static_cast<T>(f.max())) : (inf - 1) & (0 - (one >> mantissa_bits_));
+    const bool saturates = overflow != Overflow::to_special || rounding == Rounding::toward_zero;
+    overflow_ = saturates || !f.has_nan() ? max_ : f.has_inf() ? inf : inf | one >> 1;
+    specials_ = overflow == Overflow::saturate_all ? inf + 1 : inf;
+    special_bits_ = f.has_nan() && !f.has_inf() ? inf | one >> 1 : 0;
+  }
+
+  AG_HD constexpr T operator()(T x) const { return round<false>(x, 0); }
+  AG_HD constexpr T operator()(T x, std::uint32_t random) const { return round<true>(x, random); }
+
+  AG_HD constexpr std::uint32_t code(T rounded) const {
+    const Bits all = std::bit_cast<Bits>(rounded), u = all & ~top;
+    const bool tiny = u < one;  // normalise T's subnormals: as a float, the integer u has their mantissa
+    const Bits w = tiny ? std::bit_cast<Bits>(static_cast<T>(static_cast<Int>(u))) : u;
+    const Int binade = static_cast<Int>(w >> p) - (tiny ? exponent_bias + p - 1 : 0) - step_;
+    const Int kept = binade < mantissa_bits_ ? binade : mantissa_bits_;  // mantissa bits that x has room for
+    const Bits significand = ((w & (one - 1)) | one) >> (p - (kept < 0 ? 0 : kept));
+    const Bits magnitude = significand + (static_cast<Bits>(binade - kept - no_zero_) << mantissa_bits_);
+    const std::uint32_t number = u == 0 ? 0 : static_cast<std::uint32_t>(magnitude);
+    const std::uint32_t sign = all >> (W - 1) ? sign_code_ : 0;
+    return (u > inf ? nan_code_ : u == inf ? inf_code_ : number) | sign;
+  }
+
+ private:
+  using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+  using Int = std::make_signed_t<Bits>;
+  static constexpr int W = 8 * sizeof(T), p = std::numeric_limits<T>::digits - 1;
+  static constexpr Int exponent_bias = std::numeric_limits<T>::max_exponent - 1;
+  static constexpr Bits one = Bits{1} << p;  // one in the exponent field; also the implicit leading bit
+  static constexpr Bits inf = (Bits{2} * exponent_bias + 1) << p, top = Bits{1} << (W - 1);
+
+  template <bool with_random>
+  AG_HD constexpr T round(T x, std::uint32_t random) const {
+    const Bits all = std::bit_cast<Bits>(x), u = all & magnitude_;
+
+    // Count binades from the format's smallest step q, such that v has exponent field 2 in [q, 2q). In field t
+    // grid points are one unit = 4 * one >> t apart, until the format runs out of mantissa bits, which for
+    // T's own subnormals is counted from their leading bit: that of u converted to T.
+    const Bits v = larger(u, lowest_) - base_;
+    const Int lead = exponent(std::bit_cast<Bits>(static_cast<T>(static_cast<Int>(u | last_bit_))));
+    const Int t = smaller(exponent(larger(u, field_floor_) - base_), larger(last_at_ - lead, last_));
+    const Bits unit = 4 * one >> t;
+
+    // Add, cut. Half a unit less one, and one more if the code below is odd: ties go to the even code.
+    const Bits odd = ((v ^ parity_) & unit) != 0;
+    const Bits dice = with_random ? widened(random) & stochastic_ : 0;
+    const Bits added = (((unit + odd - 1) >> 1) & nearest_) | (dice >> (W - 2 - p) >> t);
+    Bits r = (v + added) & (0 - unit);
+    r = r == 0 ? 0 : r + base_;
+
+    if constexpr (with_random) {  // below q / 2, where v has no bits: up to q with probability x / q
+      const Int depth = first_ - larger(exponent(u), Int{1});
+      const Bits leading = u < one ? 0 : top >> 1;
+      const Bits x_over_q = ((u << (W - 2 - p)) | leading) >> smaller(larger(depth - 1, Int{0}), Int{W - 1});
+      const Bits up = x_over_q > (dice | ~stochastic_) ? base_ + 2 * one : 0;
+      r = larger(depth < 1 ? r : up, least_);
+    }
+
+    r = r > max_ ? overflow_ : r;
+    const Bits special = u | special_bits_;
+    r = u >= specials_ ? special : r;
+    const Bits sign = all & ~magnitude_;
+    const Bits zero_sign = sign & zero_sign_;
+    return std::bit_cast<T>(r | (r == 0 ? zero_sign : sign));
+  }
+
+  template <class I>
+  static AG_HD constexpr I smaller(I a, I b) { return b < a ? b : a; }
+  template <class I>
+  static AG_HD constexpr I larger(I a, I b) { return a < b ? b : a; }
+
+  // Random bits as the leading bits of a Bits; in double the middle of the interval that they stand for.
+  static AG_HD constexpr Bits widened(std::uint32_t random) {
+    return W == 32 ? random : static_cast<Bits>(random) << (W - 32) | Bits{1} << (W - 33);
+  }
+
+  static AG_HD constexpr Int exponent(Bits bits) { return static_cast<Int>(bits >> p); }
+
+  Int mantissa_bits_, step_, no_zero_;                    // step_: exponent field of q
+  std::uint32_t nan_code_, inf_code_, sign_code_;
+  Bits magnitude_, zero_sign_;                            // masks of bits of x to keep
+  Bits nearest_, stochastic_, parity_;                    // all ones or all zeros; bits to flip for odd codes
+  Bits base_, lowest_, least_, field_floor_, last_bit_;
+  Int first_, last_, last_at_;
+  Bits max_, overflow_, specials_, special_bits_;
+};
+
+AG_HD constexpr std::uint32_t Format::encode(double x, Rounding rounding, Overflow overflow,
+                                             std::uint32_t random) const {
+  const Rounder<double> r(*this, rounding, overflow);
+  return r.code(r(x, random));
+}
+
+namespace detail {
+// altgrad's own family: every split of the bits; no special values. Bias 2^(e-1) - 1; E0Mx is m / 2^x.
+constexpr Format family(int exponent_bits, int mantissa_bits, std::string_view name) {
+  const int bias = exponent_bits == 0 ? 1 : (1 << (exponent_bits - 1)) - 1;
+  return {exponent_bits, mantissa_bits, bias, Specials::finite_only, name};
+}
+}  // namespace detail
+
+inline constexpr Format E0M7 = detail::family(0, 7, "E0M7");
+inline constexpr Format E1M6 = detail::family(1, 6, "E1M6");
+inline constexpr Format E2M5 = detail::family(2, 5, "E2M5");
+inline constexpr Format E3M4 = detail::family(3, 4, "E3M4");
+inline constexpr Format E4M3{4, 3, 7, Specials::fn, "E4M3"};  // OCP OFP8
+inline constexpr Format E5M2{5, 2, 15, Specials::ieee, "E5M2"};  // OCP OFP8
+inline constexpr Format E6M1 = detail::family(6, 1, "E6M1");
+inline constexpr Format E7M0 = detail::family(7, 0, "E7M0");
+
+// The field's names (ml_dtypes, OCP MX). OCP E4M3 is float8_e4m3fn; float8_e4m3 is IEEE-like, with Inf.
+inline constexpr Format float8_e4m3fn{4, 3, 7, Specials::fn, "float8_e4m3fn"};
+inline constexpr Format float8_e4m3{4, 3, 7, Specials::ieee, "float8_e4m3"};
+inline constexpr Format float8_e5m2{5, 2, 15, Specials::ieee, "float8_e5m2"};
+inline constexpr Format float8_e3m4{3, 4, 3, Specials::ieee, "float8_e3m4"};
+inline constexpr Format float8_e4m3fnuz{4, 3, 8, Specials::fnuz, "float8_e4m3fnuz"};
+inline constexpr Format float8_e5m2fnuz{5, 2, 16, Specials::fnuz, "float8_e5m2fnuz"};
+inline constexpr Format float8_e4m3b11fnuz{4, 3, 11, Specials::fnuz, "float8_e4m3b11fnuz"};
+inline constexpr Format float8_e8m0fnu{8, 0, 127, Specials::fn, "float8_e8m0fnu", false, false};
+inline constexpr Format float6_e2m3fn{2, 3, 1, Specials::finite_only, "float6_e2m3fn"};
+inline constexpr Format float6_e3m2fn{3, 2, 3, Specials::finite_only, "float6_e3m2fn"};
+inline constexpr Format float4_e2m1fn{2, 1, 1, Specials::finite_only, "float4_e2m1fn"};
+
+// 16 bits: IEEE half precision, bfloat16, and the family (E5M10 and E8M7 are those two).
+inline constexpr Format fp16{5, 10, 15, Specials::ieee, "fp16"};
+inline constexpr Format bf16{8, 7, 127, Specials::ieee, "bf16"};
+inline constexpr Format E0M15 = detail::family(0, 15, "E0M15");
+inline constexpr Format E1M14 = detail::family(1, 14, "E1M14");
+inline constexpr Format E2M13 = detail::family(2, 13, "E2M13");
+inline constexpr Format E3M12 = detail::family(3, 12, "E3M12");
+inline constexpr Format E4M11 = detail::family(4, 11, "E4M11");
+inline constexpr Format E5M10{5, 10, 15, Specials::ieee, "E5M10"};
+inline constexpr Format E6M9 = detail::family(6, 9, "E6M9");
+inline constexpr Format E7M8 = detail::family(7, 8, "E7M8");
+inline constexpr Format E8M7{8, 7, 127, Specials::ieee, "E8M7"};
+inline constexpr Format E9M6 = detail::family(9, 6, "E9M6");
+inline constexpr Format E10M5 = detail::family(10, 5, "E10M5");
+inline constexpr Format E11M4 = detail::family(11, 4, "E11M4");
+inline constexpr Format E12M3 = detail::family(12, 3, "E12M3");
+inline constexpr Format E13M2 = detail::family(13, 2, "E13M2");
+inline constexpr Format E14M1 = detail::family(14, 1, "E14M1");
+inline constexpr Format E15M0 = detail::family(15, 0, "E15M0");
+
+// All of the above, and one of them by name (in any case; throws std::invalid_argument with the list).
+std::span<const Format> formats();
+const Format& format(std::string_view name);
+
+}  // namespace altgrad::fp8

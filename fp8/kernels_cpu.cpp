@@ -1,0 +1,86 @@
+// Plain loops over the branch-free Rounder, which the compiler vectorises. Random words are drawn a few blocks at a time
+// into a buffer, so that the rounding loop stays one that vectorises.
+#include <altgrad/fp8/kernels.h>
+
+#include <altgrad/core/cpu/parallel.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace altgrad::kernels {
+namespace {
+
+constexpr int64_t grain = 1 << 14;
+constexpr int64_t run = 256;  // elements whose random words are drawn together
+
+template <class T>
+T quotient(T x, T scale) {
+  constexpr T limit = std::numeric_limits<T>::max();
+  const T q = x / scale, bounded = q > limit ? limit : q < -limit ? -limit : q;
+  return std::abs(x) <= limit ? bounded : q;
+}
+
+// out[i] = finish(rounder(q(x[i])))
+template <class Out, class T, class F>
+void round_each(Out* y, const T* x, T scale, const fp8::Rounder<T>& rounder, std::optional<RandomStream> random, int64_t n,
+                F finish) {
+  if (!random) {
+    parallel_for(n, grain, [=](int64_t begin, int64_t end) {
+      Out* __restrict out = y;
+      const T* __restrict in = x;
+      for (int64_t i = begin; i < end; ++i) out[i] = finish(rounder(quotient(in[i], scale)));
+    });
+    return;
+  }
+  parallel_for((n + run - 1) / run, grain / run, [=, stream = *random](int64_t begin, int64_t end) {
+    uint32_t words[run];
+    for (int64_t first = begin * run; first < std::min(n, end * run); first += run) {
+      for (int64_t b = 0; b < run; b += 4) {
+        const std::array<uint32_t, 4> four = stream.block(uint64_t(first + b) / 4);
+        std::copy(four.begin(), four.end(), words + b);
+      }
+      Out* __restrict out = y + first;
+      const T* __restrict in = x + first;
+      const int64_t count = std::min(run, n - first);
+      for (int64_t i = 0; i < count; ++i) out[i] = finish(rounder(quotient(in[i], scale), words[i]));
+    }
+  });
+}
+
+}  // namespace
+
+template <class D, class T>
+void quantize(T* y, const T* x, T scale, const fp8::Rounder<T>& rounder, std::optional<RandomStream> random, int64_t n) {
+  round_each(y, x, scale, rounder, random, n, [=](T rounded) { return rounded * scale; });
+}
+
+template <class D, class T>
+void encode(uint8_t* codes, const T* x, T scale, const fp8::Rounder<T>& rounder, std::optional<RandomStream> random,
+            int64_t n) {
+  round_each(codes, x, scale, rounder, random, n, [=](T rounded) { return uint8_t(rounder.code(rounded)); });
+}
+
+template <class D>
+void decode(float* y, const uint8_t* codes, const float* table, int64_t n) {
+  parallel_for(n, grain, [=](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) y[i] = table[codes[i]];
+  });
+}
+
+template <class D, class T>
+void zero_saturated(T* dx, const T* dy, const T* x, T scale, T max, int64_t n) {
+  parallel_for(n, grain, [=](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) dx[i] = std::abs(quotient(x[i], scale)) > max ? T(0) : dy[i];
+  });
+}
+
+template void decode<Cpu>(float*, const uint8_t*, const float*, int64_t);
+#define AG_INSTANTIATE(T)                                                                                            \
+  template void quantize<Cpu>(T*, const T*, T, const fp8::Rounder<T>&, std::optional<RandomStream>, int64_t);        \
+  template void encode<Cpu>(uint8_t*, const T*, T, const fp8::Rounder<T>&, std::optional<RandomStream>, int64_t);    \
+  template void zero_saturated<Cpu>(T*, const T*, const T*, T, T, int64_t);
+AG_INSTANTIATE(float)
+AG_INSTANTIATE(double)
+
+}  // namespace altgrad::kernels

@@ -1,0 +1,98 @@
+#include <altgrad/fp8/quantize.h>
+
+#include <altgrad/autograd/common.h>
+#include <altgrad/fp8/kernels.h>
+
+#include <array>
+#include <cmath>
+#include <limits>
+
+namespace altgrad::fp8 {
+namespace {
+
+void check(const char* op, const Format& format, float scale) {
+  format.validate();
+  if (!(scale > 0 && std::isfinite(scale))) fail(op, ": scale ", scale, " must be positive and finite");
+}
+
+void check_codes_fit(const char* op, const Format& format) {
+  if (format.bits() > 8) fail(op, ": codes of ", format.name, " have ", format.bits(), " bits and do not fit a byte");
+}
+
+std::optional<RandomStream> draw(Rounding rounding) {
+  if (rounding != Rounding::stochastic) return {};
+  return default_generator().next();
+}
+
+struct Quantize final : Op {
+  static constexpr const char* name = "quantize";
+  Tensor x;  // where the gradient is clipped
+  Format format;
+  float scale;
+
+  Tensor forward(const Tensor& in, const Format& to, float by, CastOptions options) {
+    Tensor y = Tensor::empty(in.shape(), in.options());
+    dispatch(name, in, [&]<class D, class T>() {
+      kernels::quantize<D>(y.ptr<T>(), in.ptr<T>(), T(by), Rounder<T>(to, options.rounding, options.overflow),
+                           draw(options.rounding), in.numel());
+    });
+    if (options.ste == Ste::clipped) x = in;
+    format = to;
+    scale = by;
+    return y;
+  }
+  // dx = dy; clipped: 0 where |x / scale| > max
+  void backward(const Tensor& dy, Grads& d) override {
+    d.add(0, x.defined() ? zero_saturated(dy, x, format, scale) : dy);
+  }
+};
+
+}  // namespace
+
+Tensor quantize(const Tensor& x, const Format& format, float scale, CastOptions options) {
+  altgrad::detail::check_floating("quantize", x);
+  check("quantize", format, scale);
+  return apply<Quantize>(x, format, scale, options);
+}
+
+Tensor encode(const Tensor& x, const Format& format, float scale, CastOptions options) {
+  check("encode", format, scale);
+  check_codes_fit("encode", format);
+  Tensor codes = Tensor::empty(x.shape(), {DType::u8, x.device()});
+  dispatch("encode", x, [&]<class D, class T>() {
+    if (!format.has_nan() && kernels::has_nan<D>(x.ptr<T>(), x.numel())) {
+      fail("encode: x ", x.shape(), " holds a NaN, and ", format.name, " has no code for it");
+    }
+    kernels::encode<D>(codes.ptr<uint8_t>(), x.ptr<T>(), T(scale), Rounder<T>(format, options.rounding, options.overflow),
+                       draw(options.rounding), x.numel());
+  });
+  return codes;
+}
+
+Tensor decode(const Tensor& codes, const Format& format, float scale) {
+  if (codes.dtype() != DType::u8) fail("decode: codes must be u8, got ", codes.dtype(), " of shape ", codes.shape());
+  check("decode", format, scale);
+  check_codes_fit("decode", format);
+  std::array<float, 256> table;
+  table.fill(std::numeric_limits<float>::quiet_NaN());
+  for (uint32_t code = 0; code < format.num_codes(); ++code) table[code] = float(format.decode(code)) * scale;
+  Tensor y = Tensor::empty(codes.shape(), {DType::f32, codes.device()});
+  dispatch_device(codes.device(), [&]<class D>() {
+    kernels::decode<D>(y.ptr<float>(), codes.ptr<uint8_t>(), table.data(), codes.numel());
+  });
+  return y;
+}
+
+Tensor zero_saturated(const Tensor& dy, const Tensor& x, const Format& format, float scale) {
+  altgrad::detail::check_same_kind("zero_saturated", dy, x);
+  if (dy.shape() != x.shape()) fail("zero_saturated: dy ", dy.shape(), " does not match x ", x.shape());
+  check("zero_saturated", format, scale);
+  Tensor dx = Tensor::empty(x.shape(), x.options());
+  dispatch("zero_saturated", x, [&]<class D, class T>() {
+    const T max = T(std::min<double>(format.max(), std::numeric_limits<T>::max()));
+    kernels::zero_saturated<D>(dx.ptr<T>(), dy.ptr<T>(), x.ptr<T>(), T(scale), max, x.numel());
+  });
+  return dx;
+}
+
+}  // namespace altgrad::fp8

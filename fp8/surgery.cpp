@@ -1,0 +1,139 @@
+#include <altgrad/fp8/surgery.h>
+
+#include <altgrad/nn/surgery.h>
+
+#include <algorithm>
+#include <ostream>
+#include <set>
+
+namespace altgrad::fp8 {
+namespace {
+
+struct NamedModule {
+  std::string path;
+  std::shared_ptr<nn::Module> module;
+};
+
+// Every module below a root under every name it has: a pattern may name a shared layer by any of them.
+class AllNames final : public nn::Visitor {
+ public:
+  explicit AllNames(nn::Module& root) { root.visit(*this); }
+  std::vector<NamedModule> found;
+
+ private:
+  void on_child(std::string_view name, nn::SlotBase& slot) override {
+    const std::shared_ptr<nn::Module> module = slot.module();
+    if (!module) return;
+    const std::string outer = prefix_;
+    prefix_ += name;
+    found.push_back({prefix_, module});
+    prefix_ += '.';
+    module->visit(*this);
+    prefix_ = outer;
+  }
+  std::string prefix_;
+};
+
+std::vector<std::string_view> components(std::string_view path) {
+  std::vector<std::string_view> parts;
+  for (size_t dot; (dot = path.find('.')) != path.npos; path.remove_prefix(dot + 1)) parts.push_back(path.substr(0, dot));
+  parts.push_back(path);
+  return parts;
+}
+
+// '*' matches any characters, also none.
+bool matches_component(std::string_view pattern, std::string_view text) {
+  if (pattern.empty()) return text.empty();
+  if (pattern[0] != '*') return !text.empty() && pattern[0] == text[0] && matches_component(pattern.substr(1), text.substr(1));
+  return matches_component(pattern.substr(1), text) || (!text.empty() && matches_component(pattern, text.substr(1)));
+}
+
+// Is the pattern a run of the path's components?
+bool matches(std::string_view pattern, std::string_view path) {
+  const auto wanted = components(pattern), parts = components(path);
+  return std::search(parts.begin(), parts.end(), wanted.begin(), wanted.end(), [](auto part, auto want) {
+           return matches_component(want, part);
+         }) != parts.end();
+}
+
+bool is_linear(const nn::Module& module) { return dynamic_cast<const nn::Linear*>(&module) != nullptr; }
+
+void print_names(std::ostream& out, const char* what, const std::vector<std::string>& names) {
+  out << what << ' ' << names.size();
+  for (size_t i = 0; i < names.size(); ++i) out << (i ? ", " : ": ") << names[i];
+}
+
+// The modules that a pattern matches.
+std::set<const nn::Module*> skipped_modules(const std::vector<NamedModule>& modules,
+                                            const std::vector<std::string>& patterns) {
+  std::set<const nn::Module*> skipped;
+  for (const std::string& pattern : patterns) {
+    bool any = false;
+    for (const auto& [path, module] : modules) {
+      if (!matches(pattern, path)) continue;
+      any = true;
+      skipped.insert(module.get());
+    }
+    if (any) continue;
+    std::vector<std::string> candidates;
+    for (const auto& [path, module] : modules) {
+      if (is_linear(*module)) candidates.push_back(path);
+    }
+    std::ostringstream list;
+    print_names(list, "the Linear layers are", candidates);
+    fail("quantize_model: skip pattern \"", pattern, "\" matches no module; ", list.str());
+  }
+  return skipped;
+}
+
+}  // namespace
+
+std::ostream& operator<<(std::ostream& out, const SurgeryReport& report) {
+  print_names(out, "replaced", report.replaced);
+  print_names(out, "\nskipped", report.skipped);
+  return out << '\n';
+}
+
+SurgeryReport quantize_model(nn::Module& root, const Format& format, const QuantizeOptions& options) {
+  if (is_linear(root)) {
+    fail("quantize_model: the model itself is a Linear, which has no place to be replaced in; use "
+         "QuantizedLinear::from_linear");
+  }
+  check_quantize_options(format, options);
+  const std::set<const nn::Module*> skipped = skipped_modules(AllNames(root).found, options.skip_patterns);
+  QuantizeOptions layer_options = options;
+  layer_options.skip_patterns.clear();
+
+  SurgeryReport report;
+  nn::rewrite(root, [&](const std::string& path, const std::shared_ptr<nn::Module>& module) {
+    const auto linear = std::dynamic_pointer_cast<nn::Linear>(module);
+    if (!linear) return module;
+    if (skipped.contains(module.get())) {
+      report.skipped.push_back(path);
+      return module;
+    }
+    report.replaced.push_back(path);
+    return std::shared_ptr<nn::Module>(
+        std::make_shared<QuantizedLinear>(QuantizedLinear::from_linear(linear, format, layer_options)));
+  });
+  return report;
+}
+
+std::vector<std::string> dequantize_model(nn::Module& root) {
+  if (dynamic_cast<QuantizedLinear*>(&root)) {
+    fail("dequantize_model: the model itself is a QuantizedLinear; its Linear is linear_ptr()");
+  }
+  std::vector<std::string> restored;
+  std::vector<std::shared_ptr<QuantizedLinear>> removed;
+  nn::rewrite(root, [&](const std::string& path, const std::shared_ptr<nn::Module>& module) {
+    const auto quantized = std::dynamic_pointer_cast<QuantizedLinear>(module);
+    if (!quantized) return module;
+    restored.push_back(path);
+    removed.push_back(quantized);
+    return std::shared_ptr<nn::Module>(quantized->linear_ptr());
+  });
+  for (const auto& quantized : removed) quantized->linear_ptr()->train(quantized->training());
+  return restored;
+}
+
+}  // namespace altgrad::fp8

@@ -1,0 +1,49 @@
+// Text to train on, one byte a token, or nanoGPT's `.bin` files of tokens; batches of random windows.
+// Every batch is a pure function of the generator's state, so a run is repeated by repeating its seed.
+#pragma once
+
+#include <altgrad/core/tensor.h>
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+
+namespace altgrad::models {
+
+class CharDataset {
+ public:
+  // Any file: its distinct bytes, in order, are tokens 0, 1, ... A path that ends in ".bin" is memory-mapped
+  // as little-endian uint16 tokens. The first 1 - val_fraction of the tokens are the "train" split, the rest
+  // is "val". Throws std::runtime_error where the file cannot be read; std::invalid_argument where block_size
+  // < 1, val_fraction is not in [0, 1), or a split has fewer than block_size + 1 tokens (a val_fraction of 0
+  // leaves "val" empty).
+  CharDataset(const std::string& path, int64_t block_size, double val_fraction = 0.1);
+
+  int64_t block_size() const { return block_size_; }
+  // Distinct bytes; the largest token + 1 in a .bin file.
+  int64_t vocab_size() const { return vocab_size_; }
+  // Tokens in a split. Throws std::invalid_argument unless it is "train" or "val", as batch does.
+  int64_t size(std::string_view split) const;
+
+  // x and y, both (batch_size, block_size) i64: windows at random places; y is one token further than x.
+  std::pair<Tensor, Tensor> batch(std::string_view split, int64_t batch_size,
+                                  Generator& generator = default_generator()) const;
+
+  // text -> ids (length) i64. Throws std::invalid_argument on a byte that is not in the file, and for .bin
+  // files.
+  Tensor encode(std::string_view text) const;
+  // ids of any shape -> text; for .bin files the tokens as decimal numbers. Throws std::invalid_argument on
+  // an id out of range.
+  std::string decode(const Tensor& ids) const;
+
+ private:
+  // First token and number of tokens of a split.
+  std::pair<int64_t, int64_t> range(std::string_view split) const;
+
+  std::shared_ptr<const uint16_t> tokens_;  // the array, owned or mapped
+  int64_t size_ = 0, train_size_ = 0, block_size_, vocab_size_ = 0;
+  std::string bytes_;  // of each token; empty for .bin
+};
+
+}  // namespace altgrad::models

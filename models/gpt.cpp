@@ -1,0 +1,224 @@
+// The GPT modules, and sampling from the model. Sampling is plain host code in f64: one row of logits a token
+// is nothing next to the forward that made it.
+#include <altgrad/models/gpt.h>
+#include <altgrad/nn/init.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+namespace altgrad::models {
+namespace {
+
+const GPTConfig& validated(const GPTConfig& c) {
+  if (c.n_layer < 1 || c.n_head < 1 || c.n_embd < 1 || c.block_size < 1 || c.vocab_size < 1) {
+    fail("GPT: sizes must be positive, got n_layer ", c.n_layer, ", n_head ", c.n_head, ", n_embd ", c.n_embd,
+         ", block_size ", c.block_size, ", vocab_size ", c.vocab_size);
+  }
+  if (c.n_embd % c.n_head != 0) fail("GPT: n_embd ", c.n_embd, " is not a multiple of n_head ", c.n_head);
+  if (!(c.dropout >= 0 && c.dropout < 1)) fail("GPT: dropout must be in [0, 1), got ", c.dropout);
+  return c;
+}
+
+// Puts a tree into eval mode and, when it goes out of scope, each module back into the mode it was in.
+class EvalMode {
+ public:
+  explicit EvalMode(nn::Module& root) : modes_{{&root, root.training()}} {
+    for (auto& [name, module] : root.named_modules()) modes_.emplace_back(module, module->training());
+    root.eval();
+  }
+  // train() reaches children too; parents come first, so each child's own mode is set last.
+  ~EvalMode() {
+    for (auto [module, mode] : modes_) module->train(mode);
+  }
+  EvalMode(const EvalMode&) = delete;
+  EvalMode& operator=(const EvalMode&) = delete;
+
+ private:
+  std::vector<std::pair<nn::Module*, bool>> modes_;
+};
+
+// Draws from softmax(logits / temperature) restricted to the top_k largest, by inverting the cumulative
+// distribution at u in [0, 1). Among equal logits the first ones count as larger.
+int64_t sample(std::span<const double> logits, const GenerateOptions& options, double u) {
+  for (const double x : logits) {
+    if (!(x < INFINITY)) fail_runtime("generate: the model gave a logit of ", x);
+  }
+  std::vector<int64_t> order(logits.size());
+  std::iota(order.begin(), order.end(), 0);
+  const auto larger = [&](int64_t a, int64_t b) {
+    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
+  };
+  const int64_t best = *std::min_element(order.begin(), order.end(), larger);
+  if (options.temperature == 0) return best;
+  if (options.top_k && *options.top_k < int64_t(order.size())) {
+    std::nth_element(order.begin(), order.begin() + *options.top_k - 1, order.end(), larger);
+    order.resize(*options.top_k);
+    std::sort(order.begin(), order.end());
+  }
+  std::vector<double> p(order.size());
+  for (size_t i = 0; i < order.size(); ++i)
+    p[i] = std::exp((logits[order[i]] - logits[best]) / options.temperature);
+  double left = u * std::accumulate(p.begin(), p.end(), 0.0);
+  for (size_t i = 0; i < order.size(); ++i) {
+    if (left < p[i]) return order[i];
+    left -= p[i];
+  }
+  return best;  // rounding used up the whole sum
+}
+
+}  // namespace
+
+CausalSelfAttention::CausalSelfAttention(const GPTConfig& c)
+    : c_attn(nn::Linear(c.n_embd, 3 * c.n_embd, {.bias = c.bias})),
+      c_proj(nn::Linear(c.n_embd, c.n_embd, {.bias = c.bias})),
+      resid_dropout(nn::Dropout(c.dropout)),
+      n_head(c.n_head) {}
+
+Tensor CausalSelfAttention::forward(const Tensor& x) {
+  return resid_dropout(c_proj(causal_attention(c_attn(x), n_head)));
+}
+
+void CausalSelfAttention::visit(nn::Visitor& v) {
+  v("c_attn", c_attn);
+  v("c_proj", c_proj);
+  v("resid_dropout", resid_dropout);
+}
+
+std::string CausalSelfAttention::extra_repr() const { return concat("n_head=", n_head); }
+
+MLP::MLP(const GPTConfig& c)
+    : c_fc(nn::Linear(c.n_embd, 4 * c.n_embd, {.bias = c.bias})),
+      gelu(nn::GELU()),
+      c_proj(nn::Linear(4 * c.n_embd, c.n_embd, {.bias = c.bias})),
+      dropout(nn::Dropout(c.dropout)) {}
+
+Tensor MLP::forward(const Tensor& x) { return dropout(c_proj(gelu(c_fc(x)))); }
+
+void MLP::visit(nn::Visitor& v) {
+  v("c_fc", c_fc);
+  v("gelu", gelu);
+  v("c_proj", c_proj);
+  v("dropout", dropout);
+}
+
+Block::Block(const GPTConfig& c)
+    : ln_1(nn::LayerNorm(c.n_embd, {.bias = c.bias})),
+      attn(CausalSelfAttention(c)),
+      ln_2(nn::LayerNorm(c.n_embd, {.bias = c.bias})),
+      mlp(MLP(c)) {}
+
+Tensor Block::forward(const Tensor& input) {
+  const Tensor x = input + attn(ln_1(input));
+  return x + mlp(ln_2(x));
+}
+
+void Block::visit(nn::Visitor& v) {
+  v("ln_1", ln_1);
+  v("attn", attn);
+  v("ln_2", ln_2);
+  v("mlp", mlp);
+}
+
+Transformer::Transformer(const GPTConfig& c)
+    : wte(nn::Embedding(c.vocab_size, c.n_embd)),
+      wpe(nn::Embedding(c.block_size, c.n_embd)),
+      drop(nn::Dropout(c.dropout)),
+      h(nn::ModuleList()),
+      ln_f(nn::LayerNorm(c.n_embd, {.bias = c.bias})) {
+  for (int64_t i = 0; i < c.n_layer; ++i) h->push_back(Block(c));
+}
+
+Tensor Transformer::forward(const Tensor& ids) {
+  const int64_t block_size = wpe->weight().size(0);
+  if (ids.dim() != 2 || ids.numel() == 0) fail("GPT: ids must be (batch, tokens), got ", ids.shape());
+  if (ids.size(1) > block_size) fail("GPT: ids ", ids.shape(), " are longer than block_size ", block_size);
+  // Positions are 0 .. T-1 in every row: the first T rows of wpe, broadcast over the batch.
+  Tensor x = drop(wte(ids) + wpe->weight().narrow(0, 0, ids.size(1)));
+  for (auto& block : *h) x = block(x);
+  return ln_f(x);
+}
+
+void Transformer::visit(nn::Visitor& v) {
+  v("wte", wte);
+  v("wpe", wpe);
+  v("drop", drop);
+  v("h", h);
+  v("ln_f", ln_f);
+}
+
+GPT::GPT(const GPTConfig& c)
+    : transformer(Transformer(validated(c))), lm_head(nn::Linear(transformer->wte->weight())), config_(c) {
+  const double std = 0.02, residual_std = std / std::sqrt(2.0 * double(c.n_layer));
+  for (auto& [name, p] : named_parameters()) {
+    if (p.dim() == 2) {
+      nn::init::normal_(p, 0, name.ends_with("c_proj.weight") ? residual_std : std);
+    } else {
+      nn::init::constant_(p, name.ends_with("bias") ? 0 : 1);
+    }
+  }
+}
+
+Tensor GPT::forward(const Tensor& ids) { return lm_head(transformer(ids)); }
+
+Tensor GPT::loss(const Tensor& ids, const Tensor& targets) {
+  if (targets.shape() != ids.shape()) {
+    fail("GPT: targets ", targets.shape(), " do not match ids ", ids.shape());
+  }
+  return cross_entropy(forward(ids), targets);
+}
+
+Tensor GPT::generate(const Tensor& ids, int64_t n, const GenerateOptions& options) {
+  const bool batched = ids.dim() == 2;
+  if ((ids.dim() != 1 && !batched) || ids.numel() == 0 || ids.dtype() != DType::i64) {
+    fail("generate: the prompt must be i64, (tokens) or (batch, tokens), with a token at least, got ",
+         ids.dtype(), " ", ids.shape());
+  }
+  if (n < 0) fail("generate: the number of tokens must not be negative, got ", n);
+  if (!std::isfinite(options.temperature) || options.temperature < 0) {
+    fail("generate: temperature must be finite and not negative, got ", options.temperature);
+  }
+  if (options.top_k && *options.top_k < 1) fail("generate: top_k must be at least 1, got ", *options.top_k);
+
+  const EvalMode eval(*this);
+  const NoGrad off;
+  Generator& generator = options.generator ? *options.generator : default_generator();
+  const int64_t rows = batched ? ids.size(0) : 1, prompt = ids.size(-1), total = prompt + n;
+  const Device device = transformer->wte->weight().device();
+
+  std::vector<int64_t> tokens(rows * total);  // (rows, total)
+  const Tensor host = ids.to(Device::cpu());
+  for (int64_t r = 0; r < rows; ++r)
+    std::copy_n(host.ptr<int64_t>() + r * prompt, prompt, &tokens[r * total]);
+
+  for (int64_t t = prompt; t < total; ++t) {
+    const int64_t length = std::min(t, config_.block_size);
+    const Tensor context = Tensor::empty({rows, length}, {.dtype = DType::i64});
+    for (int64_t r = 0; r < rows; ++r) {
+      std::copy_n(&tokens[r * total + t - length], length, context.ptr<int64_t>() + r * length);
+    }
+    // Only the last position's logits are asked for.
+    const Tensor last = transformer(context.to(device)).narrow(1, length - 1, 1);
+    const Tensor logits = lm_head(last).to(Device::cpu()).to(DType::f64);
+    const int64_t v = logits.size(-1);
+    const RandomStream random = generator.next();
+    for (int64_t r = 0; r < rows; ++r) {
+      tokens[r * total + t] =
+          sample({logits.ptr<double>() + r * v, size_t(v)}, options, uniform01(random.word(r)));
+    }
+  }
+  return Tensor::from(tokens, batched ? Shape{rows, total} : Shape{total}).to(ids.device());
+}
+
+std::vector<optim::ParamGroup> GPT::decay_groups(double weight_decay) const {
+  optim::ParamGroup decay{{}, {}, weight_decay}, no_decay{{}, {}, 0.0};
+  for (const Tensor& p : parameters()) (p.dim() >= 2 ? decay : no_decay).params.push_back(p);
+  return {std::move(decay), std::move(no_decay)};
+}
+
+void GPT::visit(nn::Visitor& v) {
+  v("transformer", transformer);
+  v("lm_head", lm_head);
+}
+
+}  // namespace altgrad::models

@@ -1,0 +1,76 @@
+// One flat dictionary and a few lines of metadata; the file does the rest.
+#include <altgrad/nn/checkpoint.h>
+
+#include <charconv>
+
+namespace altgrad::nn {
+namespace {
+
+constexpr const char* version_key = "altgrad_checkpoint";  // marks a checkpoint, and its layout
+constexpr const char* version = "1";
+constexpr std::string_view model_prefix = "model.", optimizer_prefix = "optimizer.", extra_prefix = "extra.";
+
+template <class Map>
+void insert_prefixed(Map& to, std::string_view prefix, const Map& from) {
+  for (const auto& [key, value] : from) to[concat(prefix, key)] = value;
+}
+
+// The entries under the prefix, without it.
+template <class Map>
+Map with_prefix(const Map& from, std::string_view prefix) {
+  Map found;
+  for (const auto& [key, value] : from) {
+    if (key.starts_with(prefix)) found[key.substr(prefix.size())] = value;
+  }
+  return found;
+}
+
+template <class T>
+T number(const std::string& path, const Metadata& metadata, const char* key) {
+  const auto found = metadata.find(key);
+  if (found == metadata.end()) fail("load_checkpoint: ", path, " has no \"", key, "\" in its metadata");
+  const std::string& text = found->second;
+  T value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size()) {
+    fail("load_checkpoint: ", path, ": \"", key, "\" must be a whole number, got \"", text, "\"");
+  }
+  return value;
+}
+
+}  // namespace
+
+void save_checkpoint(const std::string& path, const Module& model, const optim::Optimizer& optimizer,
+                     const TrainingState& state) {
+  StateDict tensors;
+  insert_prefixed(tensors, model_prefix, model.state_dict());
+  insert_prefixed(tensors, optimizer_prefix, optimizer.state_dict());
+  Metadata metadata{{version_key, version},
+                    {"step", std::to_string(state.step)},
+                    {"generator.seed", std::to_string(state.generator.seed)},
+                    {"generator.next", std::to_string(state.generator.next)}};
+  insert_prefixed(metadata, extra_prefix, state.extra);
+  save_safetensors(path, tensors, metadata);
+}
+
+TrainingState load_checkpoint(const std::string& path, Module& model, optim::Optimizer& optimizer) {
+  Metadata metadata;
+  const StateDict tensors = load_safetensors(path, &metadata);
+  const auto layout = metadata.find(version_key);
+  if (layout == metadata.end()) fail("load_checkpoint: ", path, " is not a training checkpoint");
+  if (layout->second != version) {
+    fail("load_checkpoint: ", path, " has layout ", layout->second, ", this altgrad reads ", version);
+  }
+  TrainingState state{.step = number<int64_t>(path, metadata, "step"),
+                      .generator = {.seed = number<uint64_t>(path, metadata, "generator.seed"),
+                                    .next = number<uint64_t>(path, metadata, "generator.next")},
+                      .extra = with_prefix(metadata, extra_prefix)};
+  // The model's check comes with its load, so the optimizer's comes before: one fails and neither has changed.
+  const StateDict optimizer_state = with_prefix(tensors, optimizer_prefix);
+  optimizer.check_state_dict(optimizer_state);
+  model.load_state_dict(with_prefix(tensors, model_prefix));
+  optimizer.load_state_dict(optimizer_state);
+  return state;
+}
+
+}  // namespace altgrad::nn

@@ -1,0 +1,54 @@
+#include <altgrad/nn/containers.h>
+
+#include <algorithm>
+
+namespace altgrad::nn {
+
+namespace {
+
+// Positions are short enough for std::string to hold without the heap.
+void visit_by_position(Visitor& v, std::vector<Slot<Layer>>& layers) {
+  for (size_t i = 0; i < layers.size(); ++i) v(std::to_string(i), layers[i]);
+}
+
+}  // namespace
+
+Tensor Sequential::forward(const Tensor& x) {
+  Tensor y = x;
+  for (const Slot<Layer>& layer : layers_) y = layer(y);
+  return y;
+}
+
+void Sequential::visit(Visitor& v) { visit_by_position(v, layers_); }
+
+void ModuleList::visit(Visitor& v) { visit_by_position(v, layers_); }
+
+ModuleDict::ModuleDict(std::initializer_list<Item> items) {
+  for (const auto& [name, layer] : items) insert(name, layer);
+}
+
+void ModuleDict::insert(std::string name, Slot<Layer> layer) {
+  if (name.empty() || name.find('.') != name.npos)
+    fail("ModuleDict: the name \"", name, "\" is empty or has a dot");
+  if (contains(name)) fail("ModuleDict: the name \"", name, "\" is taken");
+  items_.emplace_back(std::move(name), std::move(layer));
+}
+
+bool ModuleDict::contains(std::string_view name) const {
+  return std::any_of(items_.begin(), items_.end(), [&](const Item& item) { return item.first == name; });
+}
+
+Slot<Layer>& ModuleDict::operator[](std::string_view name) {
+  std::string names;
+  for (auto& [key, layer] : items_) {
+    if (key == name) return layer;
+    names += (names.empty() ? "" : ", ") + key;
+  }
+  throw std::out_of_range(concat("ModuleDict: nothing is called \"", name, "\"; there are ", names));
+}
+
+void ModuleDict::visit(Visitor& v) {
+  for (auto& [name, layer] : items_) v(name, layer);
+}
+
+}  // namespace altgrad::nn

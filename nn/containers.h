@@ -1,0 +1,63 @@
+// Containers: layers in a row, in a list, by name. All hold Slots, so surgery reaches inside them.
+#pragma once
+
+#include <altgrad/nn/layers.h>
+
+namespace altgrad::nn {
+
+// Calls its layers one after the other; they are named "0", "1", ... Without layers it gives x.
+class Sequential final : public ModuleOf<Sequential, Layer> {
+ public:
+  Sequential() = default;
+  template <class... Ls>
+    requires(std::is_base_of_v<Layer, Ls> && ...)
+  explicit Sequential(Ls... layers) {
+    (layers_.push_back(std::move(layers)), ...);
+  }
+  void push_back(Slot<Layer> layer) { layers_.push_back(std::move(layer)); }
+  size_t size() const { return layers_.size(); }
+  // Throws std::out_of_range.
+  Slot<Layer>& operator[](size_t i) { return layers_.at(i); }
+  Tensor forward(const Tensor& x) override;
+  void visit(Visitor& v) override;
+
+ private:
+  std::vector<Slot<Layer>> layers_;
+};
+
+// Layers by position, "0", "1", ...; the owner calls them.
+class ModuleList final : public ModuleOf<ModuleList> {
+ public:
+  ModuleList() = default;
+  explicit ModuleList(std::vector<Slot<Layer>> layers) : layers_(std::move(layers)) {}
+  void push_back(Slot<Layer> layer) { layers_.push_back(std::move(layer)); }
+  size_t size() const { return layers_.size(); }
+  Slot<Layer>& operator[](size_t i) { return layers_.at(i); }
+  auto begin() { return layers_.begin(); }
+  auto end() { return layers_.end(); }
+  void visit(Visitor& v) override;
+
+ private:
+  std::vector<Slot<Layer>> layers_;
+};
+
+// Layers by name, in the order given. Throws std::invalid_argument on a name given twice, empty, or with a dot.
+class ModuleDict final : public ModuleOf<ModuleDict> {
+ public:
+  using Item = std::pair<std::string, Slot<Layer>>;
+  ModuleDict() = default;
+  ModuleDict(std::initializer_list<Item> items);
+  void insert(std::string name, Slot<Layer> layer);
+  size_t size() const { return items_.size(); }
+  bool contains(std::string_view name) const;
+  // Throws std::out_of_range, naming what there is.
+  Slot<Layer>& operator[](std::string_view name);
+  auto begin() { return items_.begin(); }
+  auto end() { return items_.end(); }
+  void visit(Visitor& v) override;
+
+ private:
+  std::vector<Item> items_;
+};
+
+}  // namespace altgrad::nn

@@ -1,0 +1,50 @@
+#include <altgrad/autograd/ops.h>
+#include <altgrad/nn/init.h>
+
+#include <cmath>
+
+namespace altgrad::nn::init {
+
+namespace {
+
+void check_floating(const char* name, const Tensor& t) {
+  if (!is_floating(t.dtype()))
+    fail(name, ": needs a floating dtype, got ", t.dtype(), " of shape ", t.shape());
+}
+
+void check_weight(const char* name, const Tensor& t) {
+  if (t.dim() != 2) fail(name, ": needs a weight (out, in), got ", t.shape());
+}
+
+}  // namespace
+
+void uniform_(const Tensor& t, double low, double high, Generator& generator) {
+  check_floating("uniform_", t);
+  if (!(low <= high)) fail("uniform_: low ", low, " is not below high ", high);
+  t.copy_(Tensor::rand(t.shape(), t.options(), generator) * (high - low) + low);
+}
+
+void normal_(const Tensor& t, double mean, double std, Generator& generator) {
+  check_floating("normal_", t);
+  if (!(std >= 0)) fail("normal_: std ", std, " is negative");
+  t.copy_(Tensor::randn(t.shape(), t.options(), generator) * std + mean);
+}
+
+void constant_(const Tensor& t, double value) {
+  check_floating("constant_", t);
+  t.fill_(value);
+}
+
+void xavier_uniform_(const Tensor& t, Generator& generator) {
+  check_weight("xavier_uniform_", t);
+  const double bound = std::sqrt(6.0 / double(t.size(0) + t.size(1)));
+  uniform_(t, -bound, bound, generator);
+}
+
+void kaiming_uniform_(const Tensor& t, double a, Generator& generator) {
+  check_weight("kaiming_uniform_", t);
+  const double bound = std::sqrt(6.0 / ((1 + a * a) * double(t.size(1))));
+  uniform_(t, -bound, bound, generator);
+}
+
+}  // namespace altgrad::nn::init

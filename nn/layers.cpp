@@ -1,0 +1,85 @@
+#include <altgrad/nn/init.h>
+#include <altgrad/nn/layers.h>
+
+#include <cmath>
+
+namespace altgrad::nn {
+
+namespace {
+
+// A parameter still to be initialised. All sizes must be positive.
+Tensor parameter_of(const char* layer, const Shape& shape) {
+  for (int64_t size : shape) {
+    if (size < 1) fail(layer, ": sizes must be positive, got ", shape);
+  }
+  return Tensor::empty(shape).requires_grad(true);
+}
+
+Tensor full_parameter(const char* layer, int64_t n, double value) {
+  Tensor t = parameter_of(layer, {n});
+  t.fill_(value);
+  return t;
+}
+
+const char* name_of(bool flag) { return flag ? "true" : "false"; }
+
+}  // namespace
+
+Linear::Linear(int64_t in_features, int64_t out_features, LinearOptions options)
+    : weight_(parameter_of("Linear", {out_features, in_features})) {
+  const double bound = 1 / std::sqrt(double(in_features));
+  init::uniform_(weight_, -bound, bound);
+  if (options.bias) {
+    bias_ = parameter_of("Linear", {out_features});
+    init::uniform_(*bias_, -bound, bound);
+  }
+}
+
+Linear::Linear(Tensor weight, std::optional<Tensor> bias)
+    : weight_(std::move(weight)), bias_(std::move(bias)) {
+  if (weight_.dim() != 2) fail("Linear: weight must be (out, in), got ", weight_.shape());
+  if (bias_ && bias_->shape() != Shape{weight_.size(0)}) {
+    fail("Linear: bias ", bias_->shape(), " does not match weight ", weight_.shape());
+  }
+}
+
+void Linear::visit(Visitor& v) {
+  v("weight", weight_);
+  v("bias", bias_);
+}
+
+std::string Linear::extra_repr() const {
+  return concat("in_features=", in_features(), ", out_features=", out_features(),
+                ", bias=", name_of(bias_.has_value()));
+}
+
+Embedding::Embedding(int64_t num_embeddings, int64_t dim)
+    : weight_(parameter_of("Embedding", {num_embeddings, dim})) {
+  init::normal_(weight_, 0, 1);
+}
+
+std::string Embedding::extra_repr() const { return concat(weight_.size(0), ", ", weight_.size(1)); }
+
+LayerNorm::LayerNorm(int64_t n, NormOptions options)
+    : weight_(full_parameter("LayerNorm", n, 1)), eps_(options.eps) {
+  if (options.bias) bias_ = full_parameter("LayerNorm", n, 0);
+}
+
+std::string LayerNorm::extra_repr() const {
+  return concat(weight_.size(0), ", eps=", eps_, ", bias=", name_of(bias_.has_value()));
+}
+
+RMSNorm::RMSNorm(int64_t n, NormOptions options)
+    : weight_(full_parameter("RMSNorm", n, 1)), eps_(options.eps) {}
+
+std::string RMSNorm::extra_repr() const { return concat(weight_.size(0), ", eps=", eps_); }
+
+Dropout::Dropout(double p) : p_(p) {
+  if (!(p >= 0 && p < 1)) fail("Dropout: p must be in [0, 1), got ", p);
+}
+
+std::string Dropout::extra_repr() const { return concat("p=", p_); }
+
+std::string GELU::extra_repr() const { return form_ == Gelu::tanh ? "approximate=tanh" : "approximate=none"; }
+
+}  // namespace altgrad::nn

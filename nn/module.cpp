@@ -1,0 +1,363 @@
+#include <altgrad/nn/module.h>
+#include <cxxabi.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <functional>
+#include <ostream>
+#include <unordered_set>
+
+namespace altgrad::nn {
+
+namespace {
+
+// visit() hands out members to be edited, so it is no const function; the visitors used through here leave a
+// const module as it is.
+void visit(const Module& module, Visitor& visitor) { const_cast<Module&>(module).visit(visitor); }
+
+// Goes through the tree below a module, depth first in visiting order, and offers every tensor and every
+// module once, with its first dotted path.
+class Walk final : public Visitor {
+ public:
+  std::function<void(const std::string&path, Tensor&tensor)> each_parameter, each_buffer;
+  std::function<void(const std::string& path, Module& module)> each_module;
+
+  void below(const Module& root) {
+    seen_.insert(&root);
+    visit(root, *this);
+  }
+
+ private:
+  void on_parameter(std::string_view name, Tensor& tensor) override { offer(name, tensor, each_parameter); }
+  void on_buffer(std::string_view name, Tensor& tensor) override { offer(name, tensor, each_buffer); }
+
+  void offer(std::string_view name, Tensor& tensor,
+             const std::function<void(const std::string&, Tensor&)>& each) {
+    if (!each || !seen_.insert(tensor.body()).second) return;
+    const size_t length = enter(name);
+    each(path_, tensor);
+    path_.resize(length);
+  }
+
+  void on_child(std::string_view name, SlotBase& slot) override {
+    const std::shared_ptr<Module> child = slot.module();
+    if (!child || !seen_.insert(child.get()).second) return;
+    const size_t length = enter(name);
+    if (each_module) each_module(path_, *child);
+    child->visit(*this);
+    path_.resize(length);
+  }
+
+  // Appends a name to the path; gives the length to go back to.
+  size_t enter(std::string_view name) {
+    const size_t length = path_.size();
+    if (name.empty() || name.find('.') != name.npos) {
+      fail("visit: the name \"", name, "\" below \"", path_, "\" is empty or has a dot");
+    }
+    if (length > 0) path_ += '.';
+    path_ += name;
+    return length;
+  }
+
+  std::string path_;
+  std::unordered_set<const void*> seen_;  // tensor bodies and modules
+};
+
+// Follows a dotted path down the tree, by any of the names that lead to a tensor or module.
+class Lookup final : public Visitor {
+ public:
+  Tensor* tensor = nullptr;
+  bool is_parameter = false;
+  Module* module = nullptr;
+
+  Lookup(const Module& root, std::string_view path) : rest_(path) { visit(root, *this); }
+
+ private:
+  void on_parameter(std::string_view name, Tensor& found) override {
+    if (name == rest_) tensor = &found, is_parameter = true;
+  }
+  void on_buffer(std::string_view name, Tensor& found) override {
+    if (name == rest_) tensor = &found;
+  }
+  void on_child(std::string_view name, SlotBase& slot) override {
+    const std::shared_ptr<Module> child = slot.module();
+    if (!child) return;
+    if (name == rest_) {
+      module = child.get();
+    } else if (rest_.starts_with(name) && rest_[name.size()] == '.') {
+      const std::string_view here = std::exchange(rest_, rest_.substr(name.size() + 1));
+      child->visit(*this);
+      rest_ = here;
+    }
+  }
+
+  std::string_view rest_;
+};
+
+// Needs no set of what it has seen, so that zero_grad allocates nothing.
+class ZeroGrad final : public Visitor {
+  void on_parameter(std::string_view, Tensor& tensor) override { tensor.set_grad(Tensor()); }
+  void on_child(std::string_view, SlotBase& slot) override {
+    if (const auto child = slot.module()) child->zero_grad();
+  }
+};
+
+class Train final : public Visitor {
+ public:
+  explicit Train(bool on) : on_(on) {}
+
+ private:
+  void on_child(std::string_view, SlotBase& slot) override {
+    if (const auto child = slot.module()) child->train(on_);
+  }
+  bool on_;
+};
+
+void print(std::ostream& out, const Module& module, const std::string& indent);
+
+class PrintChildren final : public Visitor {
+ public:
+  PrintChildren(std::ostream& out, std::string extra, std::string indent)
+      : out_(out), extra_(std::move(extra)), line_('\n' + std::move(indent)) {}
+  bool any = false;
+
+ private:
+  void on_child(std::string_view name, SlotBase& slot) override {
+    const std::shared_ptr<Module> child = slot.module();
+    if (!child) return;
+    if (!std::exchange(any, true) && !extra_.empty()) out_ << line_ << extra_;
+    out_ << line_ << '(' << name << "): ";
+    print(out_, *child, line_.substr(1));
+  }
+
+  std::ostream& out_;
+  const std::string extra_, line_;
+};
+
+// indent: of the line that the module's name is on.
+void print(std::ostream& out, const Module& module, const std::string& indent) {
+  const std::string extra = module.extra_repr();
+  PrintChildren children(out, extra, indent + "  ");
+  out << module.type_name() << '(';
+  visit(module, children);
+  out << (children.any ? '\n' + indent : extra) << ')';
+}
+
+// For error texts: the names there are or, of more than a dozen, the dozen most like the one that was asked
+// for (that have the most characters at both ends in common with it).
+std::string nearest(std::vector<std::string> names, std::string_view asked) {
+  const size_t most = 12, all = names.size();
+  if (names.empty()) return "; there are none";
+  if (all > most) {
+    auto shared = [&](const std::string& name) {
+      const auto ends = std::mismatch(name.begin(), name.end(), asked.begin(), asked.end()).first;
+      const auto starts = std::mismatch(name.rbegin(), name.rend(), asked.rbegin(), asked.rend()).first;
+      return (ends - name.begin()) + (starts - name.rbegin());
+    };
+    std::stable_sort(names.begin(), names.end(),
+                     [&](const auto& a, const auto& b) { return shared(a) > shared(b); });
+    names.resize(most);
+  }
+  std::string text = "; there are ";
+  for (const std::string& name : names) text += (&name == &names.front() ? "" : ", ") + name;
+  return all > most ? concat(text, ", and ", all - most, " more") : text;
+}
+
+// Same values as t, elsewhere or in another dtype; not recorded by any tape.
+Tensor converted(const Tensor& t, TensorOptions options) {
+  Tensor y = Tensor::empty(t.shape(), options);
+  y.copy_(t);
+  return y;
+}
+
+// Makes all new tensors before it puts the first in place, so that where one cannot be had nothing has
+// changed.
+class Conversion {
+ public:
+  void plan(const Tensor& t, TensorOptions options) {
+    if (options.dtype != t.dtype() || options.device != t.device())
+      steps_.emplace_back(t, converted(t, options));
+  }
+  void apply() const {
+    for (const auto& [t, y] : steps_) {
+      t.set_grad(Tensor());
+      t.assign_(y);
+    }
+  }
+
+ private:
+  std::vector<std::pair<Tensor, Tensor>> steps_;
+};
+
+bool is_auxiliary(std::string_view path) { return path.substr(path.rfind('.') + 1).starts_with('_'); }
+
+bool can_copy(const Tensor& to, const Tensor& from) {
+  return to.shape() == from.shape() &&
+         (to.dtype() == from.dtype() || (is_floating(to.dtype()) && is_floating(from.dtype())));
+}
+
+}  // namespace
+
+std::vector<std::pair<std::string, Tensor>> Module::named_parameters() const {
+  std::vector<std::pair<std::string, Tensor>> found;
+  Walk walk;
+  walk.each_parameter = [&](const std::string& path, Tensor& t) { found.emplace_back(path, t); };
+  walk.below(*this);
+  return found;
+}
+
+std::vector<std::pair<std::string, Tensor>> Module::named_buffers() const {
+  std::vector<std::pair<std::string, Tensor>> found;
+  Walk walk;
+  walk.each_buffer = [&](const std::string& path, Tensor& t) { found.emplace_back(path, t); };
+  walk.below(*this);
+  return found;
+}
+
+std::vector<std::pair<std::string, Module*>> Module::named_modules() const {
+  std::vector<std::pair<std::string, Module*>> found;
+  Walk walk;
+  walk.each_module = [&](const std::string& path, Module& module) { found.emplace_back(path, &module); };
+  walk.below(*this);
+  return found;
+}
+
+std::vector<Tensor> Module::parameters() const {
+  std::vector<Tensor> found;
+  Walk walk;
+  walk.each_parameter = [&](const std::string&, Tensor& t) { found.push_back(t); };
+  walk.below(*this);
+  return found;
+}
+
+int64_t Module::num_parameters() const {
+  int64_t n = 0;
+  Walk walk;
+  walk.each_parameter = [&](const std::string&, Tensor& t) { n += t.numel(); };
+  walk.below(*this);
+  return n;
+}
+
+Tensor& Module::parameter(std::string_view path) const {
+  const Lookup found(*this, path);
+  if (found.tensor && found.is_parameter) return *found.tensor;
+  std::vector<std::string> names;
+  for (const auto& [name, t] : named_parameters()) names.push_back(name);
+  fail("parameter: ", type_name(), " has no parameter \"", path, '"', nearest(std::move(names), path));
+}
+
+Module& Module::module(std::string_view path) const {
+  const Lookup found(*this, path);
+  if (found.module) return *found.module;
+  std::vector<std::string> names;
+  for (const auto& [name, m] : named_modules()) names.push_back(name);
+  fail("module: ", type_name(), " has no module \"", path, '"', nearest(std::move(names), path));
+}
+
+void Module::train(bool on) {
+  training_ = on;
+  Train children(on);
+  visit(children);
+}
+
+void Module::zero_grad() {
+  ZeroGrad zero;
+  visit(zero);
+}
+
+void Module::to(Device device) {
+  Conversion conversion;
+  Walk walk;
+  walk.each_parameter = walk.each_buffer = [&](const std::string&, Tensor& t) {
+    conversion.plan(t, {t.dtype(), device});
+  };
+  walk.below(*this);
+  conversion.apply();
+}
+
+void Module::to(DType dtype) {
+  if (!is_floating(dtype)) fail("to: parameters cannot be held as ", dtype, ", only as f32 or f64");
+  Conversion conversion;
+  Walk walk;
+  walk.each_parameter = [&](const std::string&, Tensor& t) {
+    if (is_floating(t.dtype())) conversion.plan(t, {dtype, t.device()});
+  };
+  walk.below(*this);
+  conversion.apply();
+}
+
+StateDict Module::state_dict() const {
+  StateDict state;
+  Walk walk;
+  walk.each_parameter = walk.each_buffer = [&](const std::string& path, Tensor& t) {
+    if (!state.emplace(path, t).second)
+      fail("state_dict: two tensors of ", type_name(), " are called \"", path, '"');
+  };
+  walk.below(*this);
+  return state;
+}
+
+void Module::load_state_dict(const StateDict& state, LoadOptions options) {
+  std::vector<std::pair<Tensor, Tensor>> copies;  // to, from
+  std::unordered_set<const void*> given;          // tensor bodies
+  std::string missing, unexpected, misshaped;
+  for (const auto& [name, from] : state) {
+    const Lookup found(*this, name);
+    if (!found.tensor) {
+      if (options.strict && !is_auxiliary(name)) unexpected += "\n  unexpected: " + name;
+      continue;
+    }
+    const Tensor& to = *found.tensor;
+    given.insert(to.body());
+    if (!from.defined()) {
+      misshaped += concat("\n  undefined: ", name, ", here ", to.shape(), ' ', to.dtype());
+    } else if (can_copy(to, from)) {
+      copies.emplace_back(to, from);
+    } else {
+      misshaped += concat("\n  mismatched: ", name, ", here ", to.shape(), ' ', to.dtype(), ", given ",
+                          from.shape(), ' ', from.dtype());
+    }
+  }
+  if (options.strict) {
+    for (const auto& [name, t] : state_dict()) {
+      if (!given.contains(t.body()) && !is_auxiliary(name)) missing += "\n  missing: " + name;
+    }
+  }
+  if (!(missing + unexpected + misshaped).empty()) {
+    fail("load_state_dict: the state does not fit this ", type_name(), missing, unexpected, misshaped);
+  }
+  for (const auto& [to, from] : copies) to.copy_(from);
+}
+
+std::ostream& operator<<(std::ostream& out, const Module& module) {
+  print(out, module, "");
+  return out;
+}
+
+namespace detail {
+
+std::string type_name(const std::type_info& type) {
+  int status = 0;
+  const std::unique_ptr<char, decltype(&std::free)> full(
+      abi::__cxa_demangle(type.name(), nullptr, nullptr, &status), &std::free);
+  const std::string name = status == 0 ? full.get() : type.name();
+  // What follows the last "::" that is outside of template arguments.
+  int depth = 0;
+  for (size_t i = name.size(); i > 1; --i) {
+    const char c = name[i - 1];
+    depth += c == '>' ? 1 : c == '<' ? -1 : 0;
+    if (depth == 0 && c == ':' && name[i - 2] == ':') return name.substr(i);
+  }
+  return name;
+}
+
+void slot_refuses(const Module& module, const std::type_info& wanted) {
+  fail("slot: it holds a ", type_name(wanted), ", and a ", module.type_name(), " is none");
+}
+
+void slot_is_empty(const std::type_info& wanted) {
+  fail("slot: it is empty; put a ", type_name(wanted), " in before it is used");
+}
+
+}  // namespace detail
+}  // namespace altgrad::nn

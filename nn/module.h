@@ -1,0 +1,191 @@
+// Module: a tree of layers whose members are its only registry. A class lists its parameters, buffers and children in one
+// function, visit(), and everything else is a visitor: names, counting, moving, saving, cloning, printing, surgery. So
+// nothing can go stale, and a replaced child is replaced for all of them.
+//
+//   struct Mlp : nn::ModuleOf<Mlp, nn::Layer> {
+//     nn::Slot<nn::Layer> c_fc, c_proj;
+//     explicit Mlp(int64_t n) : c_fc(nn::Linear(n, 4 * n)), c_proj(nn::Linear(4 * n, n)) {}
+//     Tensor forward(const Tensor& x) override { return c_proj(gelu(c_fc(x))); }
+//     void visit(nn::Visitor& v) override { v("c_fc", c_fc); v("c_proj", c_proj); }
+//   };
+#pragma once
+
+#include <altgrad/core/tensor.h>
+
+#include <iosfwd>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <typeinfo>
+#include <utility>
+#include <vector>
+
+namespace altgrad {
+
+// Tensors by name, as they are saved.
+using StateDict = std::map<std::string, Tensor>;
+
+namespace nn {
+
+class Module;
+
+// A child's place in its parent, without its type.
+class SlotBase {
+ public:
+  virtual ~SlotBase() = default;
+  virtual std::shared_ptr<Module> module() const = 0;  // null where empty
+  // Can this slot hold the module, by its type?
+  virtual bool accepts(const Module& module) const = 0;
+  // Throws std::invalid_argument where it is not accepted.
+  virtual void set(std::shared_ptr<Module> module) = 0;
+};
+
+// What visit() is handed. v("name", x) lists a parameter (Tensor, std::optional<Tensor>) or a child (Slot);
+// v.buffer("name", x) lists state that is saved but not trained. Tensors still undefined and slots still empty count as
+// absent. Names must be unique in their module, not empty, and without dots. A name that begins with '_' is auxiliary:
+// loading neither requires nor refuses it.
+class Visitor {
+ public:
+  virtual ~Visitor() = default;
+  void operator()(std::string_view name, Tensor& parameter) {
+    if (parameter.defined()) on_parameter(name, parameter);
+  }
+  void operator()(std::string_view name, std::optional<Tensor>& parameter) {
+    if (parameter) (*this)(name, *parameter);
+  }
+  void operator()(std::string_view name, SlotBase& child) { on_child(name, child); }
+  void buffer(std::string_view name, Tensor& buffer) {
+    if (buffer.defined()) on_buffer(name, buffer);
+  }
+
+ protected:
+  virtual void on_parameter(std::string_view, Tensor&) {}
+  virtual void on_buffer(std::string_view, Tensor&) {}
+  virtual void on_child(std::string_view, SlotBase&) {}
+};
+
+struct LoadOptions {
+  bool strict = true;  // false: keys missing or unexpected are let pass; shapes must match all the same
+};
+
+// Copying a module (its copy constructor, copy(), passing by value) is shallow: tensors and children are shared, as with
+// Tensor itself; nn::clone is deep. A class that holds a module outside a Slot, to list its members as its own, must copy
+// that module in its copy constructor.
+class Module {
+ public:
+  virtual ~Module() = default;
+
+  // Lists this module's own members; children list theirs.
+  virtual void visit(Visitor&) {}
+  // What stands in the brackets when printed: "in_features=64, out_features=192".
+  virtual std::string extra_repr() const { return {}; }
+  // Both are given by ModuleOf. copy() calls the copy constructor.
+  virtual std::string type_name() const = 0;
+  virtual std::shared_ptr<Module> copy() const = 0;
+
+  // Full dotted names, in visiting order. A tensor or module reached twice is listed once, by its first name.
+  std::vector<Tensor> parameters() const;
+  std::vector<std::pair<std::string, Tensor>> named_parameters() const;
+  std::vector<std::pair<std::string, Tensor>> named_buffers() const;
+  std::vector<std::pair<std::string, Module*>> named_modules() const;  // without this one
+
+  // By dotted name, also a tied second one. Throws std::invalid_argument where there is none, listing what there is.
+  Tensor& parameter(std::string_view path) const;
+  Module& module(std::string_view path) const;
+
+  // Sets training mode here and in all children.
+  void train(bool on = true);
+  void eval() { train(false); }
+  bool training() const { return training_; }
+
+  // Moves or converts parameters and buffers (dtype: floating parameters only) in place: every handle to them, an
+  // optimizer's too, sees the change. Gradients of what changes are dropped. Throws before anything has changed:
+  // std::runtime_error where the device is not there, std::invalid_argument for a dtype that is not floating.
+  void to(Device device);
+  void to(DType dtype);
+  // Drops the gradients of all parameters.
+  void zero_grad();
+  int64_t num_parameters() const;  // elements
+
+  // Parameters and buffers by name, a tied tensor by its first; the tensors are the module's own, not copies.
+  StateDict state_dict() const;
+  // Copies values in. A tied tensor may come under any of its names; f32 and f64 are converted to each other. Throws
+  // std::invalid_argument naming every missing, unexpected and mismatched (shape, dtype) key, and then nothing has been
+  // copied.
+  void load_state_dict(const StateDict& state, LoadOptions options = {});
+
+ private:
+  bool training_ = true;
+};
+
+// As PyTorch prints them:
+//   Class(
+//     (name): Class(extra_repr)
+//   )
+std::ostream& operator<<(std::ostream& out, const Module& module);
+
+// A module that maps one tensor to one.
+class Layer : public Module {
+ public:
+  virtual Tensor forward(const Tensor& x) = 0;
+  Tensor operator()(const Tensor& x) { return forward(x); }
+};
+
+namespace detail {
+std::string type_name(const std::type_info& type);  // without the namespaces
+[[noreturn]] void slot_refuses(const Module& module, const std::type_info& wanted);
+[[noreturn]] void slot_is_empty(const std::type_info& wanted);
+}  // namespace detail
+
+// Derive as `struct Mine : ModuleOf<Mine, Layer>`: gives Mine its name and its copy.
+template <class Derived, class Base = Module>
+class ModuleOf : public Base {
+ public:
+  using Base::Base;
+  std::string type_name() const override { return detail::type_name(typeid(Derived)); }
+  std::shared_ptr<Module> copy() const override {
+    return std::make_shared<Derived>(static_cast<const Derived&>(*this));
+  }
+};
+
+// A child, held by the interface I that its parent calls it through, so that anything else with that interface can be put
+// in its place. Copies share the child.
+template <class I>
+class Slot final : public SlotBase {
+ public:
+  Slot() = default;
+  // Takes a module by value or by shared_ptr.
+  template <class M>
+    requires std::is_base_of_v<I, M>
+  Slot(M module) : child_(std::make_shared<M>(std::move(module))) {}
+  template <class M>
+    requires std::is_base_of_v<I, M>
+  Slot(std::shared_ptr<M> module) : child_(std::move(module)) {}
+
+  template <class... Args>
+  decltype(auto) operator()(Args&&... args) const {
+    return (**this).forward(std::forward<Args>(args)...);
+  }
+  I& operator*() const {
+    if (!child_) detail::slot_is_empty(typeid(I));
+    return *child_;
+  }
+  I* operator->() const { return &**this; }
+  const std::shared_ptr<I>& get() const { return child_; }
+
+  std::shared_ptr<Module> module() const override { return child_; }
+  bool accepts(const Module& module) const override { return dynamic_cast<const I*>(&module) != nullptr; }
+  void set(std::shared_ptr<Module> module) override {
+    auto typed = std::dynamic_pointer_cast<I>(module);
+    if (module && !typed) detail::slot_refuses(*module, typeid(I));
+    child_ = std::move(typed);
+  }
+
+ private:
+  std::shared_ptr<I> child_;
+};
+
+}  // namespace nn
+}  // namespace altgrad

@@ -1,0 +1,225 @@
+// A step is: check, count, list the parameters that have gradients, hand the list to the kernel.
+#include <altgrad/nn/optim.h>
+
+#include <cmath>
+#include <numbers>
+#include <set>
+
+namespace altgrad {
+namespace optim {
+namespace {
+
+void check_setting(const char* op, const char* what, double value) {
+  if (!(value >= 0 && std::isfinite(value))) fail(op, ": ", what, " must be finite and not negative, got ", value);
+}
+
+// f(group, parameter, position)
+template <class F>
+void for_each_parameter(const std::vector<ParamGroup>& groups, F&& f) {
+  size_t position = 0;
+  for (const ParamGroup& group : groups) {
+    for (const Tensor& p : group.params) f(group, p, position++);
+  }
+}
+
+bool same_device(const Tensor& a, const Tensor& b) { return a.device() == b.device(); }
+
+}  // namespace
+
+Optimizer::Optimizer(const char* name, std::vector<ParamGroup> groups, double lr, double weight_decay,
+                     const std::vector<const char*>& state)
+    : name_(name), groups_(std::move(groups)) {
+  for (ParamGroup& group : groups_) {
+    group.lr = group.lr.value_or(lr);
+    group.weight_decay = group.weight_decay.value_or(weight_decay);
+    check_setting(name_, "lr", *group.lr);
+    check_setting(name_, "weight_decay", *group.weight_decay);
+  }
+  std::set<const void*> memory;
+  for_each_parameter(groups_, [&](const ParamGroup&, const Tensor& p, size_t i) {
+    if (!p.requires_grad()) fail(name_, ": parameter ", i, " of shape ", p.shape(), " does not require a gradient");
+    if (!memory.insert(p.body()->storage.get()).second) {
+      fail(name_, ": parameter ", i, " of shape ", p.shape(), " was given before");
+    }
+  });
+  if (memory.empty()) fail(name_, ": got no parameters");
+
+  updates_ = Tensor::zeros({int64_t(memory.size())}, {.dtype = DType::i64});
+  for (const char* key : state) {
+    std::vector<Tensor>& tensors = state_.emplace_back(State{key, {}}).tensors;
+    for_each_parameter(groups_, [&](const ParamGroup&, const Tensor& p, size_t) {
+      tensors.push_back(Tensor::zeros(p.shape(), p.options()));
+    });
+  }
+}
+
+void Optimizer::zero_grad() {
+  for (const ParamGroup& group : groups_) {
+    for (const Tensor& p : group.params) p.set_grad(Tensor());
+  }
+}
+
+void Optimizer::set_lr(double lr) {
+  check_setting(name_, "lr", lr);
+  for (ParamGroup& group : groups_) group.lr = lr;
+}
+
+// Module::to gives parameters other memory in place.
+void Optimizer::follow_parameters() const {
+  int64_t count = 0;
+  for_each_parameter(groups_, [&](const ParamGroup&, const Tensor& p, size_t i) {
+    ++count;
+    for (const State& state : state_) {
+      if (i >= state.tensors.size() || !(state.tensors[i].shape() == p.shape())) {
+        fail(name_, ": parameter ", i, " of shape ", p.shape(), " is not one that the optimizer was made for");
+      }
+    }
+  });
+  if (count != updates_.numel()) {
+    fail(name_, ": made for ", updates_.numel(), " parameters, its groups now hold ", count);
+  }
+  for (const State& state : state_) {
+    for_each_parameter(groups_, [&](const ParamGroup&, const Tensor& p, size_t i) {
+      const Tensor& t = state.tensors[i];
+      if (t.dtype() != p.dtype() || !same_device(t, p)) t.assign_(t.to(p.dtype()).to(p.device()));
+    });
+  }
+}
+
+void Optimizer::begin_step() {
+  const Tensor* first = nullptr;
+  for_each_parameter(groups_, [&](const ParamGroup& group, const Tensor& p, size_t) {
+    check_setting(name_, "lr", group.lr.value_or(NAN));
+    check_setting(name_, "weight_decay", group.weight_decay.value_or(NAN));
+    if (!p.has_grad()) return;
+    if (!first) first = &p;
+    if (!same_device(p, *first)) {
+      fail(name_, ": parameters are on different devices, ", first->device(), " and ", p.device());
+    }
+  });
+  follow_parameters();
+  for_each_parameter(groups_, [&](const ParamGroup&, const Tensor& p, size_t i) {
+    updates_.ptr<int64_t>()[i] += p.has_grad();
+  });
+}
+
+StateDict Optimizer::state_dict() const {
+  follow_parameters();
+  StateDict dict{{"step", updates_}};
+  for (const State& state : state_) {
+    for (size_t i = 0; i < state.tensors.size(); ++i) dict[concat(state.name, ".", i)] = state.tensors[i];
+  }
+  return dict;
+}
+
+void Optimizer::check_state_dict(const StateDict& state) const {
+  const StateDict own = state_dict();
+  for (const auto& [key, tensor] : own) {
+    const auto found = state.find(key);
+    if (found == state.end()) fail(name_, ": the state to load has no \"", key, "\"");
+    const Tensor& given = found->second;
+    if (!(given.shape() == tensor.shape()) || given.dtype() != tensor.dtype()) {
+      fail(name_, ": \"", key, "\" is ", given.dtype(), " ", given.shape(), " in the state to load, must be ",
+           tensor.dtype(), " ", tensor.shape());
+    }
+  }
+  for (const auto& [key, tensor] : state) {
+    if (!own.contains(key)) fail(name_, ": the state to load has an unexpected \"", key, "\" of shape ", tensor.shape());
+  }
+}
+
+void Optimizer::load_state_dict(const StateDict& state) {
+  check_state_dict(state);
+  for (const auto& [key, tensor] : state_dict()) tensor.copy_(state.at(key));
+}
+
+SGD::SGD(std::vector<ParamGroup> groups, SGDOptions options)
+    : Optimizer("sgd", std::move(groups), options.lr, options.weight_decay,
+                options.momentum > 0 ? std::vector{"momentum_buffer"} : std::vector<const char*>{}),
+      options_(options) {
+  check_setting(name_, "momentum", options.momentum);
+  if (options.nesterov && options.momentum == 0) fail("sgd: nesterov needs momentum > 0");
+}
+
+void SGD::step() {
+  begin_step();
+  f32_.clear();
+  f64_.clear();
+  Device device;
+  for_each_parameter(groups_, [&](const ParamGroup& group, const Tensor& p, size_t i) {
+    if (!p.has_grad()) return;
+    device = p.device();
+    const auto add = [&]<class T>(std::vector<kernels::SgdParam<T>>& list) {
+      T* momentum = state_.empty() ? nullptr : state_[0].tensors[i].ptr<T>();
+      list.push_back({p.ptr<T>(), momentum, p.grad().ptr<T>(), p.numel(), *group.lr, *group.weight_decay});
+    };
+    p.dtype() == DType::f32 ? add(f32_) : add(f64_);
+  });
+  dispatch_device(device, [&]<class D>() {
+    kernels::sgd<D>(f32_.data(), int64_t(f32_.size()), options_.momentum, options_.nesterov);
+    kernels::sgd<D>(f64_.data(), int64_t(f64_.size()), options_.momentum, options_.nesterov);
+  });
+}
+
+AdamW::AdamW(std::vector<ParamGroup> groups, AdamWOptions options)
+    : Optimizer("adamw", std::move(groups), options.lr, options.weight_decay, {"exp_avg", "exp_avg_sq"}),
+      options_(options) {
+  check_setting(name_, "eps", options.eps);
+  for (double beta : options.betas) {
+    if (!(beta >= 0 && beta < 1)) fail("adamw: betas must be in [0, 1), got ", beta);
+  }
+}
+
+void AdamW::step() {
+  begin_step();
+  f32_.clear();
+  f64_.clear();
+  Device device;
+  for_each_parameter(groups_, [&](const ParamGroup& group, const Tensor& p, size_t i) {
+    if (!p.has_grad()) return;
+    device = p.device();
+    const auto add = [&]<class T>(std::vector<kernels::AdamWParam<T>>& list) {
+      list.push_back({p.ptr<T>(), state_[0].tensors[i].ptr<T>(), state_[1].tensors[i].ptr<T>(), p.grad().ptr<T>(),
+                      p.numel(), *group.lr, *group.weight_decay, updates_.ptr<int64_t>()[i]});
+    };
+    p.dtype() == DType::f32 ? add(f32_) : add(f64_);
+  });
+  dispatch_device(device, [&]<class D>() {
+    const double beta1 = options_.betas[0], beta2 = options_.betas[1];
+    kernels::adamw<D>(f32_.data(), int64_t(f32_.size()), beta1, beta2, options_.eps);
+    kernels::adamw<D>(f64_.data(), int64_t(f64_.size()), beta1, beta2, options_.eps);
+  });
+}
+
+double CosineSchedule::operator()(int64_t step) const {
+  if (step < warmup) return max_lr * double(step + 1) / double(warmup + 1);
+  if (step >= total) return min_lr;
+  const double progress = double(step - warmup) / double(total - warmup);
+  return min_lr + 0.5 * (1 + std::cos(std::numbers::pi * progress)) * (max_lr - min_lr);
+}
+
+}  // namespace optim
+
+namespace nn {
+
+double clip_grad_norm(std::span<const Tensor> parameters, double max_norm) {
+  if (!(max_norm >= 0)) fail("clip_grad_norm: max_norm must not be negative, got ", max_norm);
+  double sum = 0;
+  for (const Tensor& p : parameters) {
+    if (!p.has_grad()) continue;
+    const Tensor& g = p.grad();
+    dispatch("clip_grad_norm", g, [&]<class D, class T>() { sum += kernels::sum_squares<D>(g.ptr<T>(), g.numel()); });
+  }
+  const double norm = std::sqrt(sum);
+  if (std::isfinite(norm) && norm > max_norm) {
+    for (const Tensor& p : parameters) {
+      if (!p.has_grad()) continue;
+      const Tensor& g = p.grad();
+      dispatch("clip_grad_norm", g, [&]<class D, class T>() { kernels::scale<D>(g.ptr<T>(), max_norm / norm, g.numel()); });
+    }
+  }
+  return norm;
+}
+
+}  // namespace nn
+}  // namespace altgrad

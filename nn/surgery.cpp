@@ -1,0 +1,128 @@
+#include <altgrad/nn/surgery.h>
+
+#include <unordered_map>
+#include <unordered_set>
+
+namespace altgrad::nn {
+
+namespace {
+
+// Asks fn about every module and plans the edits; apply() makes them.
+class Rewrite final : public Visitor {
+ public:
+  explicit Rewrite(const RewriteFn& fn) : fn_(fn) {}
+
+  // Cannot throw: every slot has accepted what it gets.
+  void apply() const {
+    for (const auto& [slot, replacement] : edits_) slot->set(replacement);
+  }
+
+ private:
+  void on_child(std::string_view name, SlotBase& slot) override {
+    const std::shared_ptr<Module> child = slot.module();
+    if (!child) return;
+    const size_t length = path_.size();
+    if (length > 0) path_ += '.';
+    path_ += name;
+
+    const auto [place, first] = replacements_.try_emplace(child.get());
+    std::shared_ptr<Module>& replacement = place->second;  // null: keep
+    if (first) {
+      replacement = fn_(path_, child);
+      if (replacement == child) replacement = nullptr;
+      if (!replacement) child->visit(*this);
+    }
+    if (replacement) {
+      if (!slot.accepts(*replacement)) {
+        fail("rewrite: the slot \"", path_, "\" takes no ", replacement->type_name(), " in place of its ",
+             child->type_name());
+      }
+      edits_.emplace_back(&slot, replacement);
+    }
+    path_.resize(length);
+  }
+
+  const RewriteFn& fn_;
+  std::string path_;
+  std::unordered_map<const Module*, std::shared_ptr<Module>> replacements_;
+  std::vector<std::pair<SlotBase*, std::shared_ptr<Module>>> edits_;
+};
+
+// Where a module's members are.
+class Members final : public Visitor {
+ public:
+  explicit Members(const Module& module) { const_cast<Module&>(module).visit(*this); }
+  bool contains(const void* member) const { return members_.contains(member); }
+
+ private:
+  void on_parameter(std::string_view, Tensor& t) override { members_.insert(&t); }
+  void on_buffer(std::string_view, Tensor& t) override { members_.insert(&t); }
+  void on_child(std::string_view, SlotBase& slot) override { members_.insert(&slot); }
+  std::unordered_set<const void*> members_;
+};
+
+// Visits shallow copies and puts deep copies in place of what they share with their sources.
+class Clone final : public Visitor {
+ public:
+  std::shared_ptr<Module> clone(const Module& source) {
+    const auto [place, first] = modules_.try_emplace(&source);
+    std::shared_ptr<Module>& copy = place->second;
+    if (first) {
+      copy = source.copy();
+      const Module& made = *copy;
+      if (typeid(made) != typeid(source)) {
+        fail("clone: the class ", detail::type_name(typeid(source)), " derives from ", copy->type_name(),
+             " and must do so by ModuleOf to be copied as what it is");
+      }
+      const Members members(source);
+      const Members* const outer = std::exchange(source_, &members);
+      copy->visit(*this);
+      source_ = outer;
+    }
+    return copy;
+  }
+
+ private:
+  void on_parameter(std::string_view name, Tensor& t) override { renew(name, t); }
+  void on_buffer(std::string_view name, Tensor& t) override { renew(name, t); }
+  void on_child(std::string_view name, SlotBase& slot) override {
+    check(name, &slot);
+    if (const std::shared_ptr<Module> child = slot.module()) slot.set(clone(*child));
+  }
+
+  void renew(std::string_view name, Tensor& t) {
+    check(name, &t);
+    Tensor& copy = tensors_[t.body()];
+    if (!copy.defined()) {
+      copy = Tensor::empty(t.shape(), t.options());
+      copy.copy_(t);
+      if (t.requires_grad()) copy.requires_grad(true);
+    }
+    t = copy;
+  }
+
+  // A copy that lists a member of its source would have the source edited.
+  void check(std::string_view name, const void* member) const {
+    if (source_->contains(member)) {
+      fail("clone: the copy lists its source's \"", name,
+           "\"; a module held outside a Slot must be copied by its "
+           "holder's copy constructor");
+    }
+  }
+
+  const Members* source_ = nullptr;  // of the module being cloned
+  std::unordered_map<const altgrad::detail::Body*, Tensor> tensors_;
+  std::unordered_map<const Module*, std::shared_ptr<Module>> modules_;
+};
+
+}  // namespace
+
+void rewrite(Module& root, const RewriteFn& fn) {
+  Rewrite edits(fn);
+  root.visit(edits);
+  edits.apply();
+}
+
+std::shared_ptr<Module> clone_module(const Module& module) { return Clone().clone(module); }
+
+}  // namespace altgrad::nn

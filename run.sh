@@ -1,0 +1,148 @@
+#!/usr/bin/env bash
+# The two commands: train a tiny GPT in simulated 8-bit floats, and run every test. Both install what is missing (apt),
+# configure and build first. What a step prints goes to a log beside the build, shown only where the step fails.
+# ALTGRAD_PRESET picks another of CMakePresets.json than release.
+set -euo pipefail
+
+usage() {
+  cat <<'TXT'
+usage: ./run.sh train [args]   train a tiny GPT on text; ./run.sh train --help lists the args
+       ./run.sh test           build and run every test
+TXT
+}
+
+root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+preset=${ALTGRAD_PRESET:-release}
+build=$root/build/$preset
+jobs=$(getconf _NPROCESSORS_ONLN)
+{ : <&0; } 2>/dev/null || exec </dev/null  # a closed stdin would lend its number to the next file opened
+
+# step NAME COMMAND...: runs it quietly and says how long it took; shows the log's end where it fails.
+step() {
+  local name=$1 log=$root/build/$preset-$1.log start=$SECONDS
+  shift
+  mkdir -p "$root/build"
+  if ! "$@" </dev/null 2>&1 | tee "$log" | progress "$name"; then
+    printf '%s failed; the end of %s:\n' "$name" "$log"
+    tail -n 40 "$log"
+    return 1
+  fi
+  printf '%s: %d s\n' "$name" $((SECONDS - start))
+}
+
+# On a terminal, one line that shows the build tool's counter, cleared at the end; elsewhere nothing.
+progress() {
+  local line
+  [ -t 1 ] || exec cat >/dev/null
+  printf '%s ...' "$1"
+  while IFS= read -r line; do
+    if [[ $line =~ ^(\[[^]]*\]) ]]; then printf '\r\033[K%s %s' "$1" "${BASH_REMATCH[1]}"; fi
+  done
+  printf '\r\033[K'
+}
+
+# Can the compiler do what altgrad asks of it?
+compiles() {
+  printf '#include <bit>\n#include <omp.h>\n#include <span>\nunsigned bits = std::bit_cast<unsigned>(1.0f);\n' |
+    "${CXX:-c++}" -std=c++20 -fopenmp -fsyntax-only -x c++ - >/dev/null 2>&1
+}
+
+# Is one of these headers where CMake will look?
+header() {
+  local dirs dir name
+  IFS=':;' read -ra dirs <<<"${CMAKE_PREFIX_PATH:-}"
+  for dir in /usr /usr/local /opt/homebrew "${dirs[@]}"; do
+    for name in "$@"; do
+      if [ -e "$dir/include/$name" ]; then return; fi
+    done
+  done
+  return 1
+}
+
+# Prints the Debian package of everything that $1 (train or test) needs and this machine lacks.
+missing() {
+  local version
+  compiles || echo g++
+  version=$(cmake --version 2>/dev/null | sed -n 's/^cmake version //p') || true
+  printf '3.22\n%s\n' "${version:-0}" | sort -V -C || echo cmake
+  command -v ninja >/dev/null || command -v make >/dev/null || echo ninja-build
+  header eigen3/Eigen/Core Eigen/Core || echo libeigen3-dev
+  header nlohmann/json.hpp || echo nlohmann-json3-dev
+  header CLI/CLI.hpp || echo libcli11-dev
+  [ "$1" = train ] || header catch2/catch_all.hpp catch2/catch.hpp || echo catch2
+}
+
+# Installs packages as root or through sudo; fails where neither is to be had, or apt-get itself.
+apt_install() {
+  local sudo=
+  command -v apt-get >/dev/null || return 1
+  if [ "$(id -u)" != 0 ]; then
+    command -v sudo >/dev/null || return 1
+    sudo -n true 2>/dev/null || { [ -t 0 ] && sudo -v; } || return 1
+    sudo=sudo
+  fi
+  echo "installing: $*"
+  step install ${sudo:+"$sudo"} env DEBIAN_FRONTEND=noninteractive "PATH=$PATH:/usr/sbin:/sbin" sh -c \
+    'apt-get -q update; exec apt-get -q -y install --no-install-recommends "$@"' sh "$@"
+}
+
+install_missing() {
+  local packages
+  packages=$(missing "$1" | xargs)
+  # shellcheck disable=SC2086  # a list of words
+  if [ -n "$packages" ] && apt_install $packages; then packages=$(missing "$1" | xargs); fi
+  [ -n "$packages" ] || return 0
+  cat <<TXT
+altgrad needs a C++20 compiler with OpenMP, CMake 3.22 or newer, ninja or make, Eigen 3.4 or newer, nlohmann-json,
+CLI11 and, for the tests, Catch2. Missing here, by Debian's names: $packages
+Install them and run this again:
+  Debian, Ubuntu:  sudo apt-get install $packages
+  Fedora:          sudo dnf install gcc-c++ cmake ninja-build eigen3-devel json-devel cli11-devel catch-devel
+  Homebrew:        brew install gcc cmake ninja eigen nlohmann-json cli11 catch2    (then CXX=g++-14 ./run.sh ...)
+TXT
+  exit 1
+}
+
+# configure_and_build TARGET CMAKE_ARGS...
+configure_and_build() {
+  local target=$1
+  shift
+  if [ ! -f "$build/CMakeCache.txt" ] && command -v ninja >/dev/null; then set -- -G Ninja "$@"; fi
+  step configure cmake -S "$root" --preset "$preset" "$@"
+  step build cmake --build "$build" --target "$target" --parallel "$jobs"
+}
+
+# Reads ctest's log and prints the closing line: Catch's test cases, and 1 for every other program.
+count_tests() {
+  awk '
+    /^All tests passed \(/ { cases = $(NF - 2) }
+    /^test cases:/ { for (i = 2; i < NF; ++i) { if ($(i + 1) == "passed") good = $i; if ($(i + 1) == "failed") bad = $i } }
+    /^Test Passed\.$/ { passed += cases ? cases : 1 }
+    /^Test Failed\.$/ || /^Test timeout/ { passed += good; failed += bad ? bad : 1 }
+    /^Test (Passed|Failed)\.$/ || /^Test timeout/ { cases = good = bad = 0 }
+    END { printf "%d passed, %d failed\n", passed, failed }
+  ' "$build/Testing/Temporary/LastTest.log"
+}
+
+case ${1:-} in
+  train)
+    shift
+    install_missing train
+    configure_and_build train_gpt -DALTGRAD_TESTS=OFF  # no Catch2 needed
+    exec "$build/examples/train_gpt" "$@"
+    ;;
+  test)
+    if [ $# -gt 1 ]; then usage >&2; exit 2; fi
+    install_missing test
+    configure_and_build all -DALTGRAD_TESTS=ON
+    status=0
+    ctest --test-dir "$build" --output-on-failure --parallel "$jobs" </dev/null || status=1
+    count_tests
+    exit $status
+    ;;
+  -h | --help | help) usage ;;
+  *)
+    usage >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,43 @@
+// The counting operator new, and the proof that it counts.
+#include "allocations.h"
+
+#include "catch.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+namespace {
+std::atomic<int64_t> allocations{0};
+
+void* counted(size_t size, size_t align) {
+  allocations.fetch_add(1, std::memory_order_relaxed);
+  void* p = align <= alignof(std::max_align_t) ? std::malloc(size ? size : 1)
+                                               : std::aligned_alloc(align, (size + align - 1) / align * align);
+  if (!p) throw std::bad_alloc();
+  return p;
+}
+}  // namespace
+
+int64_t heap_allocations() { return allocations.load(std::memory_order_relaxed); }
+
+void* operator new(size_t size) { return counted(size, 1); }
+void* operator new[](size_t size) { return counted(size, 1); }
+void* operator new(size_t size, std::align_val_t align) { return counted(size, size_t(align)); }
+void* operator new[](size_t size, std::align_val_t align) { return counted(size, size_t(align)); }
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete[](void* p) noexcept { std::free(p); }
+void operator delete(void* p, size_t) noexcept { std::free(p); }
+void operator delete[](void* p, size_t) noexcept { std::free(p); }
+void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete(void* p, size_t, std::align_val_t) noexcept { std::free(p); }
+void operator delete[](void* p, size_t, std::align_val_t) noexcept { std::free(p); }
+
+TEST_CASE("the counter of heap allocations counts", "[core]") {
+  const int64_t before = heap_allocations();
+  const auto p = std::make_unique<int>(3);
+  CHECK(*p == 3);
+  CHECK(heap_allocations() == before + 1);
+}

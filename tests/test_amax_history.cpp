@@ -1,0 +1,192 @@
+// Histories of amaxes and the scale made from them: sequences worked out by hand, and the inputs that break amax / max.
+#include "catch.h"
+
+#include <altgrad/fp8/quantizer.h>
+
+#include <cmath>
+#include <limits>
+
+using namespace altgrad;
+using namespace altgrad::fp8;
+
+namespace {
+constexpr float infinity = std::numeric_limits<float>::infinity();
+const float nan_value = std::nanf("");
+}  // namespace
+
+TEST_CASE("an amax history holds the largest of its last `length` amaxes", "[fp8]") {
+  AmaxHistory h(3);
+  REQUIRE(h.length() == 3);
+  REQUIRE(h.size() == 0);
+  REQUIRE(h.amax() == 0);
+  const float given[] = {5, 1, 2, 3, 0.5f, 0.25f, 0.125f};
+  const float largest[] = {5, 5, 5, 3, 3, 3, 0.5f};
+  for (int i = 0; i < 7; ++i) {
+    h.update(given[i]);
+    REQUIRE(h.amax() == largest[i]);
+    REQUIRE(h.size() == std::min(i + 1, 3));
+    REQUIRE(h.recorded() == i + 1);
+  }
+  h.reset();
+  REQUIRE(h.size() == 0);
+  REQUIRE(h.amax() == 0);
+  REQUIRE(h.recorded() == 0);
+}
+
+TEST_CASE("an amax history of length 1 holds the last amax", "[fp8]") {
+  AmaxHistory h(1);
+  h.update(7.0f);
+  h.update(2.0f);
+  REQUIRE(h.amax() == 2);
+  REQUIRE(h.size() == 1);
+}
+
+TEST_CASE("an amax history records the amax of tensors", "[fp8]") {
+  AmaxHistory h(4);
+  h.update(Tensor::from({1.f, -3.f, 2.f}, {3}));
+  REQUIRE(h.amax() == 3);
+  h.update(Tensor::from({-8.0, 0.0}, {2}));
+  REQUIRE(h.amax() == 8);
+  REQUIRE_THROWS_AS(h.update(Tensor::zeros({2}, {.dtype = DType::i64})), std::invalid_argument);
+  REQUIRE(h.size() == 2);
+}
+
+TEST_CASE("an f64 amax is rounded up to a float, so that no scale from it clips", "[fp8]") {
+  const double x = 1 + 1e-12;
+  REQUIRE(double(amax(Tensor::from({x}, {1}))) >= x);
+  REQUIRE(amax(Tensor::from({x}, {1})) == std::nextafter(1.0f, 2.0f));
+  REQUIRE(amax(Tensor::from({1.0}, {1})) == 1.0f);
+}
+
+TEST_CASE("an amax history ignores and counts amaxes that are not finite", "[fp8]") {
+  AmaxHistory h(2);
+  h.update(3.0f);
+  h.update(infinity);
+  h.update(nan_value);
+  h.update(Tensor::from({1.f, nan_value}, {2}));
+  h.update(Tensor::from({1e300}, {1}));  // not finite as a float
+  REQUIRE(h.amax() == 3);
+  REQUIRE(h.size() == 1);
+  REQUIRE(h.non_finite() == 4);
+  h.reset();
+  REQUIRE(h.non_finite() == 0);
+}
+
+TEST_CASE("an amax history refuses a length below 1 and a negative amax", "[fp8]") {
+  REQUIRE_THROWS_AS(AmaxHistory(0), std::invalid_argument);
+  REQUIRE_THROWS_AS(AmaxHistory(-1), std::invalid_argument);
+  AmaxHistory h(2);
+  REQUIRE_THROWS_AS(h.update(-1.0f), std::invalid_argument);
+  REQUIRE_THROWS_AS(h.update(-infinity), std::invalid_argument);
+  REQUIRE(h.size() == 0);
+  REQUIRE(h.non_finite() == 0);
+}
+
+TEST_CASE("compute_scale is amax / max", "[fp8]") {
+  REQUIRE(compute_scale(448, E4M3) == 1);
+  REQUIRE(compute_scale(224, E4M3) == 0.5f);
+  REQUIRE(compute_scale(57344, E5M2) == 1);
+  REQUIRE(compute_scale(6, float4_e2m1fn) == 1);
+  REQUIRE(compute_scale(3, E4M3) == Approx(3.0 / 448).epsilon(2e-7));
+  REQUIRE(compute_scale(0, E4M3) == 1);
+}
+
+TEST_CASE("no value up to amax is beyond max after division by its scale", "[fp8]") {
+  for (const Format& f : formats()) {
+    const float top = float(std::min(f.max(), 0x1p127));
+    for (float a = 1; a < 4; a += 0.00137f) {
+      for (float factor : {1.0f, 1e-20f, 1e20f}) {
+        const float scale = compute_scale(a * factor, f);
+        INFO(f.name << " " << a * factor);
+        REQUIRE(a * factor / scale <= top);
+        if (scale > 2 * std::numeric_limits<float>::min()) REQUIRE(a * factor / scale >= top * (1 - 3e-7f));
+      }
+    }
+  }
+}
+
+TEST_CASE("compute_scale is a positive normal float for every amax a float can hold", "[fp8]") {
+  const float limits[] = {std::numeric_limits<float>::denorm_min(), 1e-40f, std::numeric_limits<float>::min(), 1e-30f, 1,
+                          1e30f, std::numeric_limits<float>::max()};
+  for (const Format& f : formats()) {
+    for (float a : limits) {
+      INFO(f.name << " " << a);
+      const float scale = compute_scale(a, f);
+      REQUIRE(std::isnormal(scale));
+      REQUIRE(scale > 0);
+      REQUIRE(std::isfinite(a / scale));
+    }
+  }
+}
+
+TEST_CASE("compute_scale refuses an amax that is negative or not finite", "[fp8]") {
+  for (float bad : {-1.0f, -infinity, infinity, nan_value}) {
+    REQUIRE_THROWS_AS(compute_scale(bad, E4M3), std::invalid_argument);
+  }
+}
+
+namespace {
+
+// The amaxes behind the scales of a sequence of steps, each on a tensor whose amax is given; E2M1 with its max 6.
+std::vector<float> amaxes_used(Quantizer& q, std::vector<float> amaxes, bool record) {
+  std::vector<float> used;
+  for (float a : amaxes) used.push_back(q.next_scale(Tensor::from({-a, a / 2}, {2}), record) * 6);
+  return used;
+}
+Quantizer quantizer(Scaling scaling, int64_t length) { return {float4_e2m1fn, AmaxHistory(length), scaling, {}}; }
+
+}  // namespace
+
+TEST_CASE("window scaling uses the history with this step in it", "[fp8]") {
+  Quantizer q = quantizer(Scaling::window, 3);
+  REQUIRE(amaxes_used(q, {3, 6, 1.5f, 1.5f, 0.75f, 24}, true) == std::vector<float>{3, 6, 6, 6, 1.5f, 24});
+  REQUIRE(q.history.clipped() == 0);
+  REQUIRE(amaxes_used(q, {96}, false) == std::vector<float>{24});
+}
+
+TEST_CASE("delayed scaling uses the history before this step and counts the steps that clipped", "[fp8]") {
+  Quantizer q = quantizer(Scaling::delayed, 2);
+  REQUIRE(amaxes_used(q, {3, 6, 1.5f, 0.75f, 0.375f, 24}, true) == std::vector<float>{3, 3, 6, 6, 1.5f, 0.75f});
+  REQUIRE(q.history.clipped() == 2);
+  REQUIRE(amaxes_used(q, {96}, false) == std::vector<float>{24});
+  REQUIRE(q.history.clipped() == 2);
+}
+
+TEST_CASE("current scaling uses this tensor alone and records all the same", "[fp8]") {
+  Quantizer q = quantizer(Scaling::current, 2);
+  REQUIRE(amaxes_used(q, {3, 6, 1.5f}, true) == std::vector<float>{3, 6, 1.5f});
+  REQUIRE(q.history.recorded() == 3);
+  REQUIRE(q.history.amax() == 6);
+  REQUIRE(amaxes_used(q, {96, 0.375f}, false) == std::vector<float>{96, 0.375f});
+  REQUIRE(q.history.recorded() == 3);
+}
+
+TEST_CASE("with an empty history every scaling uses the tensor's own amax and, unrecorded, leaves it empty", "[fp8]") {
+  for (Scaling scaling : {Scaling::window, Scaling::delayed, Scaling::current}) {
+    Quantizer q = quantizer(scaling, 2);
+    REQUIRE(amaxes_used(q, {3, 12}, false) == std::vector<float>{3, 12});
+    REQUIRE(q.history.size() == 0);
+  }
+}
+
+TEST_CASE("an amax that is not finite is counted and the history's stands in for it", "[fp8]") {
+  for (Scaling scaling : {Scaling::window, Scaling::delayed, Scaling::current}) {
+    Quantizer q = quantizer(scaling, 4);
+    const Tensor bad = Tensor::from({1.f, nan_value}, {2});
+    REQUIRE(q.next_scale(bad, true) == 1);  // nothing held yet
+    REQUIRE(amaxes_used(q, {3, infinity, 3}, true) == std::vector<float>{3, 3, 3});
+    REQUIRE(q.history.non_finite() == 2);
+    REQUIRE(q.history.size() == 2);
+    REQUIRE(q.history.clipped() == 0);
+  }
+}
+
+TEST_CASE("without a format a quantizer only records", "[fp8]") {
+  Quantizer q{{}, AmaxHistory(2), Scaling::window, {}};
+  const Tensor x = Tensor::from({-2.f, 1.f}, {2});
+  REQUIRE(q.next_scale(x, true) == 1);
+  REQUIRE(q.history.amax() == 2);
+  REQUIRE(q(x, 1).is(x));
+  q.next_scale(x, false);
+  REQUIRE(q.history.recorded() == 1);
+}

@@ -1,0 +1,409 @@
+// quantize_model and dequantize_model on Sequential, ModuleDict, nested ones and a class the library has never seen.
+#include "catch.h"
+#include "errors.h"
+#include "fp8_reference.h"
+
+#include <altgrad/autograd/ops.h>
+#include <altgrad/fp8/surgery.h>
+#include <altgrad/nn/containers.h>
+#include <altgrad/nn/optim.h>
+#include <altgrad/nn/surgery.h>
+
+#include <sstream>
+
+using namespace altgrad;
+using namespace altgrad::fp8;
+using reference::same_bits;
+using Names = std::vector<std::string>;
+
+namespace {
+
+nn::Sequential small_net() { return nn::Sequential(nn::Linear(10, 20), nn::ReLU(), nn::Linear(20, 5)); }
+nn::ModuleDict small_dict() {
+  return nn::ModuleDict({{"layer1", nn::Linear(10, 20)}, {"layer2", nn::Linear(20, 20)}, {"out", nn::Linear(20, 5)}});
+}
+
+Names layers_of(const nn::Module& root, const std::string& type) {
+  Names names;
+  for (auto& [name, module] : root.named_modules()) {
+    if (module->type_name() == type) names.push_back(name);
+  }
+  return names;
+}
+
+// All of a model that surgery could change: printed structure, the identity of every parameter, its values.
+struct Snapshot {
+  std::string printed;
+  std::vector<std::pair<std::string, Tensor>> parameters;
+  std::vector<std::pair<std::string, nn::Module*>> modules;
+  StateDict values;
+  explicit Snapshot(const nn::Module& root) : parameters(root.named_parameters()), modules(root.named_modules()) {
+    std::ostringstream out;
+    out << root;
+    printed = out.str();
+    for (auto& [name, tensor] : root.state_dict()) values[name] = tensor.clone();
+  }
+  bool same_parameters(const Snapshot& other) const {
+    if (parameters.size() != other.parameters.size()) return false;
+    for (size_t i = 0; i < parameters.size(); ++i) {
+      const auto& [name, tensor] = parameters[i];
+      if (name != other.parameters[i].first || !tensor.is(other.parameters[i].second)) return false;
+      if (!same_bits(values.at(name), other.values.at(name))) return false;
+    }
+    return true;
+  }
+  bool same(const Snapshot& other) const {
+    return printed == other.printed && modules == other.modules && same_parameters(other);
+  }
+};
+
+// A class of a user's own, with a Linear as a typed member and another in a list.
+struct Gate final : nn::ModuleOf<Gate, nn::Layer> {
+  nn::Slot<nn::Layer> value, gate;
+  nn::Slot<nn::Sequential> tail;
+  Tensor shift = Tensor::zeros({4}).requires_grad(true);
+  Gate() : value(nn::Linear(4, 8)), gate(nn::Linear(4, 8)), tail(nn::Sequential(nn::Linear(8, 4), nn::Tanh())) {}
+  Tensor forward(const Tensor& x) override { return tail(value(x + shift) * sigmoid(gate(x))); }
+  void visit(nn::Visitor& v) override {
+    v("value", value), v("gate", gate), v("tail", tail), v("shift", shift);
+  }
+};
+
+// A parent whose child can only be a Linear.
+struct Rigid final : nn::ModuleOf<Rigid> {
+  nn::Slot<nn::Layer> loose;
+  nn::Slot<nn::Linear> rigid;
+  Rigid() : loose(nn::Linear(2, 2)), rigid(nn::Linear(2, 2)) {}
+  void visit(nn::Visitor& v) override { v("loose", loose), v("rigid", rigid); }
+};
+
+}  // namespace
+
+TEST_CASE("quantize_model replaces every Linear in a Sequential", "[fp8]") {
+  nn::Sequential net = small_net();
+  const SurgeryReport report = quantize_model(net, E4M3);
+  REQUIRE(report.replaced == Names{"0", "2"});
+  REQUIRE(report.skipped.empty());
+  REQUIRE(layers_of(net, "QuantizedLinear") == Names{"0", "2"});
+  REQUIRE(layers_of(net, "Linear").empty());
+  REQUIRE(net.module("1").type_name() == "ReLU");
+  REQUIRE(net(Tensor::randn({3, 10})).shape() == Shape{3, 5});
+}
+
+TEST_CASE("quantize_model preserves weights", "[fp8]") {
+  nn::Sequential net = small_net();
+  const Snapshot before(net);
+  quantize_model(net, E4M3);
+  REQUIRE(Snapshot(net).same_parameters(before));
+}
+
+TEST_CASE("quantize_model honours one skip pattern in a ModuleDict", "[fp8]") {
+  nn::ModuleDict dict = small_dict();
+  const SurgeryReport report = quantize_model(dict, E4M3, {.skip_patterns = {"out"}});
+  REQUIRE(report.replaced == Names{"layer1", "layer2"});
+  REQUIRE(report.skipped == Names{"out"});
+  REQUIRE(layers_of(dict, "QuantizedLinear") == report.replaced);
+  REQUIRE(layers_of(dict, "Linear") == report.skipped);
+}
+
+TEST_CASE("quantize_model honours several skip patterns in a ModuleDict", "[fp8]") {
+  nn::ModuleDict dict = small_dict();
+  const SurgeryReport report = quantize_model(dict, E4M3, {.skip_patterns = {"out", "layer1"}});
+  REQUIRE(report.replaced == Names{"layer2"});
+  REQUIRE(report.skipped == Names{"layer1", "out"});
+  REQUIRE(layers_of(dict, "Linear") == report.skipped);
+}
+
+TEST_CASE("quantize_model reaches a nested Sequential", "[fp8]") {
+  nn::Sequential net(nn::Linear(4, 4), nn::Sequential(nn::Linear(4, 4), nn::Sequential(nn::Linear(4, 4))));
+  REQUIRE(quantize_model(net, E4M3).replaced == Names{"0", "1.0", "1.1.0"});
+  REQUIRE(layers_of(net, "Linear").empty());
+  REQUIRE(layers_of(net, "QuantizedLinear") == Names{"0", "1.0", "1.1.0"});
+}
+
+TEST_CASE("quantize_model reaches a nested ModuleDict", "[fp8]") {
+  struct Holder final : nn::ModuleOf<Holder> {
+    nn::Slot<nn::ModuleDict> dict;
+    nn::Slot<nn::ModuleList> list;
+    void visit(nn::Visitor& v) override { v("dict", dict), v("list", list); }
+  } holder;
+  holder.dict = small_dict();
+  holder.list = nn::ModuleList({nn::Linear(2, 2), small_net()});
+  REQUIRE(quantize_model(holder, E4M3, {.skip_patterns = {"dict.out"}}).replaced ==
+          Names{"dict.layer1", "dict.layer2", "list.0", "list.1.0", "list.1.2"});
+  REQUIRE(layers_of(holder, "Linear") == Names{"dict.out"});
+}
+
+TEST_CASE("dequantize restores the same Linear objects and bits", "[fp8]") {
+  nn::Sequential net = small_net();
+  const Tensor x = Tensor::randn({3, 10}), y = net(x);
+  const Snapshot before(net);
+  quantize_model(net, E4M3, {.input_format = E5M2});
+  REQUIRE_FALSE(same_bits(net(x), y));
+  REQUIRE(dequantize_model(net) == Names{"0", "2"});
+  REQUIRE(Snapshot(net).same(before));
+  REQUIRE(same_bits(net(x), y));
+  REQUIRE(dequantize_model(net).empty());
+}
+
+TEST_CASE("dequantize restores nested layers, and the mode that they ran in", "[fp8]") {
+  nn::Sequential net(nn::Linear(4, 4), nn::Sequential(nn::Linear(4, 4), nn::Sequential(nn::Linear(4, 4))));
+  const Snapshot before(net);
+  quantize_model(net, E4M3);
+  net.eval();
+  REQUIRE(dequantize_model(net) == Names{"0", "1.0", "1.1.0"});
+  REQUIRE(Snapshot(net).same(before));
+  for (auto& [name, module] : net.named_modules()) REQUIRE_FALSE(module->training());
+}
+
+TEST_CASE("quantized layers start in the mode of the layers they replace", "[fp8]") {
+  nn::Sequential net = small_net();
+  net.eval();
+  quantize_model(net, E4M3);
+  net(Tensor::randn({2, 10}));
+  const auto& layer = dynamic_cast<QuantizedLinear&>(net.module("0"));
+  REQUIRE_FALSE(layer.training());
+  REQUIRE(layer.weight_history().size() == 0);
+}
+
+TEST_CASE("E3M4 works, the layer's format is the one asked for", "[fp8]") {
+  for (const char* name : {"E3M4", "E5M2", "E4M3", "float8_e4m3fnuz"}) {
+    nn::Sequential net = small_net();
+    quantize_model(net, format(name));
+    for (const char* layer : {"0", "2"}) {
+      REQUIRE(dynamic_cast<QuantizedLinear&>(net.module(layer)).format() == format(name));
+    }
+    REQUIRE(net(Tensor::randn({3, 10})).shape() == Shape{3, 5});
+  }
+}
+
+TEST_CASE("works on a deep copy while the source stays as it was", "[fp8]") {
+  nn::Sequential net = small_net();
+  const Snapshot before(net);
+  nn::Sequential copy = nn::clone(net);
+  quantize_model(copy, E4M3);
+  copy.parameter("0.weight").fill_(3);
+  copy(Tensor::randn({2, 10}));
+  REQUIRE(Snapshot(net).same(before));
+  REQUIRE(layers_of(net, "Linear") == Names{"0", "2"});
+  REQUIRE(layers_of(copy, "Linear").empty());
+}
+
+TEST_CASE("a deep copy of a quantized model has weights and histories of its own", "[fp8]") {
+  nn::Sequential net = small_net();
+  quantize_model(net, E4M3, {.input_format = E4M3});
+  const Tensor x = Tensor::randn({2, 10});
+  net(x);
+  nn::Sequential copy = nn::clone(net);
+  const Snapshot before(net);
+  REQUIRE(layers_of(copy, "QuantizedLinear") == Names{"0", "2"});
+  REQUIRE(same_bits(copy(x), net(x)));
+  net.module("0").load_state_dict(copy.module("0").state_dict());
+  copy(x * 7.0);
+  copy.parameter("0.weight").fill_(3);
+  auto& a = dynamic_cast<QuantizedLinear&>(net.module("0"));
+  auto& b = dynamic_cast<QuantizedLinear&>(copy.module("0"));
+  REQUIRE(b.input_history().recorded() == a.input_history().recorded() + 1);
+  REQUIRE(b.input_history().amax() == Approx(7 * a.input_history().amax()));
+  REQUIRE(same_bits(a.weight(), before.values.at("0.weight")));
+  dequantize_model(copy);
+  REQUIRE(layers_of(net, "QuantizedLinear") == Names{"0", "2"});
+  REQUIRE(layers_of(copy, "Linear") == Names{"0", "2"});
+}
+
+TEST_CASE("surgery twice changes nothing", "[fp8]") {
+  nn::ModuleDict dict = small_dict();
+  quantize_model(dict, E4M3, {.skip_patterns = {"out"}});
+  const Snapshot once(dict);
+  const SurgeryReport again = quantize_model(dict, E5M2, {.skip_patterns = {"out"}, .history_length = 3});
+  REQUIRE(again.replaced.empty());
+  REQUIRE(again.skipped == Names{"out"});
+  REQUIRE(Snapshot(dict).same(once));
+  // A pattern that matches only what is quantized already is no mistake.
+  REQUIRE(quantize_model(dict, E4M3, {.skip_patterns = {"layer1"}}).replaced == Names{"out"});
+}
+
+TEST_CASE("a user's own module class, never seen by the library, is quantized and trained", "[fp8]") {
+  manual_seed(12);
+  Gate model;
+  const Snapshot before(model);
+  REQUIRE(quantize_model(model, E4M3, {.input_format = E4M3, .grad_format = E5M2}).replaced ==
+          Names{"value", "gate", "tail.0"});
+  REQUIRE(Snapshot(model).same_parameters(before));
+
+  const Tensor x = Tensor::randn({32, 4}), target = tanh(x * 0.7 - 0.1);
+  optim::AdamW opt(model.parameters(), {.lr = 2e-2});
+  double first = 0, last = 0;
+  for (int step = 0; step < 150; ++step) {
+    Tape tape;
+    const Tensor loss = mse_loss(model(x), target);
+    tape.backward(loss);
+    if (step == 0) {
+      for (auto& [name, p] : model.named_parameters()) {
+        INFO(name);
+        REQUIRE(p.has_grad());
+      }
+    }
+    opt.step();
+    opt.zero_grad();
+    (step == 0 ? first : last) = loss.item<double>();
+  }
+  REQUIRE(last < first / 4);
+  REQUIRE(dynamic_cast<QuantizedLinear&>(*model.value).grad_history().recorded() == 150);
+}
+
+TEST_CASE("a training run after surgery lowers the loss", "[fp8]") {
+  for (const char* name : {"E4M3", "E5M2", "E3M4"}) {
+    manual_seed(7);
+    nn::Sequential net(nn::Linear(8, 32), nn::Tanh(), nn::Linear(32, 3));
+    const Tensor x = Tensor::randn({64, 8}), target = net(x).detach() * 2.0 + 0.3;
+    quantize_model(net, format(name));
+    optim::AdamW opt(net.parameters(), {.lr = 1e-2});
+    double first = 0, last = 0;
+    for (int step = 0; step < 100; ++step) {
+      Tape tape;
+      const Tensor loss = mse_loss(net(x), target);
+      tape.backward(loss);
+      opt.step();
+      opt.zero_grad();
+      (step == 0 ? first : last) = loss.item<double>();
+    }
+    INFO(name << ": " << first << " -> " << last);
+    REQUIRE(last < first / 4);
+  }
+}
+
+TEST_CASE("an optimizer made before surgery trains the model after it", "[fp8]") {
+  nn::Sequential net = small_net();
+  optim::SGD opt(net.parameters(), {.lr = 0.1});
+  quantize_model(net, E4M3);
+  const Snapshot before(net);
+  Tape tape;
+  tape.backward(sum(net(Tensor::randn({4, 10}))));
+  opt.step();
+  for (auto& [name, p] : net.named_parameters()) REQUIRE_FALSE(same_bits(p, before.values.at(name)));
+}
+
+TEST_CASE("a skip pattern is a run of whole components of a name", "[fp8]") {
+  struct Blocks final : nn::ModuleOf<Blocks> {
+    nn::Slot<nn::ModuleList> h{nn::ModuleList()};
+    nn::Slot<nn::Layer> lm_head{nn::Linear(2, 2)}, my_lm_head{nn::Linear(2, 2)};
+    Blocks() {
+      for (int i = 0; i < 11; ++i) h->push_back(nn::Sequential(nn::Linear(2, 2), nn::Linear(2, 2)));
+    }
+    void visit(nn::Visitor& v) override { v("h", h), v("lm_head", lm_head), v("my_lm_head", my_lm_head); }
+  };
+  const auto skipped = [](Names patterns) {
+    Blocks model;
+    return quantize_model(model, E4M3, {.skip_patterns = std::move(patterns)}).skipped;
+  };
+  REQUIRE(skipped({"lm_head"}) == Names{"lm_head"});
+  REQUIRE(skipped({"*lm_head"}) == Names{"lm_head", "my_lm_head"});
+  REQUIRE(skipped({"h.1"}) == Names{"h.1.0", "h.1.1"});
+  REQUIRE(skipped({"h.1*"}) == Names{"h.1.0", "h.1.1", "h.10.0", "h.10.1"});
+  REQUIRE(skipped({"h.*.1"}).size() == 11);
+  REQUIRE(skipped({"10.0"}) == Names{"h.10.0"});
+  REQUIRE(skipped({"h"}).size() == 22);
+  REQUIRE(skipped({"*"}).size() == 24);
+  REQUIRE(skipped({"m*l*h*d"}) == Names{"my_lm_head"});
+  for (const char* nothing : {"lm", "m_head", "h.11", "h.1.", ".h", "", "h..1", "head", "h.1.0.weight", "h.*.*.*"}) {
+    INFO(nothing);
+    REQUIRE(throws([&] { skipped({nothing}); }, {"matches no module"}));
+  }
+}
+
+TEST_CASE("a skip pattern that matches nothing lists the candidates and changes nothing", "[fp8]") {
+  nn::ModuleDict dict = small_dict();
+  const Snapshot before(dict);
+  REQUIRE(throws([&] { quantize_model(dict, E4M3, {.skip_patterns = {"out", "lm_head"}}); },
+                 {"quantize_model", "\"lm_head\"", "layer1", "layer2", "out"}));
+  REQUIRE(Snapshot(dict).same(before));
+}
+
+TEST_CASE("quantizing a root that is itself a Linear points to from_linear", "[fp8]") {
+  nn::Linear linear(3, 3);
+  REQUIRE(throws([&] { quantize_model(linear, E4M3); }, {"Linear", "from_linear"}));
+  auto quantized = QuantizedLinear::from_linear(linear, E4M3);
+  REQUIRE(throws([&] { dequantize_model(quantized); }, {"QuantizedLinear", "linear_ptr"}));
+}
+
+TEST_CASE("bad options change nothing", "[fp8]") {
+  nn::Sequential net = small_net();
+  const Snapshot before(net);
+  const Format nonsense{.exponent_bits = 40, .mantissa_bits = 3, .bias = 0, .name = "nonsense"};
+  REQUIRE(throws([&] { quantize_model(net, nonsense); }, {"nonsense"}));
+  REQUIRE(throws([&] { quantize_model(net, E4M3, {.input_format = nonsense}); }, {"nonsense"}));
+  REQUIRE(throws([&] { quantize_model(net, E4M3, {.grad_format = nonsense}); }, {"nonsense"}));
+  REQUIRE(throws([&] { quantize_model(net, float8_e8m0fnu); }, {"float8_e8m0fnu", "sign"}));
+  REQUIRE(throws([&] { quantize_model(net, E4M3, {.history_length = 0}); }, {"history_length 0"}));
+  REQUIRE(throws([&] { quantize_model(net, format("E9M9")); }, {"E9M9", "E4M3", "E5M2", "E3M4"}));
+  REQUIRE(Snapshot(net).same(before));
+}
+
+TEST_CASE("bad options are refused even where there is nothing to replace", "[fp8]") {
+  nn::Sequential empty;
+  REQUIRE(throws([&] { quantize_model(empty, E4M3, {.history_length = 0}); }, {"history_length 0"}));
+  REQUIRE(quantize_model(empty, E4M3).replaced.empty());
+}
+
+TEST_CASE("a place that takes only a Linear makes surgery throw and nothing has changed", "[fp8]") {
+  Rigid model;
+  const Snapshot before(model);
+  REQUIRE(throws([&] { quantize_model(model, E4M3); }, {"rigid", "QuantizedLinear"}));
+  REQUIRE(Snapshot(model).same(before));
+  REQUIRE(quantize_model(model, E4M3, {.skip_patterns = {"rigid"}}).replaced == Names{"loose"});
+}
+
+TEST_CASE("a layer reached twice is replaced once, in both places, and a pattern may use either name", "[fp8]") {
+  const auto shared = std::make_shared<nn::Linear>(4, 4);
+  nn::Sequential net;
+  net.push_back(shared);
+  net.push_back(nn::ReLU());
+  net.push_back(shared);
+  REQUIRE(quantize_model(net, E4M3, {.skip_patterns = {"2"}}).skipped == Names{"0"});
+  REQUIRE(quantize_model(net, E4M3).replaced == Names{"0"});
+  REQUIRE(net[0].get() == net[2].get());
+  REQUIRE(net[0]->type_name() == "QuantizedLinear");
+  const nn::Sequential copy = nn::clone(net);
+  REQUIRE(&copy.module("0") == &copy.module("2"));
+  dequantize_model(net);
+  REQUIRE(net[0].get() == shared);
+  REQUIRE(net[2].get() == shared);
+}
+
+TEST_CASE("checkpoints load before and after surgery, either way", "[fp8]") {
+  const Tensor x = Tensor::randn({3, 10});
+  nn::Sequential plain = small_net(), quantized = small_net();
+  quantize_model(quantized, E4M3);
+  quantized(x);
+
+  quantized.load_state_dict(plain.state_dict());
+  REQUIRE(same_bits(quantized.parameter("2.weight"), plain.parameter("2.weight")));
+  REQUIRE(dynamic_cast<QuantizedLinear&>(quantized.module("0")).input_history().size() == 1);
+
+  quantized.parameter("0.weight").fill_(0.5);
+  plain.load_state_dict(quantized.state_dict());
+  REQUIRE(plain.parameter("0.weight").data<float>()[7] == 0.5f);
+}
+
+TEST_CASE("a quantized model can be moved to f64 and still runs", "[fp8]") {
+  nn::Sequential net = small_net();
+  quantize_model(net, E4M3, {.input_format = E4M3});
+  net(Tensor::randn({3, 10}));
+  net.to(DType::f64);
+  REQUIRE(net(Tensor::randn({3, 10}, {.dtype = DType::f64})).dtype() == DType::f64);
+  REQUIRE(dynamic_cast<QuantizedLinear&>(net.module("0")).weight_history().size() == 2);
+}
+
+TEST_CASE("a surgery report and a quantized model print what was done", "[fp8]") {
+  nn::ModuleDict dict = small_dict();
+  std::ostringstream out;
+  out << quantize_model(dict, E5M2, {.skip_patterns = {"out"}}) << dict;
+  REQUIRE(out.str() ==
+          "replaced 2: layer1, layer2\nskipped 1: out\n"
+          "ModuleDict(\n"
+          "  (layer1): QuantizedLinear(in_features=10, out_features=20, format=E5M2, quantize_input=false)\n"
+          "  (layer2): QuantizedLinear(in_features=20, out_features=20, format=E5M2, quantize_input=false)\n"
+          "  (out): Linear(in_features=20, out_features=5, bias=true)\n"
+          ")");
+}
