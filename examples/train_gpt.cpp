@@ -191,7 +191,8 @@ class Training {
     ag::load_safetensors(path, &metadata);
     const auto saved = nlohmann::json::parse(metadata["extra.settings"], nullptr, /*allow_exceptions=*/false);
     if (!saved.is_object()) ag::fail("--resume: ", path, " is not a checkpoint of this program");
-    for (const auto& [name, value] : model_settings(o, data.vocab_size()).items()) {
+    const auto settings = model_settings(o, data.vocab_size());
+    for (const auto& [name, value] : settings.items()) {
       if (saved[name] != value)
         ag::fail("--resume: ", path, " has ", name, " ", saved[name], ", not ", value);
     }

@@ -73,11 +73,12 @@ struct Format {
     const bool is_nan = specials == Specials::fnuz ? magnitude == 0 && negative
                         : specials == Specials::fn ? magnitude == magnitude_mask()
                                                    : has_inf() && magnitude > inf_code();
-    if (is_nan) return std::numeric_limits<double>::quiet_NaN();
+    const bool is_inf = has_inf() && magnitude == inf_code();
     const double significand = magnitude - ((field - normal) << mantissa_bits);  // with the leading 1
     const int exponent = static_cast<int>(field) + !normal - bias - mantissa_bits;
-    const double value = has_inf() && magnitude == inf_code() ? std::numeric_limits<double>::infinity()
-                                                              : detail::times_pow2(significand, exponent);
+    const double value = is_nan   ? std::numeric_limits<double>::quiet_NaN()
+                         : is_inf ? std::numeric_limits<double>::infinity()
+                                  : detail::times_pow2(significand, exponent);
     return negative ? -value : value;
   }
 
@@ -134,9 +135,9 @@ struct Format {
 // (g++: -O3 -fno-trapping-math). Build it on the host, use it anywhere.
 //
 //   Rounder<float> r(E4M3);
-//   y[i] = r(x[i]);            // nearest_even or toward_zero; a stochastic Rounder truncates, for want of bits
-//   y[i] = r(x[i], random[i])  // any rounding; 32 uniform random bits for each element
-//   code[i] = r.code(y[i]);    // y must come from r; Format::decode is the way back
+//   y[i] = r(x[i]);             // nearest_even or toward_zero (which a stochastic Rounder does without bits)
+//   y[i] = r(x[i], random[i]);  // any rounding; 32 uniform random bits for each element
+//   code[i] = r.code(y[i]);     // y must come from r; Format::decode is the way back
 //
 // The result is exact. Where the format's range is wider than T's, the largest grid point that T holds takes
 // the place of max().
@@ -161,17 +162,18 @@ class Rounder {
     first_ = step - 1;
     base_ = static_cast<Bits>(step - 2) << p;
     least_ = f.has_subnormals ? 0 : std::bit_cast<Bits>(static_cast<T>(f.min_normal()));
-    lowest_ = deep ? least_ : base_;
+    lowest_ = deep ? 0 : base_;
     field_floor_ = deep ? one : base_;
     last_ = f.mantissa_bits + 2;
     last_at_ = last_ + exponent_bias + p;
     last_bit_ = Bits{1} << f.mantissa_bits;
+    coarsest_ = 4 * one;
 
     // Which codes are odd: q has code 1, so its binade's parity is flipped (E8M0: q has code 0). Without
     // mantissa bits the code counts binades, also among T's subnormals, where the leading bit moves.
     constexpr Bits even_bits = ~Bits{0} / 3;
-    parity_ = no_zero_ ? 0 : one;
-    if (f.mantissa_bits == 0) parity_ |= ((step + p + no_zero_) % 2 == 0 ? even_bits : ~even_bits) & (one - 1);
+    const Bits alternating = (step + p + no_zero_) % 2 == 0 ? even_bits : ~even_bits;
+    parity_ = (no_zero_ ? 0 : one) | (f.mantissa_bits == 0 ? alternating & (one - 1) : 0);
 
     const bool fits = f.max() <= static_cast<double>(std::numeric_limits<T>::max());
     max_ = fits ? std::bit_cast<Bits>(static_cast<T>(f.max())) : (inf - 1) & (0 - (one >> mantissa_bits_));
@@ -186,15 +188,18 @@ class Rounder {
 
   AG_HD constexpr std::uint32_t code(T rounded) const {
     const Bits all = std::bit_cast<Bits>(rounded), u = all & ~top;
-    const bool tiny = u < one;  // normalise T's subnormals: as a float, the integer u has their mantissa
-    const Bits w = tiny ? std::bit_cast<Bits>(static_cast<T>(static_cast<Int>(u))) : u;
-    const Int binade = static_cast<Int>(w >> p) - (tiny ? exponent_bias + p - 1 : 0) - step_;
-    const Int kept = binade < mantissa_bits_ ? binade : mantissa_bits_;  // mantissa bits that x has room for
-    const Bits significand = ((w & (one - 1)) | one) >> (p - (kept < 0 ? 0 : kept));
-    const Bits magnitude = significand + (static_cast<Bits>(binade - kept - no_zero_) << mantissa_bits_);
-    const std::uint32_t number = u == 0 ? 0 : static_cast<std::uint32_t>(magnitude);
-    const std::uint32_t sign = all >> (W - 1) ? sign_code_ : 0;
-    return (u > inf ? nan_code_ : u == inf ? inf_code_ : number) | sign;
+    const bool tiny = u < one;  // T's subnormals: as a float, the integer u has their mantissa, normalised
+    const Bits converted = std::bit_cast<Bits>(static_cast<T>(static_cast<Int>(u)));
+    const Bits w = tiny ? converted : u;
+    const Int binade = exponent(w) - (tiny ? exponent_bias + p - 1 : 0) - step_;
+    const Int kept = smaller(binade, mantissa_bits_);  // mantissa bits that there is room for
+    const Bits significand = ((w & (one - 1)) | one) >> (p - larger(kept, Int{0}));
+    const Bits number = significand + (static_cast<Bits>(binade - kept - no_zero_) << mantissa_bits_);
+    const Bits sign = (all >> (W - 1)) * sign_code_, inf_code = inf_code_, nan_code = nan_code_;
+    Bits magnitude = u == 0 ? 0 : number;
+    magnitude = u == inf ? inf_code : magnitude;
+    magnitude = u > inf ? nan_code : magnitude;
+    return static_cast<std::uint32_t>(magnitude | sign);
   }
 
  private:
@@ -209,34 +214,35 @@ class Rounder {
   AG_HD constexpr T round(T x, std::uint32_t random) const {
     const Bits all = std::bit_cast<Bits>(x), u = all & magnitude_;
 
-    // Count binades from the format's smallest step q, such that v has exponent field 2 in [q, 2q). In field t
-    // grid points are one unit = 4 * one >> t apart, until the format runs out of mantissa bits, which for
-    // T's own subnormals is counted from their leading bit: that of u converted to T.
+    // Count binades from the format's smallest step q, so that v has exponent field 2 in [q, 2q). In field t
+    // grid points are one unit = 4 * one >> t apart, until the format runs out of mantissa bits; among T's
+    // own subnormals these count from their leading bit, which u, converted to T, shows.
     const Bits v = larger(u, lowest_) - base_;
     const Int lead = exponent(std::bit_cast<Bits>(static_cast<T>(static_cast<Int>(u | last_bit_))));
     const Int t = smaller(exponent(larger(u, field_floor_) - base_), larger(last_at_ - lead, last_));
-    const Bits unit = 4 * one >> t;
+    const Bits unit = coarsest_ >> t;
 
     // Add, cut. Half a unit less one, and one more if the code below is odd: ties go to the even code.
     const Bits odd = ((v ^ parity_) & unit) != 0;
     const Bits dice = with_random ? widened(random) & stochastic_ : 0;
     const Bits added = (((unit + odd - 1) >> 1) & nearest_) | (dice >> (W - 2 - p) >> t);
     Bits r = (v + added) & (0 - unit);
-    r = r == 0 ? 0 : r + base_;
+    const Bits rebased = r + base_;
+    r = r == 0 ? 0 : rebased;
 
     if constexpr (with_random) {  // below q / 2, where v has no bits: up to q with probability x / q
       const Int depth = first_ - larger(exponent(u), Int{1});
-      const Bits leading = u < one ? 0 : top >> 1;
-      const Bits x_over_q = ((u << (W - 2 - p)) | leading) >> smaller(larger(depth - 1, Int{0}), Int{W - 1});
-      const Bits up = x_over_q > (dice | ~stochastic_) ? base_ + 2 * one : 0;
-      r = larger(depth < 1 ? r : up, least_);
+      const Bits significand = (u & (one - 1)) | (u < one ? 0 : one);
+      const Bits odds = significand << (W - 2 - p) >> smaller(larger(depth - 1, Int{0}), Int{W - 1});
+      const Bits q = base_ + 2 * one;
+      const Bits up = odds > (dice | ~stochastic_) ? q : 0;  // odds: x / q, of 2^W
+      r = depth < 1 ? r : up;
     }
-
-    r = r > max_ ? overflow_ : r;
-    const Bits special = u | special_bits_;
+    const Bits overflow = overflow_, special = u | special_bits_;
+    r = larger(r, least_);
+    r = r > max_ ? overflow : r;
     r = u >= specials_ ? special : r;
-    const Bits sign = all & ~magnitude_;
-    const Bits zero_sign = sign & zero_sign_;
+    const Bits sign = all & ~magnitude_, zero_sign = sign & zero_sign_;
     return std::bit_cast<T>(r | (r == 0 ? zero_sign : sign));
   }
 
@@ -247,18 +253,19 @@ class Rounder {
 
   // Random bits as the leading bits of a Bits; in double the middle of the interval that they stand for.
   static AG_HD constexpr Bits widened(std::uint32_t random) {
-    return W == 32 ? random : static_cast<Bits>(random) << (W - 32) | Bits{1} << (W - 33);
+    return static_cast<Bits>((static_cast<std::uint64_t>(random) << 32 | 0x80000000u) >> (64 - W));
   }
 
   static AG_HD constexpr Int exponent(Bits bits) { return static_cast<Int>(bits >> p); }
 
-  Int mantissa_bits_, step_, no_zero_;                    // step_: exponent field of q
-  std::uint32_t nan_code_, inf_code_, sign_code_;
-  Bits magnitude_, zero_sign_;                            // masks of bits of x to keep
-  Bits nearest_, stochastic_, parity_;                    // all ones or all zeros; bits to flip for odd codes
-  Bits base_, lowest_, least_, field_floor_, last_bit_;
-  Int first_, last_, last_at_;
-  Bits max_, overflow_, specials_, special_bits_;
+  Int mantissa_bits_, step_, no_zero_;                     // step_: the exponent field of q
+  Bits nan_code_, inf_code_, sign_code_;
+  Bits magnitude_, zero_sign_;                             // masks: the bits of |x|; the sign of a zero
+  Bits nearest_, stochastic_, parity_;                     // masks: all or none; what flips odd and even codes
+  Int first_, last_, last_at_;                             // bounds of t
+  Bits base_, lowest_, field_floor_, last_bit_;
+  Bits coarsest_;                                          // 4 * one; g++ 12 vectorises no shift of a constant
+  Bits least_, max_, overflow_, specials_, special_bits_;  // what is out of range, and what becomes of it
 };
 
 AG_HD constexpr std::uint32_t Format::encode(double x, Rounding rounding, Overflow overflow,

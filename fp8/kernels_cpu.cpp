@@ -21,29 +21,34 @@ T quotient(T x, T scale) {
   return std::abs(x) <= limit ? bounded : q;
 }
 
-// out[i] = finish(rounder(q(x[i])))
+// y = finish(rounder(q(x))) on one thread; words may be null. All by value or __restrict, or the loops do not vectorise.
 template <class Out, class T, class F>
-void round_each(Out* y, const T* x, T scale, const fp8::Rounder<T>& rounder, std::optional<RandomStream> random, int64_t n,
-                F finish) {
+void round_piece(Out* __restrict y, const T* __restrict x, T scale, fp8::Rounder<T> rounder,
+                 const uint32_t* __restrict words, int64_t n, F finish) {
+  if (words) {
+    for (int64_t i = 0; i < n; ++i) y[i] = finish(rounder(quotient(x[i], scale), words[i]));
+  } else {
+    for (int64_t i = 0; i < n; ++i) y[i] = finish(rounder(quotient(x[i], scale)));
+  }
+}
+
+template <class Out, class T, class F>
+void round_all(Out* y, const T* x, T scale, const fp8::Rounder<T>& rounder, std::optional<RandomStream> random,
+               int64_t n, F finish) {
   if (!random) {
-    parallel_for(n, grain, [=](int64_t begin, int64_t end) {
-      Out* __restrict out = y;
-      const T* __restrict in = x;
-      for (int64_t i = begin; i < end; ++i) out[i] = finish(rounder(quotient(in[i], scale)));
+    parallel_for(n, grain, [&](int64_t begin, int64_t end) {
+      round_piece<Out>(y + begin, x + begin, scale, rounder, nullptr, end - begin, finish);
     });
     return;
   }
-  parallel_for((n + run - 1) / run, grain / run, [=, stream = *random](int64_t begin, int64_t end) {
+  parallel_for((n + run - 1) / run, grain / run, [&](int64_t begin, int64_t end) {
     uint32_t words[run];
     for (int64_t first = begin * run; first < std::min(n, end * run); first += run) {
-      for (int64_t b = 0; b < run; b += 4) {
-        const std::array<uint32_t, 4> four = stream.block(uint64_t(first + b) / 4);
-        std::copy(four.begin(), four.end(), words + b);
+      for (int64_t i = 0; i < run; i += 4) {
+        const std::array<uint32_t, 4> four = random->block(uint64_t(first + i) / 4);
+        std::copy(four.begin(), four.end(), words + i);
       }
-      Out* __restrict out = y + first;
-      const T* __restrict in = x + first;
-      const int64_t count = std::min(run, n - first);
-      for (int64_t i = 0; i < count; ++i) out[i] = finish(rounder(quotient(in[i], scale), words[i]));
+      round_piece<Out>(y + first, x + first, scale, rounder, words, std::min(run, n - first), finish);
     }
   });
 }
@@ -52,13 +57,13 @@ void round_each(Out* y, const T* x, T scale, const fp8::Rounder<T>& rounder, std
 
 template <class D, class T>
 void quantize(T* y, const T* x, T scale, const fp8::Rounder<T>& rounder, std::optional<RandomStream> random, int64_t n) {
-  round_each(y, x, scale, rounder, random, n, [=](T rounded) { return rounded * scale; });
+  round_all(y, x, scale, rounder, random, n, [=](T rounded) { return rounded * scale; });
 }
 
 template <class D, class T>
 void encode(uint8_t* codes, const T* x, T scale, const fp8::Rounder<T>& rounder, std::optional<RandomStream> random,
             int64_t n) {
-  round_each(codes, x, scale, rounder, random, n, [=](T rounded) { return uint8_t(rounder.code(rounded)); });
+  round_all(codes, x, scale, rounder, random, n, [=](T rounded) { return uint8_t(rounder.code(rounded)); });
 }
 
 template <class D>

@@ -65,7 +65,8 @@ TrainingState load_checkpoint(const std::string& path, Module& model, optim::Opt
                       .generator = {.seed = number<uint64_t>(path, metadata, "generator.seed"),
                                     .next = number<uint64_t>(path, metadata, "generator.next")},
                       .extra = with_prefix(metadata, extra_prefix)};
-  // The model's check comes with its load, so the optimizer's comes before: one fails and neither has changed.
+  // The model's check comes with its load, so the optimizer's comes before: one fails and neither has
+  // changed.
   const StateDict optimizer_state = with_prefix(tensors, optimizer_prefix);
   optimizer.check_state_dict(optimizer_state);
   model.load_state_dict(with_prefix(tensors, model_prefix));

@@ -1,6 +1,6 @@
-// A training checkpoint: everything that a resumed run needs to go on bit for bit, in one safetensors file, written
-// atomically. Keys are "model.NAME" and "optimizer.NAME"; step and generator state are metadata, the program's own
-// metadata is under "extra.NAME". The optimizer's settings are the program's to give again.
+// A training checkpoint: everything that a resumed run needs to go on bit for bit, in one safetensors file,
+// written atomically. Keys are "model.NAME" and "optimizer.NAME"; step and generator state are metadata, the
+// program's own metadata is under "extra.NAME". The optimizer's settings are the program's to give again.
 #pragma once
 
 #include <altgrad/nn/optim.h>
@@ -14,12 +14,13 @@ struct TrainingState {
   Metadata extra;  // the program's own
 };
 
-// Saves model (parameters and buffers: amax histories too), optimizer and state. Throws as save_safetensors does.
+// Saves model (parameters and buffers: amax histories too), optimizer and state. Throws as save_safetensors
+// does.
 void save_checkpoint(const std::string& path, const Module& model, const optim::Optimizer& optimizer,
                      const TrainingState& state);
-// Loads into model and optimizer, which must have the shapes saved; throws as load_safetensors and load_state_dict do,
-// std::invalid_argument also on a file that is no checkpoint, and then neither has changed. The generator is the caller's
-// to set: default_generator().set_state(state.generator).
+// Loads into model and optimizer, which must have the shapes saved; throws as load_safetensors and
+// load_state_dict do, std::invalid_argument also on a file that is no checkpoint, and then neither has
+// changed. The generator is the caller's to set: default_generator().set_state(state.generator).
 TrainingState load_checkpoint(const std::string& path, Module& model, optim::Optimizer& optimizer);
 
 }  // namespace altgrad::nn

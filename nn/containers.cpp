@@ -1,3 +1,4 @@
+// Containers list their slots, call them, and check names; they know no layer.
 #include <altgrad/nn/containers.h>
 
 #include <algorithm>

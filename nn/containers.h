@@ -9,8 +9,7 @@ namespace altgrad::nn {
 class Sequential final : public ModuleOf<Sequential, Layer> {
  public:
   Sequential() = default;
-  template <class... Ls>
-    requires(std::is_base_of_v<Layer, Ls> && ...)
+  template <std::derived_from<Layer>... Ls>
   explicit Sequential(Ls... layers) {
     (layers_.push_back(std::move(layers)), ...);
   }
@@ -41,7 +40,8 @@ class ModuleList final : public ModuleOf<ModuleList> {
   std::vector<Slot<Layer>> layers_;
 };
 
-// Layers by name, in the order given. Throws std::invalid_argument on a name given twice, empty, or with a dot.
+// Layers by name, in the order given. Throws std::invalid_argument on a name given twice, empty, or with a
+// dot.
 class ModuleDict final : public ModuleOf<ModuleDict> {
  public:
   using Item = std::pair<std::string, Slot<Layer>>;

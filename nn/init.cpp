@@ -1,3 +1,4 @@
+// Fills through a second tensor: parameters are made once, so clarity goes before memory here.
 #include <altgrad/autograd/ops.h>
 #include <altgrad/nn/init.h>
 

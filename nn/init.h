@@ -1,5 +1,5 @@
-// Initialisers, in place, on any floating tensor. Throw std::invalid_argument on other dtypes, on a weight that is not
-// 2-D, on low > high and on a negative std.
+// Initialisers, in place, on any floating tensor. Throw std::invalid_argument on other dtypes, on a weight
+// that is not 2-D, on low > high and on a negative std.
 #pragma once
 
 #include <altgrad/core/tensor.h>

@@ -1,3 +1,4 @@
+// What the layers hold and how it starts; their forwards are single ops and stand in the header.
 #include <altgrad/nn/init.h>
 #include <altgrad/nn/layers.h>
 

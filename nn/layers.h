@@ -1,4 +1,5 @@
-// The layers. Each is one op with its parameters. Constructors throw std::invalid_argument unless all sizes are positive.
+// The layers. Each is one op with its parameters. Constructors throw std::invalid_argument unless all sizes
+// are positive.
 #pragma once
 
 #include <altgrad/autograd/ops.h>
@@ -14,8 +15,8 @@ struct LinearOptions {
 class Linear final : public ModuleOf<Linear, Layer> {
  public:
   Linear(int64_t in_features, int64_t out_features, LinearOptions options = {});
-  // On existing tensors (shared, so this is how weights are tied), which stay frozen or trainable as they are:
-  // weight (out, in), bias (out).
+  // On existing tensors (shared, so this is how weights are tied), which stay frozen or trainable as they
+  // are: weight (out, in), bias (out).
   explicit Linear(Tensor weight, std::optional<Tensor> bias = {});
 
   const Tensor& weight() const { return weight_; }
@@ -75,7 +76,8 @@ class RMSNorm final : public ModuleOf<RMSNorm, Layer> {
   double eps_;
 };
 
-// Draws its mask from default_generator(); does nothing in eval mode. Throws std::invalid_argument unless 0 <= p < 1.
+// Draws its mask from default_generator(); does nothing in eval mode. Throws std::invalid_argument unless 0
+// <= p < 1.
 class Dropout final : public ModuleOf<Dropout, Layer> {
  public:
   explicit Dropout(double p = 0.5);

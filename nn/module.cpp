@@ -1,4 +1,8 @@
+// The visitors behind Module. Those that name things go through the tree with one path string that grows and
+// shrinks, and keep a set of what they have seen; those that run in every training step need neither and
+// allocate nothing.
 #include <altgrad/nn/module.h>
+
 #include <cxxabi.h>
 
 #include <algorithm>
@@ -19,8 +23,10 @@ void visit(const Module& module, Visitor& visitor) { const_cast<Module&>(module)
 // module once, with its first dotted path.
 class Walk final : public Visitor {
  public:
-  std::function<void(const std::string&path, Tensor&tensor)> each_parameter, each_buffer;
-  std::function<void(const std::string& path, Module& module)> each_module;
+  using TensorFn = std::function<void(const std::string& path, Tensor& tensor)>;
+  using ModuleFn = std::function<void(const std::string& path, Module& module)>;
+  TensorFn each_parameter, each_buffer;
+  ModuleFn each_module;
 
   void below(const Module& root) {
     seen_.insert(&root);
@@ -31,8 +37,7 @@ class Walk final : public Visitor {
   void on_parameter(std::string_view name, Tensor& tensor) override { offer(name, tensor, each_parameter); }
   void on_buffer(std::string_view name, Tensor& tensor) override { offer(name, tensor, each_buffer); }
 
-  void offer(std::string_view name, Tensor& tensor,
-             const std::function<void(const std::string&, Tensor&)>& each) {
+  void offer(std::string_view name, Tensor& tensor, const TensorFn& each) {
     if (!each || !seen_.insert(tensor.body()).second) return;
     const size_t length = enter(name);
     each(path_, tensor);
@@ -300,7 +305,7 @@ StateDict Module::state_dict() const {
 void Module::load_state_dict(const StateDict& state, LoadOptions options) {
   std::vector<std::pair<Tensor, Tensor>> copies;  // to, from
   std::unordered_set<const void*> given;          // tensor bodies
-  std::string missing, unexpected, misshaped;
+  std::string missing, unexpected, mismatched;
   for (const auto& [name, from] : state) {
     const Lookup found(*this, name);
     if (!found.tensor) {
@@ -310,12 +315,12 @@ void Module::load_state_dict(const StateDict& state, LoadOptions options) {
     const Tensor& to = *found.tensor;
     given.insert(to.body());
     if (!from.defined()) {
-      misshaped += concat("\n  undefined: ", name, ", here ", to.shape(), ' ', to.dtype());
+      mismatched += concat("\n  undefined: ", name, ", here ", to.shape(), ' ', to.dtype());
     } else if (can_copy(to, from)) {
       copies.emplace_back(to, from);
     } else {
-      misshaped += concat("\n  mismatched: ", name, ", here ", to.shape(), ' ', to.dtype(), ", given ",
-                          from.shape(), ' ', from.dtype());
+      mismatched += concat("\n  mismatched: ", name, ", here ", to.shape(), ' ', to.dtype(), ", given ",
+                           from.shape(), ' ', from.dtype());
     }
   }
   if (options.strict) {
@@ -323,8 +328,8 @@ void Module::load_state_dict(const StateDict& state, LoadOptions options) {
       if (!given.contains(t.body()) && !is_auxiliary(name)) missing += "\n  missing: " + name;
     }
   }
-  if (!(missing + unexpected + misshaped).empty()) {
-    fail("load_state_dict: the state does not fit this ", type_name(), missing, unexpected, misshaped);
+  if (!(missing + unexpected + mismatched).empty()) {
+    fail("load_state_dict: the state does not fit this ", type_name(), missing, unexpected, mismatched);
   }
   for (const auto& [to, from] : copies) to.copy_(from);
 }

@@ -1,6 +1,6 @@
-// Module: a tree of layers whose members are its only registry. A class lists its parameters, buffers and children in one
-// function, visit(), and everything else is a visitor: names, counting, moving, saving, cloning, printing, surgery. So
-// nothing can go stale, and a replaced child is replaced for all of them.
+// Module: a tree of layers whose members are its only registry. A class lists its parameters, buffers and
+// children in one function, visit(), and everything else is a visitor: names, counting, moving, saving,
+// cloning, printing, surgery. So nothing can go stale, and a replaced child is replaced for all of them.
 //
 //   struct Mlp : nn::ModuleOf<Mlp, nn::Layer> {
 //     nn::Slot<nn::Layer> c_fc, c_proj;
@@ -12,6 +12,7 @@
 
 #include <altgrad/core/tensor.h>
 
+#include <concepts>
 #include <iosfwd>
 #include <map>
 #include <memory>
@@ -43,9 +44,9 @@ class SlotBase {
 };
 
 // What visit() is handed. v("name", x) lists a parameter (Tensor, std::optional<Tensor>) or a child (Slot);
-// v.buffer("name", x) lists state that is saved but not trained. Tensors still undefined and slots still empty count as
-// absent. Names must be unique in their module, not empty, and without dots. A name that begins with '_' is auxiliary:
-// loading neither requires nor refuses it.
+// v.buffer("name", x) lists state that is saved but not trained. Tensors still undefined and slots still
+// empty count as absent. Names must be unique in their module, not empty, and without dots. A name that
+// begins with '_' is auxiliary: loading neither requires nor refuses it.
 class Visitor {
  public:
   virtual ~Visitor() = default;
@@ -70,9 +71,9 @@ struct LoadOptions {
   bool strict = true;  // false: keys missing or unexpected are let pass; shapes must match all the same
 };
 
-// Copying a module (its copy constructor, copy(), passing by value) is shallow: tensors and children are shared, as with
-// Tensor itself; nn::clone is deep. A class that holds a module outside a Slot, to list its members as its own, must copy
-// that module in its copy constructor.
+// Copying a module (its copy constructor, copy(), passing by value) is shallow: tensors and children are
+// shared, as with Tensor itself; nn::clone is deep. A class that holds a module outside a Slot, to list its
+// members as its own, must copy that module in its copy constructor.
 class Module {
  public:
   virtual ~Module() = default;
@@ -91,7 +92,8 @@ class Module {
   std::vector<std::pair<std::string, Tensor>> named_buffers() const;
   std::vector<std::pair<std::string, Module*>> named_modules() const;  // without this one
 
-  // By dotted name, also a tied second one. Throws std::invalid_argument where there is none, listing what there is.
+  // By dotted name, also a tied second one. Throws std::invalid_argument where there is none, listing what
+  // there is.
   Tensor& parameter(std::string_view path) const;
   Module& module(std::string_view path) const;
 
@@ -100,9 +102,10 @@ class Module {
   void eval() { train(false); }
   bool training() const { return training_; }
 
-  // Moves or converts parameters and buffers (dtype: floating parameters only) in place: every handle to them, an
-  // optimizer's too, sees the change. Gradients of what changes are dropped. Throws before anything has changed:
-  // std::runtime_error where the device is not there, std::invalid_argument for a dtype that is not floating.
+  // Moves or converts parameters and buffers (dtype: floating parameters only) in place: every handle to
+  // them, an optimizer's too, sees the change. Gradients of what changes are dropped. Throws before anything
+  // has changed: std::runtime_error where the device is not there, std::invalid_argument for a dtype that is
+  // not floating.
   void to(Device device);
   void to(DType dtype);
   // Drops the gradients of all parameters.
@@ -111,9 +114,9 @@ class Module {
 
   // Parameters and buffers by name, a tied tensor by its first; the tensors are the module's own, not copies.
   StateDict state_dict() const;
-  // Copies values in. A tied tensor may come under any of its names; f32 and f64 are converted to each other. Throws
-  // std::invalid_argument naming every missing, unexpected and mismatched (shape, dtype) key, and then nothing has been
-  // copied.
+  // Copies values in. A tied tensor may come under any of its names; f32 and f64 are converted to each other.
+  // Throws std::invalid_argument naming every missing, unexpected and mismatched (shape, dtype) key, and then
+  // nothing has been copied.
   void load_state_dict(const StateDict& state, LoadOptions options = {});
 
  private:
@@ -150,18 +153,16 @@ class ModuleOf : public Base {
   }
 };
 
-// A child, held by the interface I that its parent calls it through, so that anything else with that interface can be put
-// in its place. Copies share the child.
+// A child, held by the interface I that its parent calls it through, so that anything else with that
+// interface can be put in its place. Copies share the child.
 template <class I>
 class Slot final : public SlotBase {
  public:
   Slot() = default;
   // Takes a module by value or by shared_ptr.
-  template <class M>
-    requires std::is_base_of_v<I, M>
+  template <std::derived_from<I> M>
   Slot(M module) : child_(std::make_shared<M>(std::move(module))) {}
-  template <class M>
-    requires std::is_base_of_v<I, M>
+  template <std::derived_from<I> M>
   Slot(std::shared_ptr<M> module) : child_(std::move(module)) {}
 
   template <class... Args>

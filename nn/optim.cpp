@@ -10,7 +10,8 @@ namespace optim {
 namespace {
 
 void check_setting(const char* op, const char* what, double value) {
-  if (!(value >= 0 && std::isfinite(value))) fail(op, ": ", what, " must be finite and not negative, got ", value);
+  if (!(value >= 0 && std::isfinite(value)))
+    fail(op, ": ", what, " must be finite and not negative, got ", value);
 }
 
 // f(group, parameter, position)
@@ -37,7 +38,8 @@ Optimizer::Optimizer(const char* name, std::vector<ParamGroup> groups, double lr
   }
   std::set<const void*> memory;
   for_each_parameter(groups_, [&](const ParamGroup&, const Tensor& p, size_t i) {
-    if (!p.requires_grad()) fail(name_, ": parameter ", i, " of shape ", p.shape(), " does not require a gradient");
+    if (!p.requires_grad())
+      fail(name_, ": parameter ", i, " of shape ", p.shape(), " does not require a gradient");
     if (!memory.insert(p.body()->storage.get()).second) {
       fail(name_, ": parameter ", i, " of shape ", p.shape(), " was given before");
     }
@@ -71,7 +73,8 @@ void Optimizer::follow_parameters() const {
     ++count;
     for (const State& state : state_) {
       if (i >= state.tensors.size() || !(state.tensors[i].shape() == p.shape())) {
-        fail(name_, ": parameter ", i, " of shape ", p.shape(), " is not one that the optimizer was made for");
+        fail(name_, ": parameter ", i, " of shape ", p.shape(),
+             " is not one that the optimizer was made for");
       }
     }
   });
@@ -124,7 +127,8 @@ void Optimizer::check_state_dict(const StateDict& state) const {
     }
   }
   for (const auto& [key, tensor] : state) {
-    if (!own.contains(key)) fail(name_, ": the state to load has an unexpected \"", key, "\" of shape ", tensor.shape());
+    if (!own.contains(key))
+      fail(name_, ": the state to load has an unexpected \"", key, "\" of shape ", tensor.shape());
   }
 }
 
@@ -179,8 +183,9 @@ void AdamW::step() {
     if (!p.has_grad()) return;
     device = p.device();
     const auto add = [&]<class T>(std::vector<kernels::AdamWParam<T>>& list) {
-      list.push_back({p.ptr<T>(), state_[0].tensors[i].ptr<T>(), state_[1].tensors[i].ptr<T>(), p.grad().ptr<T>(),
-                      p.numel(), *group.lr, *group.weight_decay, updates_.ptr<int64_t>()[i]});
+      list.push_back({p.ptr<T>(), state_[0].tensors[i].ptr<T>(), state_[1].tensors[i].ptr<T>(),
+                      p.grad().ptr<T>(), p.numel(), *group.lr, *group.weight_decay,
+                      updates_.ptr<int64_t>()[i]});
     };
     p.dtype() == DType::f32 ? add(f32_) : add(f64_);
   });
@@ -208,14 +213,16 @@ double clip_grad_norm(std::span<const Tensor> parameters, double max_norm) {
   for (const Tensor& p : parameters) {
     if (!p.has_grad()) continue;
     const Tensor& g = p.grad();
-    dispatch("clip_grad_norm", g, [&]<class D, class T>() { sum += kernels::sum_squares<D>(g.ptr<T>(), g.numel()); });
+    dispatch("clip_grad_norm", g,
+             [&]<class D, class T>() { sum += kernels::sum_squares<D>(g.ptr<T>(), g.numel()); });
   }
   const double norm = std::sqrt(sum);
   if (std::isfinite(norm) && norm > max_norm) {
     for (const Tensor& p : parameters) {
       if (!p.has_grad()) continue;
       const Tensor& g = p.grad();
-      dispatch("clip_grad_norm", g, [&]<class D, class T>() { kernels::scale<D>(g.ptr<T>(), max_norm / norm, g.numel()); });
+      dispatch("clip_grad_norm", g,
+               [&]<class D, class T>() { kernels::scale<D>(g.ptr<T>(), max_norm / norm, g.numel()); });
     }
   }
   return norm;

@@ -1,6 +1,6 @@
-// Optimizers over parameter groups, one kernel pass over all parameters; gradient clipping; the learning-rate schedule.
-// A parameter without a gradient is left alone. What an optimizer remembers of a parameter follows it to another dtype
-// or device.
+// Optimizers over parameter groups, one kernel pass over all parameters; gradient clipping; the learning-rate
+// schedule. A parameter without a gradient is left alone. What an optimizer remembers of a parameter follows
+// it to another dtype or device.
 #pragma once
 
 #include <altgrad/core/kernels.h>
@@ -19,8 +19,8 @@ class Optimizer {
  public:
   virtual ~Optimizer() = default;
   Optimizer(Optimizer&&) = default;  // not copied: copies would share their state
-  // Throws std::invalid_argument, before anything changes, where groups() were given other parameters or settings out
-  // of range, or parameters with gradients are on different devices.
+  // Throws std::invalid_argument, before anything changes, where groups() were given other parameters or
+  // settings out of range, or parameters with gradients are on different devices.
   virtual void step() = 0;
   // Drops all gradients.
   void zero_grad();
@@ -32,16 +32,16 @@ class Optimizer {
   // State tensors by the parameter's position over all groups: "exp_avg.0", ...; and "step": i64 (number of
   // parameters), how often each was updated. The tensors are the optimizer's own, not copies.
   StateDict state_dict() const;
-  // Throws std::invalid_argument, naming the key, where names, shapes or dtypes do not match those of state_dict(), and
-  // changes nothing then.
+  // Throws std::invalid_argument, naming the key, where names, shapes or dtypes do not match those of
+  // state_dict(), and changes nothing then.
   void load_state_dict(const StateDict& state);
   // Throws as load_state_dict does; changes nothing.
   void check_state_dict(const StateDict& state) const;
 
  protected:
-  // state: the names of the tensors kept for each parameter; they are like it and begin as zeros. `name` is for errors.
-  // Throws std::invalid_argument on no parameters, one given twice, one that does not require a gradient, or settings
-  // out of range.
+  // state: the names of the tensors kept for each parameter; they are like it and begin as zeros. `name` is
+  // for errors. Throws std::invalid_argument on no parameters, one given twice, one that does not require a
+  // gradient, or settings out of range.
   Optimizer(const char* name, std::vector<ParamGroup> groups, double lr, double weight_decay,
             const std::vector<const char*>& state);
   // What step() does first: all checks. Counts the update of each parameter that has a gradient.
@@ -71,7 +71,8 @@ struct SGDOptions {
 // Throws std::invalid_argument on negative or non-finite settings, and on nesterov without momentum.
 class SGD final : public Optimizer {
  public:
-  SGD(std::vector<Tensor> params, SGDOptions options) : SGD(std::vector{ParamGroup{std::move(params), {}, {}}}, options) {}
+  SGD(std::vector<Tensor> params, SGDOptions options)
+      : SGD(std::vector{ParamGroup{std::move(params), {}, {}}}, options) {}
   SGD(std::vector<ParamGroup> groups, SGDOptions options);
   void step() override;
 
@@ -89,8 +90,8 @@ struct AdamWOptions {
   double weight_decay = 0.01;  // decoupled: w *= 1 - lr * weight_decay
 };
 
-// State "exp_avg.0", "exp_avg_sq.0", ... Throws std::invalid_argument on negative or non-finite settings, and on betas
-// outside [0, 1).
+// State "exp_avg.0", "exp_avg_sq.0", ... Throws std::invalid_argument on negative or non-finite settings, and
+// on betas outside [0, 1).
 class AdamW final : public Optimizer {
  public:
   AdamW(std::vector<Tensor> params, AdamWOptions options)
@@ -105,8 +106,8 @@ class AdamW final : public Optimizer {
   std::vector<kernels::AdamWParam<double>> f64_;
 };
 
-// Linear warm-up to max_lr over `warmup` steps, then half a cosine down to min_lr at step `total`, min_lr after it
-// (nanoGPT's). Steps count from 0; the first has max_lr / (warmup + 1).
+// Linear warm-up to max_lr over `warmup` steps, then half a cosine down to min_lr at step `total`, min_lr
+// after it (nanoGPT's). Steps count from 0; the first has max_lr / (warmup + 1).
 struct CosineSchedule {
   double max_lr = 1e-3, min_lr = 1e-4;
   int64_t warmup = 100, total = 2000;
@@ -117,8 +118,8 @@ struct CosineSchedule {
 
 namespace nn {
 // Scales all gradients by max_norm / norm where their common 2-norm exceeds max_norm. Gives the norm before.
-// A norm that is not finite leaves the gradients as they are. Throws std::invalid_argument where max_norm is negative
-// or NaN.
+// A norm that is not finite leaves the gradients as they are. Throws std::invalid_argument where max_norm is
+// negative or NaN.
 double clip_grad_norm(std::span<const Tensor> parameters, double max_norm);
 }  // namespace nn
 }  // namespace altgrad

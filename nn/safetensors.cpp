@@ -1,5 +1,5 @@
-// A file is read only after all of its header has been checked, as the format's reference implementation does: the
-// tensors' byte ranges must tile the rest of the file, without holes or overlaps.
+// A file is read only after all of its header has been checked, as the format's reference implementation
+// does: the tensors' byte ranges must tile the rest of the file, without holes or overlaps.
 #include <altgrad/nn/safetensors.h>
 
 #include <fcntl.h>
@@ -23,7 +23,8 @@ namespace {
 
 using nlohmann::json;
 
-static_assert(std::endian::native == std::endian::little, "the format is little-endian, and bytes are copied as they are");
+static_assert(std::endian::native == std::endian::little,
+              "the format is little-endian, and bytes are copied as they are");
 
 constexpr uint64_t max_header = 100'000'000;
 constexpr const char* metadata_key = "__metadata__";
@@ -129,10 +130,12 @@ Entry parse_tensor(const std::string& name, const json& tensor) try {
   const std::vector<int64_t> offsets = whole_numbers(tensor, "data_offsets");
   if (offsets.size() != 2) fail("\"data_offsets\" must be two numbers, has ", offsets.size());
   Entry entry{name, stored_dtype(tensor), shape, offsets[0], offsets[1]};
-  if (entry.begin > entry.end) fail("its data would end at ", entry.end, " before it begins at ", entry.begin);
+  if (entry.begin > entry.end)
+    fail("its data would end at ", entry.end, " before it begins at ", entry.begin);
   const int64_t needed = shape.numel() * int64_t(entry.dtype->size);
   if (needed != entry.end - entry.begin) {
-    fail(entry.dtype->name, " of shape ", shape, " needs ", needed, " bytes, its offsets hold ", entry.end - entry.begin);
+    fail(entry.dtype->name, " of shape ", shape, " needs ", needed, " bytes, its offsets hold ",
+         entry.end - entry.begin);
   }
   return entry;
 } catch (const std::invalid_argument& e) {
@@ -172,7 +175,8 @@ StateDict parse(std::string_view file, Metadata* metadata) {
   if (file.size() < 8) fail("has ", file.size(), " bytes, the length of the header alone takes 8");
   uint64_t header_size;
   std::memcpy(&header_size, file.data(), 8);
-  if (header_size > max_header) fail("the header would have ", header_size, " bytes, at most ", max_header, " are allowed");
+  if (header_size > max_header)
+    fail("the header would have ", header_size, " bytes, at most ", max_header, " are allowed");
   if (header_size > file.size() - 8) {
     fail("is cut short: the header has ", header_size, " bytes, the file ends after ", file.size() - 8);
   }
@@ -188,12 +192,14 @@ StateDict parse(std::string_view file, Metadata* metadata) {
       entries.push_back(parse_tensor(name, value));
     }
   }
-  std::sort(entries.begin(), entries.end(),
-            [](const Entry& a, const Entry& b) { return std::pair(a.begin, a.end) < std::pair(b.begin, b.end); });
+  std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
+    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
+  });
   int64_t at = 0;
   for (const Entry& e : entries) {
     if (e.begin < at) fail("tensor \"", e.name, "\": its data at ", e.begin, " overlaps what ends at ", at);
-    if (e.begin > at) fail("tensor \"", e.name, "\": a hole lies before its data, from ", at, " to ", e.begin);
+    if (e.begin > at)
+      fail("tensor \"", e.name, "\": a hole lies before its data, from ", at, " to ", e.begin);
     if (e.end > int64_t(data.size())) {
       fail("tensor \"", e.name, "\": its data would end at ", e.end, ", the file's end at ", data.size());
     }
@@ -301,7 +307,8 @@ class Replacement {
 // The file to be replaced, symbolic links followed. Renaming would replace a device or a pipe as well.
 std::string resolve(const std::string& path) {
   std::error_code error;
-  const std::filesystem::path target = std::filesystem::weakly_canonical(std::filesystem::absolute(path), error);
+  std::filesystem::path target = std::filesystem::absolute(path, error);
+  if (!error) target = std::filesystem::weakly_canonical(target, error);
   if (error) fail_runtime("save_safetensors: cannot write ", path, ": ", error.message());
   if (std::filesystem::exists(target) && !std::filesystem::is_regular_file(target)) {
     fail_runtime("save_safetensors: cannot write ", path, ": it exists and is not a regular file");
@@ -319,9 +326,8 @@ void save_safetensors(const std::string& path, const StateDict& tensors, const M
     if (item.first == metadata_key) fail("save_safetensors: the name \"", metadata_key, "\" is reserved");
     order.push_back(&item);
   }
-  std::stable_sort(order.begin(), order.end(), [](auto* a, auto* b) {
-    return size_of(a->second.dtype()) > size_of(b->second.dtype());
-  });
+  std::stable_sort(order.begin(), order.end(),
+                   [](auto* a, auto* b) { return size_of(a->second.dtype()) > size_of(b->second.dtype()); });
 
   json header = json::object();
   if (!metadata.empty()) header[metadata_key] = metadata;
@@ -340,7 +346,8 @@ void save_safetensors(const std::string& path, const StateDict& tensors, const M
     fail("save_safetensors: ", path, ": a name or metadata is not UTF-8: ", e.what());
   }
   text.resize((text.size() + 7) / 8 * 8, ' ');
-  if (text.size() > max_header) fail("save_safetensors: ", path, ": names and metadata exceed ", max_header, " bytes");
+  if (text.size() > max_header)
+    fail("save_safetensors: ", path, ": names and metadata exceed ", max_header, " bytes");
 
   Replacement file(resolve(path));
   const uint64_t header_size = text.size();

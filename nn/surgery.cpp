@@ -1,3 +1,5 @@
+// rewrite plans all edits before it makes the first; clone visits shallow copies and makes them deep, with a
+// map from each of the source's tensors and modules to its copy, so that what was shared stays shared.
 #include <altgrad/nn/surgery.h>
 
 #include <unordered_map>
@@ -104,9 +106,8 @@ class Clone final : public Visitor {
   // A copy that lists a member of its source would have the source edited.
   void check(std::string_view name, const void* member) const {
     if (source_->contains(member)) {
-      fail("clone: the copy lists its source's \"", name,
-           "\"; a module held outside a Slot must be copied by its "
-           "holder's copy constructor");
+      fail("clone: a copy lists the \"", name, "\" of its source; its class holds a module outside a Slot, ",
+           "and must copy that in its copy constructor");
     }
   }
 

@@ -33,6 +33,8 @@ inline std::string read_bytes(const std::string& path) {
   bytes << std::ifstream(path, std::ios::binary).rdbuf();
   return bytes.str();
 }
+// A new file: some file systems flush one that is truncated, which takes milliseconds.
 inline void write_bytes(const std::string& path, const std::string& bytes) {
-  std::ofstream(path, std::ios::binary | std::ios::trunc) << bytes;
+  std::filesystem::remove(path);
+  std::ofstream(path, std::ios::binary) << bytes;
 }

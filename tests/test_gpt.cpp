@@ -347,17 +347,20 @@ TEST_CASE("generate continues a prompt", "[gpt]") {
   }
   SECTION(
       "greedily where temperature is 0 or top_k is 1, each token the likeliest after the last block_size") {
-    std::vector<int64_t> expected = {3, 1, 4};
     const SlowGPT slow{model};
-    while (expected.size() < 15) {
-      const size_t length = std::min<size_t>(expected.size(), 8);
-      const auto last = slow.logits(std::span(expected).last(length)).back();
-      expected.push_back(std::ranges::max_element(last) - last.begin());
+    for (int64_t first = 0; first < 11; ++first) {
+      std::vector<int64_t> expected = {first, 1, 4};
+      const Tensor start = Tensor::from(expected, {3});
+      while (expected.size() < 15) {
+        const size_t length = std::min<size_t>(expected.size(), 8);
+        const auto last = slow.logits(std::span(expected).last(length)).back();
+        expected.push_back(std::ranges::max_element(last) - last.begin());
+      }
+      const Tensor greedy = model.generate(start, 12, {.temperature = 0});
+      CHECK(std::ranges::equal(greedy.data<int64_t>(), expected));
+      const Tensor top1 = model.generate(start, 12, {.temperature = 5, .top_k = 1});
+      CHECK(std::ranges::equal(top1.data<int64_t>(), expected));
     }
-    const Tensor greedy = model.generate(prompt, 12, {.temperature = 0});
-    CHECK(std::ranges::equal(greedy.data<int64_t>(), expected));
-    const Tensor top1 = model.generate(prompt, 12, {.temperature = 5, .top_k = 1});
-    CHECK(std::ranges::equal(top1.data<int64_t>(), expected));
   }
   SECTION("with the frequencies of the softmax, restricted to top_k and sharpened by temperature") {
     const auto logits = SlowGPT{model}.logits(prompt.data<int64_t>()).back();
@@ -397,11 +400,20 @@ TEST_CASE("generate continues a prompt", "[gpt]") {
   }
 }
 
-TEST_CASE("generate does not record, and restores the mode of every module", "[gpt]") {
-  GPT model({.n_layer = 2, .n_head = 2, .n_embd = 16, .block_size = 8, .vocab_size = 11, .dropout = 0.5});
+TEST_CASE("generate does not drop out or record, and restores the mode of every module", "[gpt]") {
+  manual_seed(12);
+  GPTConfig config = small;
+  config.dropout = 0.5;
+  GPT model(config);
+  randomize(model);
+  GPT plain(small);
+  plain.load_state_dict(model.state_dict());
   model.module("transformer.h.1").eval();
   Tape tape;
-  model.generate(Tensor::from({1}, {1}), 3);
+  Generator a(1), b(1);
+  const Tensor prompt = Tensor::from({1}, {1});
+  CHECK(values(model.generate(prompt, 30, {.generator = &a})) ==
+        values(plain.generate(prompt, 30, {.generator = &b})));
   CHECK(tape.num_ops() == 0);
   CHECK_THROWS(model.generate(Tensor::from({99}, {1}), 3));
   CHECK(model.training());

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "catch.h"
+#include "errors.h"
 
 using namespace altgrad;
 
@@ -123,13 +124,8 @@ TEST_CASE("a rewrite that a slot refuses leaves the tree as it was", "[nn][surge
   Picky picky;
   const auto before = modules_of(picky);
   const auto wrap_all = [](const std::string&, const Ptr& module) { return wrap(module); };
-  std::string message;
-  try {
-    nn::rewrite(picky, wrap_all);
-  } catch (const std::invalid_argument& e) {
-    message = e.what();
-  }
-  CHECK(message == "rewrite: the slot \"linear\" takes no Around in place of its Linear");
+  CHECK(throws([&] { nn::rewrite(picky, wrap_all); },
+               {"rewrite: the slot \"linear\" takes no Around in place of its Linear"}));
   CHECK(modules_of(picky) == before);
 
   // A shared module may be accepted in one of its places and refused in another.

@@ -1,5 +1,5 @@
-// Optimizer updates. The parameters count as one long range, cut into tasks of equal size: a model's many small
-// parameters cost one parallel region between them, and where the cuts fall depends on the sizes alone.
+// Optimizer updates. The parameters count as one long range, cut into tasks of equal size: a model's many
+// small parameters cost one parallel region between them, and where the cuts fall depends on the sizes alone.
 #include <altgrad/core/cpu/parallel.h>
 #include <altgrad/core/kernels.h>
 
@@ -10,7 +10,8 @@ namespace {
 
 constexpr int64_t task_size = 1 << 15;
 
-// update(p, begin, end): elements [begin, end) of parameter p, which together are all elements of all parameters.
+// update(p, begin, end): elements [begin, end) of parameter p, which together are all elements of all
+// parameters.
 template <class Param, class F>
 void for_all_elements(const Param* params, int64_t count, F&& update) {
   int64_t total = 0;
@@ -31,10 +32,11 @@ void for_all_elements(const Param* params, int64_t count, F&& update) {
 template <class D, class T>
 void adamw(const AdamWParam<T>* params, int64_t count, double beta1, double beta2, double eps) {
   for_all_elements(params, count, [=](const AdamWParam<T>& p, int64_t begin, int64_t end) {
-    T *__restrict w = p.w, *__restrict m = p.m, *__restrict v = p.v;
+    T* __restrict w = p.w, * __restrict m = p.m, * __restrict v = p.v;
     const T* __restrict g = p.g;
     const T keep = T(1 - p.lr * p.weight_decay), mix1 = T(1 - beta1), mix2 = T(1 - beta2), epsilon = T(eps);
-    const T rate = T(p.lr / (1 - std::pow(beta1, p.step))), root = T(1 / std::sqrt(1 - std::pow(beta2, p.step)));
+    const T rate = T(p.lr / (1 - std::pow(beta1, p.step))),
+            root = T(1 / std::sqrt(1 - std::pow(beta2, p.step)));
     for (int64_t i = begin; i < end; ++i) {
       m[i] += mix1 * (g[i] - m[i]);
       v[i] += mix2 * (g[i] * g[i] - v[i]);
@@ -46,7 +48,7 @@ void adamw(const AdamWParam<T>* params, int64_t count, double beta1, double beta
 template <class D, class T>
 void sgd(const SgdParam<T>* params, int64_t count, double momentum, bool nesterov) {
   for_all_elements(params, count, [=](const SgdParam<T>& p, int64_t begin, int64_t end) {
-    T *__restrict w = p.w, *__restrict v = p.v;
+    T* __restrict w = p.w, * __restrict v = p.v;
     const T* __restrict g = p.g;
     const T lr = T(p.lr), decay = T(p.weight_decay), mu = T(momentum);
     if (!v) {
@@ -70,9 +72,9 @@ void scale(T* y, double alpha, int64_t n) {
   });
 }
 
-#define AG_INSTANTIATE(T)                                                                  \
-  template void adamw<Cpu>(const AdamWParam<T>*, int64_t, double, double, double);         \
-  template void sgd<Cpu>(const SgdParam<T>*, int64_t, double, bool);                       \
+#define AG_INSTANTIATE(T)                                                          \
+  template void adamw<Cpu>(const AdamWParam<T>*, int64_t, double, double, double); \
+  template void sgd<Cpu>(const SgdParam<T>*, int64_t, double, bool);               \
   template void scale<Cpu>(T*, double, int64_t);
 AG_INSTANTIATE(float)
 AG_INSTANTIATE(double)

@@ -1,0 +1,111 @@
+// checkpoint: the gradients of the function itself, for less memory.
+#include <altgrad/autograd/ops.h>
+
+#include "errors.h"
+#include "reference.h"
+
+using namespace altgrad;
+using reference::randn;
+using reference::same_bits;
+
+namespace {
+
+struct Net {
+  Tensor w1 = randn({8, 4}, 1), w2 = randn({4, 8}, 2);
+  Net() { w1.requires_grad(true), w2.requires_grad(true); }
+  Tensor operator()(const Tensor& x) const { return linear(gelu(dropout(linear(x, w1), 0.3)), w2); }
+};
+
+struct Result {
+  Tensor y, dx, dw1, dw2;
+  Generator::State state;
+};
+// Two blocks, the second on the result of the first, run plainly or checkpointed.
+Result run(bool recompute) {
+  const Net net;
+  const Tensor x = randn({5, 4}, 3);
+  x.requires_grad(true);
+  manual_seed(9);
+  const auto block = [&](const Tensor& t) { return recompute ? checkpoint(net, t) : net(t); };
+  Tape tape;
+  const Tensor y = block(block(x) + x);
+  tape.backward(y, randn({5, 4}, 4));
+  return {y, x.grad(), net.w1.grad(), net.w2.grad(), default_generator().state()};
+}
+
+}  // namespace
+
+TEST_CASE("checkpoint changes neither values nor gradients, with dropout inside", "[checkpoint]") {
+  const Result plain = run(false), again = run(true);
+  CHECK(same_bits(again.y, plain.y));
+  CHECK(same_bits(again.dx, plain.dx));
+  CHECK(reference::distance(again.dw1, plain.dw1) < 1e-15);  // added up in another order
+  CHECK(reference::distance(again.dw2, plain.dw2) < 1e-15);
+  CHECK(again.state == plain.state);
+  // Dropout draws anew each time, so the check above is not of a constant.
+  CHECK(reference::distance(Net()(randn({5, 4})), Net()(randn({5, 4}))) > 1e-3);
+}
+
+TEST_CASE("checkpoint needs less memory", "[checkpoint]") {
+  const Tensor x = randn({64, 64}, 1, DType::f32), w = randn({64, 64}, 2, DType::f32) * 0.1;
+  const auto block = [&](Tensor t) {
+    for (int i = 0; i < 8; ++i) t = tanh(linear(t, w));
+    return t;
+  };
+  const auto peak = [&](bool recompute) {
+    const Tensor input = x.clone();
+    input.requires_grad(true);
+    Tape tape;
+    const int64_t before = memory_stats().in_use;
+    reset_peak_memory();
+    Tensor y = input;
+    for (int i = 0; i < 8; ++i) y = recompute ? checkpoint(block, y) : block(y);
+    y = sum(y);
+    tape.backward(y);
+    return memory_stats().peak - before;
+  };
+  CHECK(peak(true) * 2 < peak(false));
+}
+
+TEST_CASE("checkpoint takes token ids, frozen inputs, and functions that return what they were given", "[checkpoint]") {
+  const Tensor ids = Tensor::from({1, 0, 1}, {3}), w = randn({2, 4}), constant = randn({2, 4}, 2);
+  w.requires_grad(true);
+  const auto gradient = [&](auto&& fn, const Tensor& x) {
+    w.set_grad(Tensor());
+    Tape tape;
+    const Tensor y = checkpoint(fn, x);
+    tape.backward(y, Tensor::ones(y.shape(), y.options()));
+    return w.has_grad() ? reference::values(w.grad()) : std::vector<double>{};
+  };
+  const auto all = [](double a, double b) { return std::vector<double>{a, a, a, a, b, b, b, b}; };
+  CHECK(gradient([&](const Tensor& i) { return embedding(i, w); }, ids) == all(1, 2));
+  CHECK(gradient([&](const Tensor& t) { return w + t; }, constant) == all(1, 1));
+  CHECK(gradient([](const Tensor& t) { return t; }, w) == all(1, 1));
+  CHECK(gradient([&](const Tensor&) { return w; }, constant) == all(1, 1));
+  CHECK(gradient([](const Tensor& t) { return t * 2.0; }, constant).empty());
+  const auto inner = [&](const Tensor& t) { return t * w; };
+  CHECK(gradient([&](const Tensor& t) { return checkpoint(inner, t) + checkpoint(inner, t); }, Tensor::ones({2, 4}, w.options())) ==
+        all(2, 2));
+}
+
+TEST_CASE("checkpoint outside a tape is the function", "[checkpoint]") {
+  const Tensor x = randn({2, 3});
+  CHECK(same_bits(checkpoint([](const Tensor& t) { return exp(t); }, x), exp(x)));
+}
+
+TEST_CASE("an exception inside a checkpointed function passes through and restores the generator", "[checkpoint]") {
+  const Tensor x = randn({2, 3});
+  x.requires_grad(true);
+  int calls = 0;
+  const auto fn = [&](const Tensor& t) {
+    const Tensor y = dropout(t, 0.5);
+    if (++calls == 2) throw std::runtime_error("second call");
+    return y;
+  };
+  Tape tape;
+  const Tensor y = sum(checkpoint(fn, x));
+  const Generator::State state = default_generator().state();
+  CHECK(throws<std::runtime_error>([&] { tape.backward(y); }, {"second call"}));
+  CHECK(default_generator().state() == state);
+  CHECK_FALSE(x.has_grad());
+}
