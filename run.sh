@@ -92,7 +92,7 @@ install_missing() {
   # shellcheck disable=SC2086  # a list of words
   if [ -n "$packages" ] && apt_install $packages; then packages=$(missing "$1" | xargs); fi
   [ -n "$packages" ] || return 0
-  cat <<TXT
+  cat >&2 <<TXT
 altgrad needs a C++20 compiler with OpenMP, CMake 3.22 or newer, ninja or make, Eigen 3.4 or newer, nlohmann-json,
 CLI11 and, for the tests, Catch2. Missing here, by Debian's names: $packages
 Install them and run this again:
@@ -117,7 +117,7 @@ count_tests() {
   awk '
     /^All tests passed \(/ { cases = $(NF - 2) }
     /^test cases:/ { for (i = 2; i < NF; ++i) { if ($(i + 1) == "passed") good = $i; if ($(i + 1) == "failed") bad = $i } }
-    /^Test Passed\.$/ { passed += cases ? cases : 1 }
+    /^Test Passed\.$/ { passed += cases ? cases : good ? good : 1 }
     /^Test Failed\.$/ || /^Test timeout/ { passed += good; failed += bad ? bad : 1 }
     /^Test (Passed|Failed)\.$/ || /^Test timeout/ { cases = good = bad = 0 }
     END { printf "%d passed, %d failed\n", passed, failed }

@@ -1,5 +1,5 @@
-// Arithmetic with broadcasting. Inputs are read in place through strides of 0, never copied out; a backward computes at
-// the shape of the result and sums what was repeated.
+// Arithmetic with broadcasting. Inputs are read in place through strides of 0, never copied out; a backward
+// computes at the shape of the result and sums what was repeated.
 #include <altgrad/autograd/common.h>
 #include <altgrad/autograd/ops.h>
 #include <altgrad/core/functors.h>
@@ -149,7 +149,8 @@ Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b) {
   }
   detail::check_same_kind("where", a, b);
   detail::check_floating("where", a);
-  if (condition.device() != a.device()) fail("where: condition is on ", condition.device(), ", a on ", a.device());
+  if (condition.device() != a.device())
+    fail("where: condition is on ", condition.device(), ", a on ", a.device());
   const Shape values = broadcast_shapes("where", a.shape(), b.shape());
   return apply<Where>(condition, a, b, broadcast_shapes("where", condition.shape(), values));
 }

@@ -1,5 +1,6 @@
-// Checkpointing: an op that keeps its function instead of what the function's ops would keep. Its backward runs the
-// function on a tape of its own, from where the thread's generator stood in forward.
+// Checkpointing: an op that keeps its function instead of what the function's ops would keep. Its backward
+// runs the function on a tape of its own, from where the thread's generator stood in forward. Gradients reach
+// x and the leaves that the function holds; a result of another op that it holds is a constant to it.
 #include <altgrad/autograd/common.h>
 #include <altgrad/autograd/ops.h>
 
@@ -25,7 +26,7 @@ struct Checkpoint final : Op {
     return fn(x).detach();  // fn may return x, or a tensor it holds
   }
 
-  // dx = what the inner tape adds to a leaf with the values of x; leaves that fn holds get theirs from it directly
+  // dx = what the inner tape adds to a leaf with the values of x; leaves that fn holds get theirs from it
   void backward(const Tensor& dy, Grads& d) override {
     const RewoundGenerator rewound(random);
     Tape inner;

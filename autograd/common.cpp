@@ -16,21 +16,23 @@ void check_same_kind(const char* op, const Tensor& a, const Tensor& b) {
 }
 
 int wrap_axis(const char* op, const Shape& shape, int axis) {
-  if (axis < -shape.dim() || axis >= shape.dim()) fail(op, ": axis ", axis, " is out of range for shape ", shape);
+  if (axis < -shape.dim() || axis >= shape.dim())
+    fail(op, ": axis ", axis, " is out of range for shape ", shape);
   return axis < 0 ? axis + shape.dim() : axis;
 }
 
 void check_ids(const char* op, const Tensor& ids, int64_t high, std::optional<int64_t> ignore) {
   if (ids.dtype() != DType::i64) fail(op, ": ids must be i64, got ", ids.dtype(), " of shape ", ids.shape());
   if (ids.numel() == 0) return;
-  // Where nothing is ignored, an id that is in range anyway stands in; an empty range has none, so any id is wrong.
+  // Where nothing is ignored, an id that is in range anyway stands in; in an empty range any id is wrong.
   const bool none_fits = high == 0 && !ignore;
   const int64_t at = none_fits ? 0 : dispatch_device(ids.device(), [&]<class D>() {
     return kernels::first_outside<D>(ids.ptr<int64_t>(), ids.numel(), high, ignore.value_or(0));
   });
   if (at < 0) return;
   const int64_t id = ids.alias({ids.numel()}).narrow(0, at, 1).item<int64_t>();
-  fail(op, ": id ", id, " at ", position(ids.shape(), at), " of ids ", ids.shape(), " is outside [0, ", high, ")");
+  fail(op, ": id ", id, " at ", position(ids.shape(), at), " of ids ", ids.shape(), " is outside [0, ", high,
+       ")");
 }
 
 std::string position(const Shape& shape, int64_t i) {
@@ -83,7 +85,9 @@ Tensor sum_to(const Tensor& x, const Shape& shape) {
   if (x.shape() == shape) return x;
   // One kernel for each run of neighbouring axes to be summed; axes of size 1 belong to any run.
   const int lead = x.dim() - shape.dim();
-  const auto summed = [&](int axis) { return x.shape()[axis] != 1 && (axis < lead || shape[axis - lead] == 1); };
+  const auto summed = [&](int axis) {
+    return x.shape()[axis] != 1 && (axis < lead || shape[axis - lead] == 1);
+  };
   Tensor y = x;
   int64_t outer = 1;
   for (int axis = 0; axis < x.dim();) {
@@ -97,9 +101,8 @@ Tensor sum_to(const Tensor& x, const Shape& shape) {
     if (n != 1) {
       const int64_t inner = x.shape().product(end, x.dim());
       Tensor part = Tensor::empty({outer, inner}, x.options());
-      dispatch("sum", x, [&]<class D, class T>() {
-        kernels::sum<D, T>(part.ptr<T>(), y.ptr<T>(), outer, n, inner);
-      });
+      dispatch("sum", x,
+               [&]<class D, class T>() { kernels::sum<D, T>(part.ptr<T>(), y.ptr<T>(), outer, n, inner); });
       y = part;
     }
     axis = end;

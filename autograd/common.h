@@ -7,13 +7,13 @@
 
 namespace altgrad::detail {
 
-// Throw std::invalid_argument, naming the op, where the dtype is not floating; where dtype or device of two differ;
-// where an axis is out of range (the result is counted from the front).
+// Throw std::invalid_argument, naming the op, where the dtype is not floating; where dtype or device of two
+// differ; where an axis is out of range (the result is counted from the front).
 void check_floating(const char* op, const Tensor& x);
 void check_same_kind(const char* op, const Tensor& a, const Tensor& b);
 int wrap_axis(const char* op, const Shape& shape, int axis);
 
-// Throws, with the id, its position and the range, where an id is neither in [0, high) nor `ignore`, or not i64.
+// Throws where ids are not i64 or one is neither in [0, high) nor `ignore`, with its position and the range.
 void check_ids(const char* op, const Tensor& ids, int64_t high, std::optional<int64_t> ignore = {});
 // The memory of a tensor that a kernel may do without.
 template <class T>
@@ -32,8 +32,8 @@ std::string position(const Shape& shape, int64_t i);
 void push_axis(kernels::Strided& s, int64_t size, int64_t a, int64_t b);
 // The index space of `out`, into which a and b broadcast.
 kernels::Strided broadcast(const Shape& out, const Shape& a, const Shape& b);
-// x repeated to `shape`, and its reverse: x summed over the axes along which `shape` would be repeated. Both give
-// x itself, or an alias, where nothing is repeated. Not recorded.
+// x repeated to `shape`, and the reverse: x summed over the axes along which `shape` would be repeated. Both
+// give x itself, or an alias, where nothing is repeated. Not recorded.
 Tensor expand_to(const Tensor& x, const Shape& shape);
 Tensor sum_to(const Tensor& x, const Shape& shape);
 

@@ -15,7 +15,8 @@ struct Unary final : Op {
   Tensor forward(const Tensor& x, F functor) {
     f = functor;
     Tensor y = Tensor::empty(x.shape(), x.options());
-    dispatch(name, x, [&]<class D, class T>() { kernels::unary<D, F, T>(f, y.ptr<T>(), x.ptr<T>(), x.numel()); });
+    dispatch(name, x,
+             [&]<class D, class T>() { kernels::unary<D, F, T>(f, y.ptr<T>(), x.ptr<T>(), x.numel()); });
     if (F::saves == Saves::x) saved = x;
     if (F::saves == Saves::y) saved = y;
     return y;

@@ -1,5 +1,5 @@
-// Gradients against central differences. Both sides see the same random numbers: the thread's generator is set back
-// before each call of fn.
+// Gradients against central differences. Both sides see the same random numbers: the thread's generator is
+// set back before each call of fn.
 #include <altgrad/autograd/common.h>
 #include <altgrad/autograd/gradcheck.h>
 #include <altgrad/autograd/ops.h>
@@ -26,7 +26,9 @@ class Restore {
     leaf.set_grad(Tensor());
   }
   // The values to be put back at the end.
-  const Tensor& keep_values(const Tensor& leaf) { return values_.emplace_back(leaf, leaf.detach().clone()).second; }
+  const Tensor& keep_values(const Tensor& leaf) {
+    return values_.emplace_back(leaf, leaf.detach().clone()).second;
+  }
 
  private:
   const Generator::State random_ = default_generator().state();
@@ -44,9 +46,10 @@ Tensor random_cotangent(const Tensor& y, uint64_t seed) {
   return v.to(y.device());
 }
 
-// Runs fn on a tape and backward from v^T fn(), the gradients of all leaves but `own` being set aside. Gives v, or
-// nothing and a message where fn's result has no gradient.
-Tensor run_backward(const std::function<Tensor()>& fn, Restore& restore, uint64_t seed, std::string& message) {
+// Runs fn on a tape and backward from v^T fn(), gradients that leaves already had being set aside. Gives v,
+// or nothing and a message where fn's result has no gradient.
+Tensor run_backward(const std::function<Tensor()>& fn, Restore& restore, uint64_t seed,
+                    std::string& message) {
   restore.rewind();
   Tape tape;
   const Tensor result = fn();
@@ -56,7 +59,8 @@ Tensor run_backward(const std::function<Tensor()>& fn, Restore& restore, uint64_
   }
   const Tensor y = result.reshape(result.shape());  // an op of this tape, also where fn returns a leaf
   if (!y.body()->recorded) {
-    message = concat("the result, of shape ", y.shape(), ", does not depend on the inputs through recorded ops");
+    message =
+        concat("the result, of shape ", y.shape(), ", does not depend on the inputs through recorded ops");
     return {};
   }
   const Tensor v = random_cotangent(y, seed).to(y.dtype());
@@ -66,8 +70,8 @@ Tensor run_backward(const std::function<Tensor()>& fn, Restore& restore, uint64_
 }
 
 // The central difference of v^T fn() along whatever move(step) changes.
-double central_difference(const std::function<Tensor()>& fn, const std::function<void(double)>& move, double step,
-                          const Tensor& v, const Restore& restore) {
+double central_difference(const std::function<Tensor()>& fn, const std::function<void(double)>& move,
+                          double step, const Tensor& v, const Restore& restore) {
   const NoGrad off;
   const auto at = [&](double h) {
     move(h);
@@ -76,7 +80,8 @@ double central_difference(const std::function<Tensor()>& fn, const std::function
   };
   const Tensor above = at(step), below = at(-step);
   if (!(above.shape() == v.shape() && below.shape() == v.shape())) {
-    fail("gradcheck: the shape of the result changes with its inputs' values: ", v.shape(), ", then ", above.shape());
+    fail("gradcheck: the shape of the result changes with its inputs' values: ", v.shape(), ", then ",
+         above.shape());
   }
   double difference = 0;
   for (int64_t i = 0; i < v.numel(); ++i) {
@@ -103,8 +108,8 @@ void compare(GradcheckResult& result, double tolerance, double analytic, double 
 
 }  // namespace
 
-GradcheckResult gradcheck(const std::function<Tensor(std::span<const Tensor>)>& fn, std::vector<Tensor> inputs,
-                          GradcheckOptions options) {
+GradcheckResult gradcheck(const std::function<Tensor(std::span<const Tensor>)>& fn,
+                          std::vector<Tensor> inputs, GradcheckOptions options) {
   bool any = false;
   for (size_t i = 0; i < inputs.size(); ++i) {
     Tensor& x = inputs[i];
@@ -131,7 +136,8 @@ GradcheckResult gradcheck(const std::function<Tensor(std::span<const Tensor>)>& 
     const Tensor& x = inputs[k];
     if (!is_floating(x.dtype())) continue;
     const Tensor values = x.detach().to(Device::cpu()).clone(), probe = values.clone();
-    const Tensor analytic = x.has_grad() ? x.grad().to(Device::cpu()) : Tensor::zeros(x.shape(), {DType::f64});
+    const Tensor analytic =
+        x.has_grad() ? x.grad().to(Device::cpu()) : Tensor::zeros(x.shape(), {DType::f64});
     for (int64_t i = 0; i < x.numel(); ++i) {
       const double x0 = values.ptr<double>()[i];
       const auto move = [&](double h) {
@@ -148,8 +154,8 @@ GradcheckResult gradcheck(const std::function<Tensor(std::span<const Tensor>)>& 
   return result;
 }
 
-GradcheckResult gradcheck_directional(const std::function<Tensor()>& fn, const std::vector<Tensor>& parameters,
-                                      GradcheckOptions options) {
+GradcheckResult gradcheck_directional(const std::function<Tensor()>& fn,
+                                      const std::vector<Tensor>& parameters, GradcheckOptions options) {
   if (parameters.empty()) fail("gradcheck_directional: no parameters given");
   for (size_t i = 0; i < parameters.size(); ++i) {
     const Tensor& p = parameters[i];

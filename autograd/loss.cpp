@@ -1,4 +1,4 @@
-// Embedding and losses. cross_entropy is fused: it keeps the logits and a number a row, never the probabilities.
+// Embedding and losses. cross_entropy is fused: it keeps the logits and a number a row, no probabilities.
 #include <altgrad/autograd/common.h>
 #include <altgrad/autograd/ops.h>
 
@@ -25,7 +25,8 @@ struct Embedding final : Op {
   void backward(const Tensor& dy, Grads& d) override {
     Tensor dw = Tensor::empty(w_shape, dy.options());
     dispatch(name, dy, [&]<class D, class T>() {
-      kernels::gather_grad<D, T>(dw.ptr<T>(), dy.ptr<T>(), ids.ptr<int64_t>(), 1, w_shape[0], ids.numel(), w_shape[1]);
+      kernels::gather_grad<D, T>(dw.ptr<T>(), dy.ptr<T>(), ids.ptr<int64_t>(), 1, w_shape[0], ids.numel(),
+                                 w_shape[1]);
     });
     d.add(1, dw);
   }
@@ -65,7 +66,8 @@ struct CrossEntropy final : Op {
 Tensor embedding(const Tensor& ids, const Tensor& w) {
   detail::check_floating("embedding", w);
   if (w.dim() != 2) fail("embedding: weight ", w.shape(), " needs two axes, (num_embeddings, dim)");
-  if (ids.device() != w.device()) fail("embedding: ids are on ", ids.device(), ", the weight on ", w.device());
+  if (ids.device() != w.device())
+    fail("embedding: ids are on ", ids.device(), ", the weight on ", w.device());
   detail::check_ids("embedding", ids, w.size(0));
   return apply<Embedding>(ids, w);
 }
@@ -73,7 +75,8 @@ Tensor embedding(const Tensor& ids, const Tensor& w) {
 Tensor cross_entropy(const Tensor& logits, const Tensor& targets, int64_t ignore_index) {
   detail::check_floating("cross_entropy", logits);
   if (logits.dim() == 0 || !(logits.shape().erased(-1) == targets.shape())) {
-    fail("cross_entropy: targets ", targets.shape(), " do not match logits ", logits.shape(), ", (..., classes)");
+    fail("cross_entropy: targets ", targets.shape(), " do not match logits ", logits.shape(),
+         ", (..., classes)");
   }
   if (targets.device() != logits.device()) {
     fail("cross_entropy: logits are on ", logits.device(), ", targets on ", targets.device());
@@ -85,7 +88,8 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& targets, int64_t ignore
 Tensor mse_loss(const Tensor& x, const Tensor& target) {
   detail::check_same_kind("mse_loss", x, target);
   detail::check_floating("mse_loss", x);
-  if (!(x.shape() == target.shape())) fail("mse_loss: x ", x.shape(), " and target ", target.shape(), " differ");
+  if (!(x.shape() == target.shape()))
+    fail("mse_loss: x ", x.shape(), " and target ", target.shape(), " differ");
   const Tensor difference = x - target;
   return mean(difference * difference);
 }

@@ -1,5 +1,5 @@
-// Linear algebra. Every product and every gradient is one GEMM that reads its operands where they are, transposed by
-// flags.
+// Linear algebra. Every product and every gradient is one GEMM that reads its operands where they are,
+// transposed by flags.
 #include <altgrad/autograd/common.h>
 #include <altgrad/autograd/ops.h>
 
@@ -7,7 +7,8 @@ namespace altgrad {
 namespace {
 
 void gemm(const Tensor& c, const Tensor& a, const Tensor& b, const kernels::Gemm& g) {
-  dispatch("gemm", c, [&]<class D, class T>() { kernels::gemm<D, T>(c.ptr<T>(), a.ptr<T>(), b.ptr<T>(), g); });
+  dispatch("gemm", c,
+           [&]<class D, class T>() { kernels::gemm<D, T>(c.ptr<T>(), a.ptr<T>(), b.ptr<T>(), g); });
 }
 
 // a (batch, m, k) or (1, m, k), repeated; b (batch, k, n)
@@ -23,8 +24,14 @@ struct Matmul final : Op {
   Tensor forward(const Tensor& a_in, const Tensor& b_in, const Sizes& sizes, const Shape& shape) {
     a = a_in, b = b_in, s = sizes;
     Tensor c = Tensor::empty(shape, a.options());
-    gemm(c, a, b, {.m = s.m, .n = s.n, .k = s.k, .batch = s.batch, .stride_a = a_stride(), .stride_b = s.k * s.n,
-                   .stride_c = s.m * s.n});
+    gemm(c, a, b,
+         {.m = s.m,
+          .n = s.n,
+          .k = s.k,
+          .batch = s.batch,
+          .stride_a = a_stride(),
+          .stride_b = s.k * s.n,
+          .stride_c = s.m * s.n});
     return c;
   }
 
@@ -32,14 +39,28 @@ struct Matmul final : Op {
   void backward(const Tensor& dc, Grads& d) override {
     if (d.needs(0)) {
       Tensor da = Tensor::empty({s.batch, s.m, s.k}, a.options());
-      gemm(da, dc, b, {.m = s.m, .n = s.k, .k = s.n, .trans_b = true, .batch = s.batch, .stride_a = s.m * s.n,
-                       .stride_b = s.k * s.n, .stride_c = s.m * s.k});
+      gemm(da, dc, b,
+           {.m = s.m,
+            .n = s.k,
+            .k = s.n,
+            .trans_b = true,
+            .batch = s.batch,
+            .stride_a = s.m * s.n,
+            .stride_b = s.k * s.n,
+            .stride_c = s.m * s.k});
       d.add(0, detail::sum_to(da, {s.a_repeats ? 1 : s.batch, s.m, s.k}).alias(a.shape()));
     }
     if (d.needs(1)) {
       Tensor db = Tensor::empty(b.shape(), b.options());
-      gemm(db, a, dc, {.m = s.k, .n = s.n, .k = s.m, .trans_a = true, .batch = s.batch, .stride_a = a_stride(),
-                       .stride_b = s.m * s.n, .stride_c = s.k * s.n});
+      gemm(db, a, dc,
+           {.m = s.k,
+            .n = s.n,
+            .k = s.m,
+            .trans_a = true,
+            .batch = s.batch,
+            .stride_a = a_stride(),
+            .stride_b = s.m * s.n,
+            .stride_c = s.k * s.n});
       d.add(1, db);
     }
   }
@@ -98,20 +119,22 @@ struct CausalAttention final : Op {
   }
 
   // With P = softmax(S), S = q k^T / sqrt(C / heads), dP = dy v^T and dS = P * (dP - sum(dy * y)):
-  // dv = P^T dy, dq = dS k / sqrt(C / heads), dk = dS^T q / sqrt(C / heads); P comes again from lse, tile by tile
+  // dv = P^T dy, dq = dS k / sqrt(C / heads), dk = dS^T q / sqrt(C / heads); P is made again from lse
   void backward(const Tensor& dy, Grads& d) override {
     const int64_t B = y.size(0), T = y.size(1), C = y.size(2);
     Tensor dqkv = Tensor::empty(qkv.shape(), qkv.options());
     dispatch(name, qkv, [&]<class D, class V>() {
-      kernels::attention_grad<D, V>(dqkv.ptr<V>(), dy.ptr<V>(), qkv.ptr<V>(), y.ptr<V>(), lse.ptr<V>(), B, T, heads,
-                                    C / heads);
+      kernels::attention_grad<D, V>(dqkv.ptr<V>(), dy.ptr<V>(), qkv.ptr<V>(), y.ptr<V>(), lse.ptr<V>(), B, T,
+                                    heads, C / heads);
     });
     d.add(0, dqkv);
   }
 };
 
 // All axes but the last two.
-Shape batch_axes(const Shape& shape) { return Shape(std::span<const int64_t>(shape.begin(), shape.end() - 2)); }
+Shape batch_axes(const Shape& shape) {
+  return Shape(std::span<const int64_t>(shape.begin(), shape.end() - 2));
+}
 Shape with_matrix(const Shape& batch, int64_t m, int64_t n) {
   return batch.inserted(batch.dim(), m).inserted(batch.dim() + 1, n);
 }
@@ -121,7 +144,8 @@ Shape with_matrix(const Shape& batch, int64_t m, int64_t n) {
 Tensor matmul(const Tensor& a, const Tensor& b) {
   detail::check_same_kind("matmul", a, b);
   detail::check_floating("matmul", a);
-  if (a.dim() == 0 || b.dim() == 0) fail("matmul: needs at least one axis, got ", a.shape(), " and ", b.shape());
+  if (a.dim() == 0 || b.dim() == 0)
+    fail("matmul: needs at least one axis, got ", a.shape(), " and ", b.shape());
   const int64_t k = a.size(-1), b_k = b.size(b.dim() == 1 ? 0 : -2);
   if (k != b_k) fail("matmul: ", a.shape(), " and ", b.shape(), " do not match: ", k, " vs ", b_k);
   if (a.dim() > 1 && b.dim() > 1) broadcast_shapes("matmul", batch_axes(a.shape()), batch_axes(b.shape()));
@@ -137,7 +161,8 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
   const Shape batch = broadcast_shapes("matmul", a_batch, b_batch);
   const Shape shape = with_matrix(batch, m, n);
   // One b for all: the rows of all a's are the rows of one matrix.
-  if (b_batch.numel() == 1) return apply<Matmul>(a, b, Matmul::Sizes{1, a_batch.numel() * m, n, k, false}, shape);
+  if (b_batch.numel() == 1)
+    return apply<Matmul>(a, b, Matmul::Sizes{1, a_batch.numel() * m, n, k, false}, shape);
   // One a for all is read again; what repeats in part is copied out.
   const bool a_repeats = a_batch.numel() == 1;
   return apply<Matmul>(a_repeats || a_batch == batch ? a : expand(a, with_matrix(batch, m, k)),
@@ -157,7 +182,8 @@ Tensor linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b) 
   if (b) {
     detail::check_same_kind("linear", x, *b);
     if (!(b->shape() == Shape{w.size(0)})) {
-      fail("linear: bias ", b->shape(), " does not match weight ", w.shape(), ": needs shape (", w.size(0), ")");
+      fail("linear: bias ", b->shape(), " does not match weight ", w.shape(), ": needs shape (", w.size(0),
+           ")");
     }
   }
   return apply<LinearOp>(x, w, b);

@@ -82,9 +82,9 @@ struct LayerNorm final : Op {
     if (d.needs(1)) dw = Tensor::empty(w.shape(), w.options());
     if (d.needs(2)) db = Tensor::empty(w.shape(), w.options());
     dispatch(name, x, [&]<class D, class T>() {
-      kernels::layer_norm_grad<D, T>(detail::ptr_or_null<T>(dx), detail::ptr_or_null<T>(dw), detail::ptr_or_null<T>(db),
-                                     dy.ptr<T>(), x.ptr<T>(), mean.ptr<T>(), rstd.ptr<T>(), w.ptr<T>(), rows_of(x),
-                                     x.size(-1));
+      kernels::layer_norm_grad<D, T>(detail::ptr_or_null<T>(dx), detail::ptr_or_null<T>(dw),
+                                     detail::ptr_or_null<T>(db), dy.ptr<T>(), x.ptr<T>(), mean.ptr<T>(),
+                                     rstd.ptr<T>(), w.ptr<T>(), rows_of(x), x.size(-1));
     });
     if (dx.defined()) d.add(0, dx);
     if (dw.defined()) d.add(1, dw);
@@ -106,14 +106,15 @@ struct RmsNorm final : Op {
     return y;
   }
 
-  // With h = x * rstd and g = dy * w, over each row: dx = rstd * (g - h * mean(g * h)); over all rows: dw = sum(dy * h)
+  // With h = x * rstd and g = dy * w, over each row: dx = rstd * (g - h * mean(g * h));
+  // over all rows: dw = sum(dy * h)
   void backward(const Tensor& dy, Grads& d) override {
     Tensor dx, dw;
     if (d.needs(0)) dx = Tensor::empty(x.shape(), x.options());
     if (d.needs(1)) dw = Tensor::empty(w.shape(), w.options());
     dispatch(name, x, [&]<class D, class T>() {
-      kernels::rms_norm_grad<D, T>(detail::ptr_or_null<T>(dx), detail::ptr_or_null<T>(dw),
-                                   dy.ptr<T>(), x.ptr<T>(), rstd.ptr<T>(), w.ptr<T>(), rows_of(x), x.size(-1));
+      kernels::rms_norm_grad<D, T>(detail::ptr_or_null<T>(dx), detail::ptr_or_null<T>(dw), dy.ptr<T>(),
+                                   x.ptr<T>(), rstd.ptr<T>(), w.ptr<T>(), rows_of(x), x.size(-1));
     });
     if (dx.defined()) d.add(0, dx);
     if (dw.defined()) d.add(1, dw);

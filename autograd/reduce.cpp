@@ -1,5 +1,5 @@
-// Reductions. An op reduces to the shape with sizes of 1 where axes were summed, and gives it the shape asked for as an
-// alias; mean and var are composed of recorded ops.
+// Reductions. An op reduces to the shape with sizes of 1 where axes were summed, and gives it the shape asked
+// for as an alias; mean and var are composed of recorded ops.
 #include <altgrad/autograd/common.h>
 #include <altgrad/autograd/ops.h>
 
@@ -11,9 +11,9 @@ namespace {
 // Which axes of a shape a reduction covers, and what it leaves.
 struct Reduction {
   std::array<bool, Shape::max_dim> covers{};
-  Shape kept;          // with sizes of 1 where covered
-  Shape result;        // kept, or without those axes
-  int64_t count = 1;   // elements reduced to one
+  Shape kept;         // with sizes of 1 where covered
+  Shape result;       // kept, or without those axes
+  int64_t count = 1;  // elements reduced to one
 };
 
 Reduction reduction(const char* op, const Tensor& x, std::span<const int> axes, bool keepdim) {
@@ -64,7 +64,8 @@ struct Max final : Op {
   Tensor forward(const Tensor& in, int64_t outer_in, int64_t n_in, int64_t inner_in, const Shape& result) {
     outer = outer_in, n = n_in, inner = inner_in;
     x = in, y = Tensor::empty(result, in.options());
-    dispatch(name, x, [&]<class D, class T>() { kernels::max<D, T>(y.ptr<T>(), x.ptr<T>(), outer, n, inner); });
+    dispatch(name, x,
+             [&]<class D, class T>() { kernels::max<D, T>(y.ptr<T>(), x.ptr<T>(), outer, n, inner); });
     return y;
   }
   // dx = dy / number of maxima where x = y, else 0
@@ -90,7 +91,8 @@ Tensor max(const Tensor& x, const Reduction& r) {
   int first = 0, last = x.dim();  // the covered axes lie in [first, last)
   while (first < last && !r.covers[first]) ++first;
   while (last > first && !r.covers[last - 1]) --last;
-  const bool together = std::all_of(&r.covers[first], &r.covers[0] + last, [](bool covered) { return covered; });
+  const bool together =
+      std::all_of(&r.covers[first], &r.covers[0] + last, [](bool covered) { return covered; });
   if (together) {
     const Shape& s = x.shape();
     return apply<Max>(x, s.product(0, first), r.count, s.product(last, s.dim()), r.result);
@@ -127,7 +129,8 @@ Tensor var(const Tensor& x, std::initializer_list<int> axes, bool keepdim, doubl
 
 Tensor argmax(const Tensor& x) {
   detail::check_floating("argmax", x);
-  if (x.dim() == 0 || x.size(-1) == 0) fail("argmax: the last axis of shape ", x.shape(), " holds no elements");
+  if (x.dim() == 0 || x.size(-1) == 0)
+    fail("argmax: the last axis of shape ", x.shape(), " holds no elements");
   Tensor y = Tensor::empty(x.shape().erased(-1), {DType::i64, x.device()});
   dispatch("argmax", x, [&]<class D, class T>() {
     kernels::argmax<D, T>(y.ptr<int64_t>(), x.ptr<T>(), y.numel(), x.size(-1));

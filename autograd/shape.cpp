@@ -151,8 +151,8 @@ struct IndexSelect final : Op {
     ids = ids_in, x_shape = x.shape(), axis = axis_in;
     Tensor y = Tensor::empty(x_shape.with(axis, ids.numel()), x.options());
     dispatch(name, x, [&]<class D, class T>() {
-      kernels::gather<D, T>(y.ptr<T>(), x.ptr<T>(), ids.ptr<int64_t>(), x_shape.product(0, axis), x_shape[axis],
-                            ids.numel(), x_shape.product(axis + 1, x_shape.dim()));
+      kernels::gather<D, T>(y.ptr<T>(), x.ptr<T>(), ids.ptr<int64_t>(), x_shape.product(0, axis),
+                            x_shape[axis], ids.numel(), x_shape.product(axis + 1, x_shape.dim()));
     });
     return y;
   }
@@ -214,7 +214,8 @@ Tensor Tensor::permute(std::initializer_list<int> axes) const { return detail::p
 
 Tensor Tensor::transpose(int axis0, int axis1) const {
   Axes axes{0, 1, 2, 3, 4, 5, 6, 7};
-  std::swap(axes[detail::wrap_axis("transpose", shape(), axis0)], axes[detail::wrap_axis("transpose", shape(), axis1)]);
+  std::swap(axes[detail::wrap_axis("transpose", shape(), axis0)],
+            axes[detail::wrap_axis("transpose", shape(), axis1)]);
   return apply<Permute>(*this, axes);
 }
 

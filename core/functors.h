@@ -1,6 +1,6 @@
-// The elementwise functions: value and slope in one named functor, compiled for both devices. A new elementwise op is a
-// functor here with its name in the list below, one function in autograd/elementwise.cpp and one row in the gradient
-// tests' table.
+// The elementwise functions: value and slope in one named functor, compiled for both devices. A new
+// elementwise op is a functor here with its name in the list below, one function in autograd/elementwise.cpp
+// and one row in the gradient tests' table.
 #pragma once
 
 #include <altgrad/core/math.h>
@@ -11,18 +11,18 @@ namespace altgrad {
 enum class Saves { nothing, x, y };
 
 // slope(x, y): dy/dx, given x and y = value(x); only the one that `saves` names is valid.
-#define AG_SLOPE(expression)                         \
-  template <class T>                                 \
+#define AG_SLOPE(expression)                                        \
+  template <class T>                                                \
   AG_HD T slope([[maybe_unused]] T x, [[maybe_unused]] T y) const { \
-    return expression;                               \
+    return expression;                                              \
   }
 #define AG_NAME(name_, saves_)               \
   static constexpr const char* name = name_; \
   static constexpr Saves saves = Saves::saves_;
-#define AG_VALUE(expression)    \
-  template <class T>            \
-  AG_HD T value(T x) const {    \
-    return expression;          \
+#define AG_VALUE(expression) \
+  template <class T>         \
+  AG_HD T value(T x) const { \
+    return expression;       \
   }
 
 struct Neg {
@@ -64,7 +64,7 @@ struct TanhFn {
 struct SigmoidFn {
   AG_NAME("sigmoid", y)
   AG_VALUE(math::sigmoid(x))
-  AG_SLOPE(y * (T(1) - y))
+  AG_SLOPE(y*(T(1) - y))
 };
 struct Relu {
   AG_NAME("relu", y)
@@ -74,7 +74,7 @@ struct Relu {
 // x Phi(x); slope Phi(x) + x phi(x)
 struct GeluErf {
   AG_NAME("gelu", x)
-  AG_VALUE(x * math::normal_cdf(x, math::exp(x * x * T(-0.5))))
+  AG_VALUE(x* math::normal_cdf(x, math::exp(x* x* T(-0.5))))
   template <class T>
   AG_HD T slope(T x, T) const {
     const T gauss = math::exp(x * x * T(-0.5));
@@ -84,7 +84,7 @@ struct GeluErf {
 // x (1 + tanh u) / 2 = x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3)
 struct GeluTanh {
   AG_NAME("gelu", x)
-  AG_VALUE(x * math::sigmoid(T(1.59576912160573071176) * (x + T(0.044715) * x * x * x)))
+  AG_VALUE(x* math::sigmoid(T(1.59576912160573071176) * (x + T(0.044715) * x * x * x)))
   template <class T>
   AG_HD T slope(T x, T) const {
     const T s = math::sigmoid(T(1.59576912160573071176) * (x + T(0.044715) * x * x * x));
@@ -93,7 +93,7 @@ struct GeluTanh {
 };
 struct Silu {
   AG_NAME("silu", x)
-  AG_VALUE(x * math::sigmoid(x))
+  AG_VALUE(x* math::sigmoid(x))
   template <class T>
   AG_HD T slope(T x, T) const {
     const T s = math::sigmoid(x);
@@ -103,42 +103,53 @@ struct Silu {
 struct Clamp {
   AG_NAME("clamp", x)
   double low, high;
-  AG_VALUE(x < T(low) ? T(low) : x > T(high) ? T(high) : x)
-  AG_SLOPE(x < T(low) || x > T(high) ? T(0) : T(1))
+  AG_VALUE(x<T(low) ? T(low) : x> T(high) ? T(high) : x)
+  AG_SLOPE(x<T(low) || x> T(high) ? T(0) : T(1))
 };
 #undef AG_NAME
 #undef AG_VALUE
 #undef AG_SLOPE
 
 #define AG_UNARY_FUNCTORS(X) \
-  X(Neg) X(Abs) X(Exp) X(Log) X(Sqrt) X(Pow) X(TanhFn) X(SigmoidFn) X(Relu) X(GeluErf) X(GeluTanh) X(Silu) X(Clamp)
+  X(Neg)                     \
+  X(Abs) X(Exp) X(Log) X(Sqrt) X(Pow) X(TanhFn) X(SigmoidFn) X(Relu) X(GeluErf) X(GeluTanh) X(Silu) X(Clamp)
 
 // slope_a(a, b), slope_b(a, b): the two partial derivatives.
-#define AG_BINARY(Name, name_, value_, slope_a_, slope_b_)                \
-  struct Name {                                                           \
-    static constexpr const char* name = name_;                            \
-    template <class T>                                                    \
-    AG_HD T value(T a, T b) const {                                       \
-      return value_;                                                      \
-    }                                                                     \
-    template <class T>                                                    \
-    AG_HD T slope_a([[maybe_unused]] T a, [[maybe_unused]] T b) const {   \
-      return slope_a_;                                                    \
-    }                                                                     \
-    template <class T>                                                    \
-    AG_HD T slope_b([[maybe_unused]] T a, [[maybe_unused]] T b) const {   \
-      return slope_b_;                                                    \
-    }                                                                     \
+#define AG_BINARY(Name, name_, value_, slope_a_, slope_b_)              \
+  struct Name {                                                         \
+    static constexpr const char* name = name_;                          \
+    template <class T>                                                  \
+    AG_HD T value(T a, T b) const {                                     \
+      return value_;                                                    \
+    }                                                                   \
+    template <class T>                                                  \
+    AG_HD T slope_a([[maybe_unused]] T a, [[maybe_unused]] T b) const { \
+      return slope_a_;                                                  \
+    }                                                                   \
+    template <class T>                                                  \
+    AG_HD T slope_b([[maybe_unused]] T a, [[maybe_unused]] T b) const { \
+      return slope_b_;                                                  \
+    }                                                                   \
   };
 AG_BINARY(Add, "add", a + b, T(1), T(1))
 AG_BINARY(Sub, "sub", a - b, T(1), T(-1))
 AG_BINARY(Mul, "mul", a* b, b, a)
 AG_BINARY(Div, "div", a / b, T(1) / b, -a / (b * b))
 // NaN in either is the result.
-AG_BINARY(Maximum, "maximum", a > b || a != a ? a : b, a > b ? T(1) : a == b ? T(0.5) : T(0),
-          b > a ? T(1) : a == b ? T(0.5) : T(0))
-AG_BINARY(Minimum, "minimum", a < b || a != a ? a : b, a < b ? T(1) : a == b ? T(0.5) : T(0),
-          b < a ? T(1) : a == b ? T(0.5) : T(0))
+AG_BINARY(Maximum, "maximum", a > b || a != a ? a : b,
+          a > b    ? T(1)
+          : a == b ? T(0.5)
+                   : T(0),
+          b > a    ? T(1)
+          : a == b ? T(0.5)
+                   : T(0))
+AG_BINARY(Minimum, "minimum", a < b || a != a ? a : b,
+          a < b    ? T(1)
+          : a == b ? T(0.5)
+                   : T(0),
+          b < a    ? T(1)
+          : a == b ? T(0.5)
+                   : T(0))
 #undef AG_BINARY
 
 #define AG_BINARY_FUNCTORS(X) X(Add) X(Sub) X(Mul) X(Div) X(Maximum) X(Minimum)

@@ -56,14 +56,14 @@ inline std::string escaped(const std::string& text) {
   return out;
 }
 
-// Means of `size` neighbours each, at the place of their last.
+// Means of `size` neighbours each, in their middle.
 inline std::vector<Point> averaged(const std::vector<Point>& points, size_t size) {
   std::vector<Point> means;
   for (size_t i = 0; i < points.size(); i += size) {
     const size_t n = std::min(size, points.size() - i);
-    double sum = 0;
-    for (size_t j = i; j < i + n; ++j) sum += points[j].y;
-    means.push_back({points[i + n - 1].x, sum / double(n)});
+    Point sum = {0, 0};
+    for (size_t j = i; j < i + n; ++j) sum.x += points[j].x, sum.y += points[j].y;
+    means.push_back({sum.x / double(n), sum.y / double(n)});
   }
   return means;
 }

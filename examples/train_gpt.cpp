@@ -4,6 +4,7 @@
 // the generator that is in the checkpoint, and evaluation and sampling draw from generators of their own.
 #include <altgrad/altgrad.h>
 
+#include <chrono>
 #include <csignal>
 #include <filesystem>
 #include <limits>
@@ -28,7 +29,7 @@ volatile std::sig_atomic_t stop_asked = 0;
 void watch_signals() {
   struct sigaction action = {};
   action.sa_handler = [](int) { stop_asked = 1; };
-  action.sa_flags = SA_RESETHAND;
+  action.sa_flags = SA_RESETHAND | SA_RESTART;
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
 }
@@ -113,14 +114,9 @@ class Training {
         progress.update(step, train_loss, rate);
       }
     }
+    if (stop_asked) save();
     svg::write_loss_curve(file("loss.svg"), title(), metrics.train, metrics.val);
-    if (stop_asked) {
-      save();
-      std::printf("Stopped after step %ld. Saved in %s; --resume goes on.\n", long(step), o.out.c_str());
-      return 130;
-    }
-    finish(metrics, times);
-    return 0;
+    return stop_asked ? stopped() : finish(metrics, times);
   }
 
  private:
@@ -135,8 +131,10 @@ class Training {
 
   std::string file(const char* name) const { return (fs::path(o.out) / name).string(); }
   std::string title() const {
-    return text("%s GPT, %s weights, %s inputs, %s gradients", o.size.c_str(), o.format.c_str(),
-                o.input_format().c_str(), o.grads.c_str());
+    if (!o.quantized()) return o.size + " GPT in f32";
+    const auto name = [](const std::string& format) { return format == "none" ? "f32" : format; };
+    return o.size + " GPT, " + o.format + " weights, " + name(o.input_format()) + " inputs, " +
+           name(o.grads) + " gradients";
   }
 
   void banner() const {
@@ -172,8 +170,8 @@ class Training {
 
   void require_finite(const char* what, double value) const {
     if (std::isfinite(value)) return;
-    ag::fail_runtime("the ", what, " is ", value, " after ", step, " steps; stopped without saving, so what ",
-                     o.out, " holds is older (a smaller --lr may help)");
+    ag::fail_runtime("the ", what, " is ", value, " after ", step,
+                     " steps; stopped without saving (a smaller --lr may help)");
   }
 
   void save() const {
@@ -189,12 +187,12 @@ class Training {
     if (!fs::exists(path)) ag::fail_runtime("--resume: there is no ", path);
     ag::Metadata metadata;
     ag::load_safetensors(path, &metadata);
-    const auto saved = nlohmann::json::parse(metadata["extra.settings"], nullptr, /*allow_exceptions=*/false);
+    auto saved = nlohmann::json::parse(metadata["extra.settings"], nullptr, /*allow_exceptions=*/false);
     if (!saved.is_object()) ag::fail("--resume: ", path, " is not a checkpoint of this program");
     const auto settings = model_settings(o, data.vocab_size());
     for (const auto& [name, value] : settings.items()) {
-      if (saved[name] != value)
-        ag::fail("--resume: ", path, " has ", name, " ", saved[name], ", not ", value);
+      if (saved[name] == value) continue;
+      ag::fail("--resume: ", path, " has ", name, " ", saved[name], ", not ", value);
     }
     const ag::nn::TrainingState state = ag::nn::load_checkpoint(path, model, opt);
     step = state.step;
@@ -202,10 +200,17 @@ class Training {
     best_val_loss = std::stod(state.extra.at("best_val_loss"));
   }
 
-  void finish(Metrics& metrics, std::vector<double>& times) {
+  int stopped() const {
+    std::printf("Stopped after step %ld. Saved in %s; --resume goes on.\n", long(step), o.out.c_str());
+    return 130;
+  }
+
+  // Every step is done, and saved.
+  int finish(Metrics& metrics, std::vector<double>& times) {
     std::printf("Evaluating ...\n");
     std::fflush(stdout);
     const double val_loss = evaluate(10 * o.eval_batches);
+    if (stop_asked) return stopped();
     best_val_loss = std::min(best_val_loss, val_loss);
     nlohmann::ordered_json line = {
         {"final", true}, {"step", step}, {"val_loss", val_loss}, {"best_val_loss", best_val_loss}};
@@ -220,6 +225,7 @@ class Training {
     if (o.sample > 0) sample();
     std::printf("\nLoss curve   %s\nMetrics      %s\nCheckpoint   %s\n", file("loss.svg").c_str(),
                 o.json.value_or(file("metrics.jsonl")).c_str(), file("checkpoint.safetensors").c_str());
+    return 0;
   }
 
   // Text that starts from a random token of the validation split.

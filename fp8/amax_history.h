@@ -1,5 +1,6 @@
-// AmaxHistory: the largest |x| of the last `length` steps, and the scale that follows from it. Its state is two tensors,
-// which a layer lists as buffers, so that histories are saved, restored, moved and cloned with the model.
+// AmaxHistory: the largest |x| of the last `length` steps, and the scale that follows from it. Its state is
+// two tensors, which a layer lists as buffers, so that histories are saved, restored, moved and cloned with
+// the model.
 #pragma once
 
 #include <altgrad/fp8/format.h>
@@ -41,9 +42,10 @@ class AmaxHistory {
 // The largest |x| as a float, never below the true one (f64 is rounded up); Inf or NaN where x holds one.
 float amax(const Tensor& x);
 
-// amax / max, the divisor that brings amax to the format's largest number; rounded up, so that no |x| <= amax has
-// |x / scale| > max. 1 for amax = 0. Always a positive normal float: it is kept within the normal floats, and formats
-// whose max is beyond 2^127 are scaled to that. Throws std::invalid_argument unless amax is finite and >= 0.
+// amax / max, the divisor that brings amax to the format's largest number; rounded up, so that no |x| <= amax
+// has |x / scale| > max. 1 for amax = 0. Always a positive normal float: it is kept within the normal floats,
+// and formats whose max is beyond 2^127 are scaled to that. Throws std::invalid_argument unless amax is
+// finite and >= 0.
 float compute_scale(float amax, const Format& format);
 
 }  // namespace altgrad::fp8

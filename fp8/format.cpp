@@ -2,6 +2,8 @@
 // arithmetic needs is constexpr, in the header; here is what allocates strings and throws.
 #include <altgrad/fp8/format.h>
 
+#include <altgrad/core/error.h>
+
 #include <algorithm>
 #include <array>
 #include <stdexcept>
@@ -40,15 +42,15 @@ const Format& format(std::string_view name) {
 }
 
 void Format::validate() const {
-  const auto require = [this](bool ok, const std::string& what) {
-    if (!ok) throw std::invalid_argument("format '" + std::string(name) + "': " + what);
+  // The text is put together only where it is needed: ops validate on every call.
+  const auto require = [this](bool ok, const auto&... what) {
+    if (!ok) fail("format '", name, "': ", what...);
   };
-  const auto number = [](int n) { return std::to_string(n); };
   const auto in_range = [](int n) { return n >= 0 && n <= 15; };
-  require(in_range(exponent_bits), "exponent_bits is " + number(exponent_bits) + ", not 0 to 15");
-  require(in_range(mantissa_bits), "mantissa_bits is " + number(mantissa_bits) + ", not 0 to 15");
+  require(in_range(exponent_bits), "exponent_bits is ", exponent_bits, ", not 0 to 15");
+  require(in_range(mantissa_bits), "mantissa_bits is ", mantissa_bits, ", not 0 to 15");
   require(bits() >= 4 && bits() <= 16,
-          "sign, exponent and mantissa make " + number(bits()) + " bits, not 4 to 16");
+          "sign, exponent and mantissa make ", bits(), " bits, not 4 to 16");
   require(!has_inf() || (exponent_bits > 0 && mantissa_bits > 0),
           "ieee specials need an exponent bit and a mantissa bit, to tell Inf from NaN");
   require(has_sign || specials == Specials::fn, "a format without sign needs fn specials: x < 0 is NaN");
@@ -56,8 +58,8 @@ void Format::validate() const {
   require(has_subnormals || specials != Specials::fnuz, "fnuz needs a zero: its NaN is the code of -0");
   // Beyond these no float of ordinary size is on the grid, and Rounder<float> has nothing to hold.
   require(min_subnormal() <= 0x1p100 && max() >= 0x1p-100,
-          "bias " + number(bias) + " puts every number outside 2^-100 to 2^100");
-  require(bias <= 1 << 14, "bias is " + number(bias) + ", above 16384");
+          "bias ", bias, " puts every number outside 2^-100 to 2^100");
+  require(bias <= 1 << 14, "bias is ", bias, ", above 16384");
 }
 
 }  // namespace altgrad::fp8

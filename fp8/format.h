@@ -261,10 +261,10 @@ class Rounder {
   Int mantissa_bits_, step_, no_zero_;                     // step_: the exponent field of q
   Bits nan_code_, inf_code_, sign_code_;
   Bits magnitude_, zero_sign_;                             // masks: the bits of |x|; the sign of a zero
-  Bits nearest_, stochastic_, parity_;                     // masks: all or none; what flips odd and even codes
+  Bits nearest_, stochastic_, parity_;                     // masks: all or none; flips odd and even codes
   Int first_, last_, last_at_;                             // bounds of t
   Bits base_, lowest_, field_floor_, last_bit_;
-  Bits coarsest_;                                          // 4 * one; g++ 12 vectorises no shift of a constant
+  Bits coarsest_;                                          // g++ 12 vectorises no shift of a constant
   Bits least_, max_, overflow_, specials_, special_bits_;  // what is out of range, and what becomes of it
 };
 

@@ -1,5 +1,6 @@
-// The kernels of fp8/, declared once for all devices as those in core/kernels.h: outputs, inputs, sizes.
-// q(x) is x / scale, but for finite x kept within the finite T's, so that rounding saturates it instead of seeing Inf.
+// The kernels of fp8/, declared once for all devices as those in core/kernels.h: outputs, inputs, sizes. q(x)
+// is x / scale, but for finite x kept within the finite T's, so that rounding saturates it instead of seeing
+// Inf.
 #pragma once
 
 #include <altgrad/core/dispatch.h>
@@ -12,11 +13,12 @@ namespace altgrad::kernels {
 
 // y = rounder(q(x)) * scale; with `random`, element i is rounded by its word i.
 template <class D, class T>
-void quantize(T* y, const T* x, T scale, const fp8::Rounder<T>& rounder, std::optional<RandomStream> random, int64_t n);
+void quantize(T* y, const T* x, T scale, const fp8::Rounder<T>& rounder, std::optional<RandomStream> random,
+              int64_t n);
 // codes = rounder.code(rounder(q(x)))
 template <class D, class T>
-void encode(uint8_t* codes, const T* x, T scale, const fp8::Rounder<T>& rounder, std::optional<RandomStream> random,
-            int64_t n);
+void encode(uint8_t* codes, const T* x, T scale, const fp8::Rounder<T>& rounder,
+            std::optional<RandomStream> random, int64_t n);
 // y = table[code], table (256)
 template <class D>
 void decode(float* y, const uint8_t* codes, const float* table, int64_t n);

@@ -1,5 +1,5 @@
-// Plain loops over the branch-free Rounder, which the compiler vectorises. Random words are drawn a few blocks at a time
-// into a buffer, so that the rounding loop stays one that vectorises.
+// Plain loops over the branch-free Rounder, which the compiler vectorises. Random words are drawn a few
+// blocks at a time into a buffer, so that the rounding loop stays one that vectorises.
 #include <altgrad/fp8/kernels.h>
 
 #include <altgrad/core/cpu/parallel.h>
@@ -21,7 +21,8 @@ T quotient(T x, T scale) {
   return std::abs(x) <= limit ? bounded : q;
 }
 
-// y = finish(rounder(q(x))) on one thread; words may be null. All by value or __restrict, or the loops do not vectorise.
+// y = finish(rounder(q(x))) on one thread; words may be null. All by value or __restrict, or the loops do not
+// vectorise.
 template <class Out, class T, class F>
 void round_piece(Out* __restrict y, const T* __restrict x, T scale, fp8::Rounder<T> rounder,
                  const uint32_t* __restrict words, int64_t n, F finish) {
@@ -33,8 +34,8 @@ void round_piece(Out* __restrict y, const T* __restrict x, T scale, fp8::Rounder
 }
 
 template <class Out, class T, class F>
-void round_all(Out* y, const T* x, T scale, const fp8::Rounder<T>& rounder, std::optional<RandomStream> random,
-               int64_t n, F finish) {
+void round_all(Out* y, const T* x, T scale, const fp8::Rounder<T>& rounder,
+               std::optional<RandomStream> random, int64_t n, F finish) {
   if (!random) {
     parallel_for(n, grain, [&](int64_t begin, int64_t end) {
       round_piece<Out>(y + begin, x + begin, scale, rounder, nullptr, end - begin, finish);
@@ -56,13 +57,14 @@ void round_all(Out* y, const T* x, T scale, const fp8::Rounder<T>& rounder, std:
 }  // namespace
 
 template <class D, class T>
-void quantize(T* y, const T* x, T scale, const fp8::Rounder<T>& rounder, std::optional<RandomStream> random, int64_t n) {
+void quantize(T* y, const T* x, T scale, const fp8::Rounder<T>& rounder, std::optional<RandomStream> random,
+              int64_t n) {
   round_all(y, x, scale, rounder, random, n, [=](T rounded) { return rounded * scale; });
 }
 
 template <class D, class T>
-void encode(uint8_t* codes, const T* x, T scale, const fp8::Rounder<T>& rounder, std::optional<RandomStream> random,
-            int64_t n) {
+void encode(uint8_t* codes, const T* x, T scale, const fp8::Rounder<T>& rounder,
+            std::optional<RandomStream> random, int64_t n) {
   round_all(codes, x, scale, rounder, random, n, [=](T rounded) { return uint8_t(rounder.code(rounded)); });
 }
 
@@ -81,9 +83,11 @@ void zero_saturated(T* dx, const T* dy, const T* x, T scale, T max, int64_t n) {
 }
 
 template void decode<Cpu>(float*, const uint8_t*, const float*, int64_t);
-#define AG_INSTANTIATE(T)                                                                                            \
-  template void quantize<Cpu>(T*, const T*, T, const fp8::Rounder<T>&, std::optional<RandomStream>, int64_t);        \
-  template void encode<Cpu>(uint8_t*, const T*, T, const fp8::Rounder<T>&, std::optional<RandomStream>, int64_t);    \
+#define AG_INSTANTIATE(T)                                                                               \
+  template void quantize<Cpu>(T*, const T*, T, const fp8::Rounder<T>&, std::optional<RandomStream>,     \
+                              int64_t);                                                                 \
+  template void encode<Cpu>(uint8_t*, const T*, T, const fp8::Rounder<T>&, std::optional<RandomStream>, \
+                            int64_t);                                                                   \
   template void zero_saturated<Cpu>(T*, const T*, const T*, T, T, int64_t);
 AG_INSTANTIATE(float)
 AG_INSTANTIATE(double)

@@ -1,8 +1,11 @@
+// Argument checks, the op with its straight-through gradient, and the calls of the kernels. Codes are decoded
+// through a table, since a byte has 256 values.
 #include <altgrad/fp8/quantize.h>
 
 #include <altgrad/autograd/common.h>
 #include <altgrad/fp8/kernels.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
@@ -16,7 +19,8 @@ void check(const char* op, const Format& format, float scale) {
 }
 
 void check_codes_fit(const char* op, const Format& format) {
-  if (format.bits() > 8) fail(op, ": codes of ", format.name, " have ", format.bits(), " bits and do not fit a byte");
+  if (format.bits() > 8)
+    fail(op, ": codes of ", format.name, " have ", format.bits(), " bits and do not fit a byte");
 }
 
 std::optional<RandomStream> draw(Rounding rounding) {
@@ -63,14 +67,16 @@ Tensor encode(const Tensor& x, const Format& format, float scale, CastOptions op
     if (!format.has_nan() && kernels::has_nan<D>(x.ptr<T>(), x.numel())) {
       fail("encode: x ", x.shape(), " holds a NaN, and ", format.name, " has no code for it");
     }
-    kernels::encode<D>(codes.ptr<uint8_t>(), x.ptr<T>(), T(scale), Rounder<T>(format, options.rounding, options.overflow),
-                       draw(options.rounding), x.numel());
+    kernels::encode<D>(codes.ptr<uint8_t>(), x.ptr<T>(), T(scale),
+                       Rounder<T>(format, options.rounding, options.overflow), draw(options.rounding),
+                       x.numel());
   });
   return codes;
 }
 
 Tensor decode(const Tensor& codes, const Format& format, float scale) {
-  if (codes.dtype() != DType::u8) fail("decode: codes must be u8, got ", codes.dtype(), " of shape ", codes.shape());
+  if (codes.dtype() != DType::u8)
+    fail("decode: codes must be u8, got ", codes.dtype(), " of shape ", codes.shape());
   check("decode", format, scale);
   check_codes_fit("decode", format);
   std::array<float, 256> table;

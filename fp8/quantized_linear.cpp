@@ -1,5 +1,5 @@
-// The layer and its op. Backward uses the rounded operands of forward (they are what was multiplied), so the op keeps
-// those, and the originals only where a clipped straight-through gradient has to look at them.
+// The layer and its op. Backward uses the rounded operands of forward (they are what was multiplied), so the
+// op keeps those, and the originals only where a clipped straight-through gradient has to look at them.
 #include <altgrad/fp8/quantized_linear.h>
 
 #include <altgrad/autograd/common.h>
@@ -22,7 +22,8 @@ void check_shapes(const Tensor& x, const Tensor& w, const std::optional<Tensor>&
     fail(op, ": x ", x.shape(), " does not match weight ", w.shape(), ": in_features ",
          x.dim() < 1 ? 1 : x.size(-1), " vs ", w.size(1));
   }
-  if (b && b->shape() != Shape{w.size(0)}) fail(op, ": bias ", b->shape(), " does not match weight ", w.shape());
+  if (b && b->shape() != Shape{w.size(0)})
+    fail(op, ": bias ", b->shape(), " does not match weight ", w.shape());
   altgrad::detail::check_same_kind(op, x, w);
   if (b) altgrad::detail::check_same_kind(op, *b, w);
 }
@@ -48,7 +49,8 @@ struct QuantizedLinearOp final : Op {
     quantizers = q;
     Tensor y = Tensor::empty(in.shape().with(-1, weight.size(0)), in.options());
     dispatch(name, y, [&]<class D, class T>() {
-      kernels::linear<D>(y.ptr<T>(), qx.ptr<T>(), qw.ptr<T>(), b ? b->ptr<T>() : nullptr, rows(), out(), in_features());
+      kernels::linear<D>(y.ptr<T>(), qx.ptr<T>(), qw.ptr<T>(), b ? b->ptr<T>() : nullptr, rows(), out(),
+                         in_features());
     });
     return y;
   }
@@ -61,7 +63,8 @@ struct QuantizedLinearOp final : Op {
     dispatch(name, dy, [&]<class D, class T>() {
       if (d.needs(0)) {
         const Tensor dx = Tensor::empty(qx.shape(), qx.options());
-        kernels::gemm<D>(dx.ptr<T>(), qdy.ptr<T>(), qw.ptr<T>(), {.m = rows(), .n = in_features(), .k = out()});
+        kernels::gemm<D>(dx.ptr<T>(), qdy.ptr<T>(), qw.ptr<T>(),
+                         {.m = rows(), .n = in_features(), .k = out()});
         d.add(0, quantizers->input.gradient(dx, x, x_scale));
       }
       if (d.needs(1)) {
@@ -85,8 +88,8 @@ struct QuantizedLinearOp final : Op {
 
 }  // namespace
 
-Tensor quantized_linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b, LinearQuantizers& quantizers,
-                        bool training) {
+Tensor quantized_linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b,
+                        LinearQuantizers& quantizers, bool training) {
   check_shapes(x, w, b);
   return apply<QuantizedLinearOp>(x, w, b, quantizers, training);
 }
@@ -106,13 +109,17 @@ QuantizedLinear QuantizedLinear::from_linear(std::shared_ptr<nn::Linear> linear,
   if (!options.skip_patterns.empty()) fail("QuantizedLinear: skip_patterns are for quantize_model");
   check_quantize_options(format, options);
   const auto quantizer = [&](const std::optional<Format>& role_format) {
-    return Quantizer{role_format, AmaxHistory(options.history_length), options.scaling,
+    return Quantizer{role_format,
+                     AmaxHistory(options.history_length),
+                     options.scaling,
                      {options.rounding, options.overflow, options.ste}};
   };
-  return {std::move(linear), {quantizer(format), quantizer(options.input_format), quantizer(options.grad_format)}};
+  return {std::move(linear),
+          {quantizer(format), quantizer(options.input_format), quantizer(options.grad_format)}};
 }
 
-QuantizedLinear QuantizedLinear::from_linear(nn::Linear linear, const Format& format, const QuantizeOptions& options) {
+QuantizedLinear QuantizedLinear::from_linear(nn::Linear linear, const Format& format,
+                                             const QuantizeOptions& options) {
   return from_linear(std::make_shared<nn::Linear>(std::move(linear)), format, options);
 }
 
@@ -122,7 +129,9 @@ QuantizedLinear::QuantizedLinear(std::shared_ptr<nn::Linear> linear, LinearQuant
 }
 
 QuantizedLinear::QuantizedLinear(const QuantizedLinear& other)
-    : ModuleOf(other), linear_(std::make_shared<nn::Linear>(*other.linear_)), quantizers_(other.quantizers_) {}
+    : ModuleOf(other),
+      linear_(std::make_shared<nn::Linear>(*other.linear_)),
+      quantizers_(other.quantizers_) {}
 
 Tensor QuantizedLinear::forward(const Tensor& x) {
   return quantized_linear(x, weight(), bias(), quantizers_, training());
@@ -136,8 +145,9 @@ void QuantizedLinear::visit(nn::Visitor& v) {
 }
 
 std::string QuantizedLinear::extra_repr() const {
-  std::string text = concat("in_features=", linear_->in_features(), ", out_features=", linear_->out_features(),
-                            ", format=", format().name, ", quantize_input=", input_format() ? "true" : "false");
+  std::string text =
+      concat("in_features=", linear_->in_features(), ", out_features=", linear_->out_features(),
+             ", format=", format().name, ", quantize_input=", input_format() ? "true" : "false");
   if (input_format()) text += concat(", input_format=", input_format()->name);
   if (grad_format()) text += concat(", grad_format=", grad_format()->name);
   if (quantizers_.weight.scaling != Scaling::window) text += concat(", scaling=", quantizers_.weight.scaling);

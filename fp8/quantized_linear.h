@@ -1,6 +1,6 @@
-// QuantizedLinear: a Linear whose weight, and where asked its input and the gradient of its output, are rounded to a
-// number format on each forward. It has the original Linear, and is not one: the Linear's own tensors are what is
-// trained, saved and named; only what enters the matrix products is rounded.
+// QuantizedLinear: a Linear whose weight, and where asked its input and the gradient of its output, are
+// rounded to a number format on each forward. It has the original Linear, and is not one: the Linear's own
+// tensors are what is trained, saved and named; only what enters the matrix products is rounded.
 #pragma once
 
 #include <altgrad/fp8/quantizer.h>
@@ -13,11 +13,11 @@ namespace altgrad::fp8 {
 
 // Options of quantize_model and, but for skip_patterns, of QuantizedLinear::from_linear.
 struct QuantizeOptions {
-  std::vector<std::string> skip_patterns = {};    // see quantize_model
-  std::optional<Format> input_format = {};        // empty: inputs are not rounded
-  std::optional<Format> grad_format = {};         // empty: gradients of outputs are not rounded
+  std::vector<std::string> skip_patterns = {};  // see quantize_model
+  std::optional<Format> input_format = {};      // empty: inputs are not rounded
+  std::optional<Format> grad_format = {};       // empty: gradients of outputs are not rounded
   Scaling scaling = Scaling::window;
-  int64_t history_length = 16;                    // steps that an amax is held
+  int64_t history_length = 16;  // steps that an amax is held
   Rounding rounding = Rounding::nearest_even;
   Overflow overflow = Overflow::saturate_finite;
   Ste ste = Ste::identity;
@@ -27,18 +27,20 @@ struct LinearQuantizers {
   Quantizer weight, input, grad;
 };
 
-// x (..., in), w (out, in), b (out) -> (..., out) = Q(x) Q(w)^T + b. In training, the amaxes of x and w are recorded, and
-// in backward that of the output's gradient where it has a format. Throws as linear does.
-Tensor quantized_linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b, LinearQuantizers& quantizers,
-                        bool training);
+// x (..., in), w (out, in), b (out) -> (..., out) = Q(x) Q(w)^T + b. In training, the amaxes of x and w are
+// recorded, and in backward that of the output's gradient where it has a format. Throws as linear does.
+Tensor quantized_linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b,
+                        LinearQuantizers& quantizers, bool training);
 
 class QuantizedLinear final : public nn::ModuleOf<QuantizedLinear, nn::Layer> {
  public:
-  // Wraps the very object; by value, one of its own on the same tensors. The mode (train, eval) is the Linear's. Throws
-  // std::invalid_argument on null, an ill-formed or unsigned format, history_length < 1, or skip_patterns.
+  // Wraps the very object; by value, one of its own on the same tensors. The mode (train, eval) is the
+  // Linear's. Throws std::invalid_argument on null, an ill-formed or unsigned format, history_length < 1, or
+  // skip_patterns.
   static QuantizedLinear from_linear(std::shared_ptr<nn::Linear> linear, const Format& format,
                                      const QuantizeOptions& options = {});
-  static QuantizedLinear from_linear(nn::Linear linear, const Format& format, const QuantizeOptions& options = {});
+  static QuantizedLinear from_linear(nn::Linear linear, const Format& format,
+                                     const QuantizeOptions& options = {});
 
   // A copy has a Linear object of its own, on the same tensors, as copies of a Linear do.
   QuantizedLinear(const QuantizedLinear& other);

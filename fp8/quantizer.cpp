@@ -1,3 +1,5 @@
+// The three scaling rules in one place. Recording comes first, so that window sees this step's amax; what the
+// history held before is kept aside for delayed, and for an amax that is not finite.
 #include <altgrad/fp8/quantizer.h>
 
 #include <cmath>

@@ -1,5 +1,5 @@
-// Quantizer: how one role of a layer (its weight, its input, its grad_output) is put into 8 bits: a format, a history of
-// amaxes, and the rule that makes a scale of them.
+// Quantizer: how one role of a layer (its weight, its input, its grad_output) is put into 8 bits: a format, a
+// history of amaxes, and the rule that makes a scale of them.
 #pragma once
 
 #include <altgrad/fp8/amax_history.h>
@@ -9,14 +9,13 @@
 
 namespace altgrad::fp8 {
 
-// Which amax a training step's scale comes from. In eval mode window and delayed both use the history's, and the
-// tensor's own where the history is empty.
-enum class Scaling {
-  window,   // the largest of the history with this step in it: nothing is ever clipped
-  delayed,  // the largest of the history before this step (its own where that is empty), as in TransformerEngine; clips
-            // where values have grown, and counts the steps in which it did
-  current   // this tensor's own
-};
+// Which amax a training step's scale comes from:
+//   window   the largest of the history with this step in it, so that nothing is ever clipped
+//   delayed  the largest of the history before this step, this tensor's own where that is empty; clips where
+//            values have grown, and counts the steps in which it did (TransformerEngine's delayed scaling)
+//   current  this tensor's own
+// In eval mode window and delayed both use the history's, and the tensor's own where the history is empty.
+enum class Scaling { window, delayed, current };
 std::ostream& operator<<(std::ostream& out, Scaling scaling);  // window, delayed, current
 
 struct Quantizer {
@@ -25,11 +24,13 @@ struct Quantizer {
   Scaling scaling = Scaling::window;
   CastOptions cast = {};
 
-  // The scale for x, 1 without a format. With `record`, x's amax enters the history. An amax that is not finite is only
-  // counted there, and the history's stands in for it.
+  // The scale for x, 1 without a format. With `record`, x's amax enters the history. An amax that is not
+  // finite is only counted there, and the history's stands in for it.
   float next_scale(const Tensor& x, bool record);
   // Q(x); x itself without a format.
-  Tensor operator()(const Tensor& x, float scale) const { return format ? quantize(x, *format, scale, cast) : x; }
+  Tensor operator()(const Tensor& x, float scale) const {
+    return format ? quantize(x, *format, scale, cast) : x;
+  }
   // The gradient of that: dy, zeroed where x was saturated if cast.ste says so.
   Tensor gradient(const Tensor& dy, const Tensor& x, float scale) const {
     return clips() ? zero_saturated(dy, x, *format, scale) : dy;

@@ -1,3 +1,5 @@
+// Surgery is nn::rewrite with one decision for each Linear. All arguments are checked first, patterns against
+// every name of every module, so that nothing is half done.
 #include <altgrad/fp8/surgery.h>
 
 #include <altgrad/nn/surgery.h>
@@ -36,7 +38,8 @@ class AllNames final : public nn::Visitor {
 
 std::vector<std::string_view> components(std::string_view path) {
   std::vector<std::string_view> parts;
-  for (size_t dot; (dot = path.find('.')) != path.npos; path.remove_prefix(dot + 1)) parts.push_back(path.substr(0, dot));
+  for (size_t dot; (dot = path.find('.')) != path.npos; path.remove_prefix(dot + 1))
+    parts.push_back(path.substr(0, dot));
   parts.push_back(path);
   return parts;
 }
@@ -44,16 +47,17 @@ std::vector<std::string_view> components(std::string_view path) {
 // '*' matches any characters, also none.
 bool matches_component(std::string_view pattern, std::string_view text) {
   if (pattern.empty()) return text.empty();
-  if (pattern[0] != '*') return !text.empty() && pattern[0] == text[0] && matches_component(pattern.substr(1), text.substr(1));
-  return matches_component(pattern.substr(1), text) || (!text.empty() && matches_component(pattern, text.substr(1)));
+  if (pattern[0] != '*')
+    return !text.empty() && pattern[0] == text[0] && matches_component(pattern.substr(1), text.substr(1));
+  return matches_component(pattern.substr(1), text) ||
+         (!text.empty() && matches_component(pattern, text.substr(1)));
 }
 
 // Is the pattern a run of the path's components?
 bool matches(std::string_view pattern, std::string_view path) {
   const auto wanted = components(pattern), parts = components(path);
-  return std::search(parts.begin(), parts.end(), wanted.begin(), wanted.end(), [](auto part, auto want) {
-           return matches_component(want, part);
-         }) != parts.end();
+  return std::search(parts.begin(), parts.end(), wanted.begin(), wanted.end(),
+                     [](auto part, auto want) { return matches_component(want, part); }) != parts.end();
 }
 
 bool is_linear(const nn::Module& module) { return dynamic_cast<const nn::Linear*>(&module) != nullptr; }
@@ -96,8 +100,9 @@ std::ostream& operator<<(std::ostream& out, const SurgeryReport& report) {
 
 SurgeryReport quantize_model(nn::Module& root, const Format& format, const QuantizeOptions& options) {
   if (is_linear(root)) {
-    fail("quantize_model: the model itself is a Linear, which has no place to be replaced in; use "
-         "QuantizedLinear::from_linear");
+    fail(
+        "quantize_model: the model itself is a Linear, which has no place to be replaced in; use "
+        "QuantizedLinear::from_linear");
   }
   check_quantize_options(format, options);
   const std::set<const nn::Module*> skipped = skipped_modules(AllNames(root).found, options.skip_patterns);

@@ -1,5 +1,5 @@
-// Surgery: every Linear of a model becomes a QuantizedLinear, and back, on any module tree, without its classes knowing.
-// Parameter objects and names stay, so optimizers and checkpoints do not notice.
+// Surgery: every Linear of a model becomes a QuantizedLinear, and back, on any module tree, without its
+// classes knowing. Parameter objects and names stay, so optimizers and checkpoints do not notice.
 #pragma once
 
 #include <altgrad/fp8/quantized_linear.h>
@@ -11,13 +11,13 @@ struct SurgeryReport {
 };
 std::ostream& operator<<(std::ostream& out, const SurgeryReport& report);
 
-// Puts QuantizedLinear::from_linear(layer, format, options) in the place of each nn::Linear below root, but for those
-// that a skip pattern matches. A pattern is one or more whole components of a dotted name: "attn.c_proj" matches
-// "transformer.h.0.attn.c_proj", "mlp" everything in any mlp; "h.1" does not match "h.10". A '*' stands for any
-// characters within a component. Layers that are quantized already stay as they are: a second time changes nothing.
-// Throws std::invalid_argument, and then nothing has changed, where a pattern matches no module at all, root itself
-// is a Linear (which has no place to be replaced in), a place cannot hold another type than Linear, or
-// from_linear would throw.
+// Puts QuantizedLinear::from_linear(layer, format, options) in the place of each nn::Linear below root, but
+// for those that a skip pattern matches. A pattern is one or more whole components of a dotted name:
+// "attn.c_proj" matches "transformer.h.0.attn.c_proj", "mlp" everything in any mlp; "h.1" does not match
+// "h.10". A '*' stands for any characters within a component. Layers that are quantized already stay as they
+// are: a second time changes nothing. Throws std::invalid_argument, and then nothing has changed, where a
+// pattern matches no module at all, root itself is a Linear (which has no place to be replaced in), a place
+// cannot hold another type than Linear, or from_linear would throw.
 SurgeryReport quantize_model(nn::Module& root, const Format& format, const QuantizeOptions& options = {});
 
 // Puts the wrapped Linear objects back in their places; gives their names in visiting order. Throws

@@ -184,10 +184,7 @@ class Conversion {
       steps_.emplace_back(t, converted(t, options));
   }
   void apply() const {
-    for (const auto& [t, y] : steps_) {
-      t.set_grad(Tensor());
-      t.assign_(y);
-    }
+    for (const auto& [t, y] : steps_) t.assign_(y);  // drops t's gradient
   }
 
  private:

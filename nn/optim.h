@@ -6,6 +6,9 @@
 #include <altgrad/core/kernels.h>
 #include <altgrad/nn/module.h>
 
+#include <array>
+#include <span>
+
 namespace altgrad {
 namespace optim {
 

@@ -1,22 +1,17 @@
-// What the fp8 tests compare with: rounding by looking through the format's table of numbers, and bits.
+// What the fp8 tests compare with: rounding by looking through the format's table of numbers.
 #pragma once
 
-#include <altgrad/core/tensor.h>
-#include <altgrad/fp8/format.h>
+#include <altgrad/fp8/quantized_linear.h>
 
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <vector>
 
+#include "reference.h"
+
 namespace reference {
 
-using altgrad::Tensor;
 using altgrad::fp8::Format;
-
-inline bool same_bits(const Tensor& a, const Tensor& b) {
-  return a.shape() == b.shape() && a.dtype() == b.dtype() && std::memcmp(a.raw(), b.raw(), a.nbytes()) == 0;
-}
 
 // The numbers >= 0 of a format in order of their codes.
 inline std::vector<double> magnitudes(const Format& f) {
@@ -28,14 +23,15 @@ inline std::vector<double> magnitudes(const Format& f) {
   return values;
 }
 
-// Nearest number, ties to the even code, saturating: rounding as a definition, one comparison for each number. Signed
-// formats with a zero only.
+// Nearest number, ties to the even code, saturating: rounding as a definition, one comparison for each
+// number. Signed formats with a zero only.
 class Rounder {
  public:
   explicit Rounder(const Format& f) : format_(f), grid_(magnitudes(f)) {}
   double operator()(double x) const {
     if (std::isnan(x)) return x;
-    if (std::isinf(x)) return format_.has_inf() || !format_.has_nan() ? x : std::numeric_limits<double>::quiet_NaN();
+    if (std::isinf(x))
+      return format_.has_inf() || !format_.has_nan() ? x : std::numeric_limits<double>::quiet_NaN();
     size_t best = 0;
     for (size_t i = 1; i < grid_.size(); ++i) {
       const double now = std::abs(grid_[i] - std::abs(x)), held = std::abs(grid_[best] - std::abs(x));
@@ -49,6 +45,33 @@ class Rounder {
  private:
   Format format_;
   std::vector<double> grid_;
+};
+
+inline double largest(const std::vector<double>& values) {
+  double top = 0;
+  for (double v : values) top = std::max(top, std::abs(v));
+  return top;
+}
+
+// A Linear with an input and a cotangent, from a fixed seed.
+struct LinearCase {
+  int64_t rows = 6, in = 10, out = 7;
+  std::shared_ptr<altgrad::nn::Linear> linear;
+  Tensor x, dy;
+  explicit LinearCase(DType dtype = DType::f64, bool bias = true) {
+    altgrad::manual_seed(21);
+    linear = std::make_shared<altgrad::nn::Linear>(in, out, altgrad::nn::LinearOptions{.bias = bias});
+    linear->to(dtype);
+    x = Tensor::randn({2, 3, in}, {.dtype = dtype}).requires_grad(true);
+    dy = Tensor::randn({2, 3, out}, {.dtype = dtype});
+  }
+  // Forward and backward through a layer; gradients are left in x, weight and bias.
+  Tensor run(altgrad::fp8::QuantizedLinear& layer) const {
+    altgrad::Tape tape;
+    const Tensor y = layer(x);
+    tape.backward(y, dy);
+    return y;
+  }
 };
 
 }  // namespace reference

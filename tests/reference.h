@@ -1,4 +1,5 @@
-// What the op tests compare with: elements read one by one through index arithmetic that shares nothing with the library.
+// What the op tests compare with: elements read one by one, through index arithmetic that shares nothing with
+// the library's.
 #pragma once
 
 #include <altgrad/autograd/ops.h>
@@ -23,7 +24,7 @@ inline Tensor randn(const Shape& shape, uint64_t seed = 1, DType dtype = DType::
   return Tensor::randn(shape, {.dtype = dtype}, generator);
 }
 
-// Distinct multiples of 0.1 (but for an offset that keeps 0 and +-1 away), shuffled: no kink or tie within 0.02.
+// Distinct multiples of 0.1, offset to keep 0 and +-1 away, and shuffled: no kink or tie within 0.02.
 inline Tensor spread(const Shape& shape, uint64_t seed = 1) {
   Tensor t = Tensor::empty(shape, {DType::f64});
   const auto x = t.data<double>();
@@ -47,7 +48,8 @@ void for_each_index(const Shape& shape, F&& f) {
   for (int64_t i = 0; i < shape.numel(); ++i) {
     Index index(size_t(shape.dim()));
     int64_t rest = i;
-    for (size_t axis = index.size(); axis-- > 0; rest /= shape[int(axis)]) index[axis] = rest % shape[int(axis)];
+    for (size_t axis = index.size(); axis-- > 0; rest /= shape[int(axis)])
+      index[axis] = rest % shape[int(axis)];
     f(index);
   }
 }

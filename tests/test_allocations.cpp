@@ -8,6 +8,10 @@
 #include <memory>
 #include <new>
 
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmismatched-new-delete"  // new is malloc here, so delete is free
+#endif
+
 namespace {
 std::atomic<int64_t> allocations{0};
 
@@ -19,6 +23,9 @@ void* counted(size_t size, size_t align) {
   return p;
 }
 }  // namespace
+
+// GCC sees free() where a delete is inlined, but not the malloc() behind its new.
+#pragma GCC diagnostic ignored "-Wmismatched-new-delete"
 
 int64_t heap_allocations() { return allocations.load(std::memory_order_relaxed); }
 

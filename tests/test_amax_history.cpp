@@ -1,4 +1,5 @@
-// Histories of amaxes and the scale made from them: sequences worked out by hand, and the inputs that break amax / max.
+// Histories of amaxes and the scale made from them: sequences worked out by hand, and the inputs that break
+// amax / max.
 #include "catch.h"
 
 #include <altgrad/fp8/quantizer.h>
@@ -106,8 +107,9 @@ TEST_CASE("no value up to amax is beyond max after division by its scale", "[fp8
 }
 
 TEST_CASE("compute_scale is a positive normal float for every amax a float can hold", "[fp8]") {
-  const float limits[] = {std::numeric_limits<float>::denorm_min(), 1e-40f, std::numeric_limits<float>::min(), 1e-30f, 1,
-                          1e30f, std::numeric_limits<float>::max()};
+  const float limits[] = {
+      std::numeric_limits<float>::denorm_min(), 1e-40f, std::numeric_limits<float>::min(), 1e-30f, 1, 1e30f,
+      std::numeric_limits<float>::max()};
   for (const Format& f : formats()) {
     for (float a : limits) {
       INFO(f.name << " " << a);
@@ -127,13 +129,16 @@ TEST_CASE("compute_scale refuses an amax that is negative or not finite", "[fp8]
 
 namespace {
 
-// The amaxes behind the scales of a sequence of steps, each on a tensor whose amax is given; E2M1 with its max 6.
+// The amaxes behind the scales of a sequence of steps, each on a tensor whose amax is given; E2M1 with its
+// max 6.
 std::vector<float> amaxes_used(Quantizer& q, std::vector<float> amaxes, bool record) {
   std::vector<float> used;
   for (float a : amaxes) used.push_back(q.next_scale(Tensor::from({-a, a / 2}, {2}), record) * 6);
   return used;
 }
-Quantizer quantizer(Scaling scaling, int64_t length) { return {float4_e2m1fn, AmaxHistory(length), scaling, {}}; }
+Quantizer quantizer(Scaling scaling, int64_t length) {
+  return {float4_e2m1fn, AmaxHistory(length), scaling, {}};
+}
 
 }  // namespace
 
@@ -146,7 +151,8 @@ TEST_CASE("window scaling uses the history with this step in it", "[fp8]") {
 
 TEST_CASE("delayed scaling uses the history before this step and counts the steps that clipped", "[fp8]") {
   Quantizer q = quantizer(Scaling::delayed, 2);
-  REQUIRE(amaxes_used(q, {3, 6, 1.5f, 0.75f, 0.375f, 24}, true) == std::vector<float>{3, 3, 6, 6, 1.5f, 0.75f});
+  REQUIRE(amaxes_used(q, {3, 6, 1.5f, 0.75f, 0.375f, 24}, true) ==
+          std::vector<float>{3, 3, 6, 6, 1.5f, 0.75f});
   REQUIRE(q.history.clipped() == 2);
   REQUIRE(amaxes_used(q, {96}, false) == std::vector<float>{24});
   REQUIRE(q.history.clipped() == 2);
@@ -161,7 +167,8 @@ TEST_CASE("current scaling uses this tensor alone and records all the same", "[f
   REQUIRE(q.history.recorded() == 3);
 }
 
-TEST_CASE("with an empty history every scaling uses the tensor's own amax and, unrecorded, leaves it empty", "[fp8]") {
+TEST_CASE("with an empty history every scaling uses the tensor's own amax and, unrecorded, leaves it empty",
+          "[fp8]") {
   for (Scaling scaling : {Scaling::window, Scaling::delayed, Scaling::current}) {
     Quantizer q = quantizer(scaling, 2);
     REQUIRE(amaxes_used(q, {3, 12}, false) == std::vector<float>{3, 12});

@@ -15,7 +15,8 @@ Tensor explicit_attention(const Tensor& qkv, int64_t heads) {
   const auto part = [&](int which) {
     return qkv.narrow(2, which * C, C).reshape({B, T, heads, size}).transpose(1, 2);  // (B, heads, T, size)
   };
-  const Tensor rows = Tensor::arange(T, {.dtype = qkv.dtype()}).reshape({T, 1}), columns = rows.reshape({1, T});
+  const Tensor rows = Tensor::arange(T, {.dtype = qkv.dtype()}).reshape({T, 1}),
+               columns = rows.reshape({1, T});
   const Tensor scores = matmul(part(0), part(1).transpose()) / std::sqrt(double(size));
   const Tensor hidden = where(greater(columns, rows), Tensor::full({}, -INFINITY, qkv.options()), scores);
   return matmul(softmax(hidden), part(2)).transpose(1, 2).reshape({B, T, C});
@@ -37,8 +38,9 @@ Result run(F&& attention, const Tensor& qkv, int64_t heads) {
 struct Sizes {
   int64_t batch, length, heads, head_size;
 };
-const std::vector<Sizes> sizes = {{1, 1, 1, 1},  {2, 1, 3, 4},  {1, 2, 1, 3},   {2, 7, 2, 5},  {1, 31, 1, 8}, {1, 32, 2, 8},
-                                  {2, 33, 1, 8}, {1, 64, 2, 32}, {1, 65, 3, 16}, {1, 100, 1, 64}, {3, 17, 2, 1}, {1, 130, 1, 2}};
+const std::vector<Sizes> sizes = {{1, 1, 1, 1},   {2, 1, 3, 4},    {1, 2, 1, 3},  {2, 7, 2, 5},
+                                  {1, 31, 1, 8},  {1, 32, 2, 8},   {2, 33, 1, 8}, {1, 64, 2, 32},
+                                  {1, 65, 3, 16}, {1, 100, 1, 64}, {3, 17, 2, 1}, {1, 130, 1, 2}};
 
 }  // namespace
 

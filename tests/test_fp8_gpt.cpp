@@ -88,8 +88,10 @@ TEST_CASE("GPT: c_attn, c_proj, c_fc replaced", "[fp8]") {
 
 TEST_CASE("GPT: skip patterns reach parts of blocks", "[fp8]") {
   models::GPT model = small_gpt();
-  const SurgeryReport report = quantize_model(model, E4M3, {.skip_patterns = {"attn.c_proj", "h.1", "lm_head"}});
-  REQUIRE(report.replaced == Names{"transformer.h.0.attn.c_attn", "transformer.h.0.mlp.c_fc", "transformer.h.0.mlp.c_proj"});
+  const SurgeryReport report =
+      quantize_model(model, E4M3, {.skip_patterns = {"attn.c_proj", "h.1", "lm_head"}});
+  REQUIRE(report.replaced ==
+          Names{"transformer.h.0.attn.c_attn", "transformer.h.0.mlp.c_fc", "transformer.h.0.mlp.c_proj"});
   models::GPT other = small_gpt();
   REQUIRE(throws([&] { quantize_model(other, E4M3, {.skip_patterns = {"c_atn"}}); },
                  {"c_atn", "transformer.h.1.mlp.c_proj", "lm_head"}));
@@ -127,7 +129,8 @@ TEST_CASE("GPT: a training run after surgery lowers the loss", "[fp8]") {
   for (const bool everything : {false, true}) {
     models::GPT model = small_gpt();
     QuantizeOptions options{.skip_patterns = {"lm_head"}};
-    if (everything) options.input_format = E4M3, options.grad_format = E5M2, options.scaling = Scaling::delayed;
+    if (everything)
+      options.input_format = E4M3, options.grad_format = E5M2, options.scaling = Scaling::delayed;
     quantize_model(model, E4M3, options);
     const std::vector<double> losses = train(model, 40);
     INFO(losses.front() << " -> " << losses.back());
@@ -147,7 +150,8 @@ TEST_CASE("GPT: the same seed gives the same losses, with stochastic rounding to
   std::vector<double> losses[2];
   for (auto& run : losses) {
     models::GPT model = small_gpt();
-    quantize_model(model, E4M3, {.input_format = E4M3, .grad_format = E5M2, .rounding = Rounding::stochastic});
+    quantize_model(model, E4M3,
+                   {.input_format = E4M3, .grad_format = E5M2, .rounding = Rounding::stochastic});
     run = train(model, 5);
   }
   REQUIRE(losses[0] == losses[1]);

@@ -1,4 +1,5 @@
-// quantize_model and dequantize_model on Sequential, ModuleDict, nested ones and a class the library has never seen.
+// quantize_model and dequantize_model on Sequential, ModuleDict, nested ones and a class the library has
+// never seen.
 #include "catch.h"
 #include "errors.h"
 #include "fp8_reference.h"
@@ -20,7 +21,8 @@ namespace {
 
 nn::Sequential small_net() { return nn::Sequential(nn::Linear(10, 20), nn::ReLU(), nn::Linear(20, 5)); }
 nn::ModuleDict small_dict() {
-  return nn::ModuleDict({{"layer1", nn::Linear(10, 20)}, {"layer2", nn::Linear(20, 20)}, {"out", nn::Linear(20, 5)}});
+  return nn::ModuleDict(
+      {{"layer1", nn::Linear(10, 20)}, {"layer2", nn::Linear(20, 20)}, {"out", nn::Linear(20, 5)}});
 }
 
 Names layers_of(const nn::Module& root, const std::string& type) {
@@ -37,7 +39,8 @@ struct Snapshot {
   std::vector<std::pair<std::string, Tensor>> parameters;
   std::vector<std::pair<std::string, nn::Module*>> modules;
   StateDict values;
-  explicit Snapshot(const nn::Module& root) : parameters(root.named_parameters()), modules(root.named_modules()) {
+  explicit Snapshot(const nn::Module& root)
+      : parameters(root.named_parameters()), modules(root.named_modules()) {
     std::ostringstream out;
     out << root;
     printed = out.str();
@@ -62,7 +65,8 @@ struct Gate final : nn::ModuleOf<Gate, nn::Layer> {
   nn::Slot<nn::Layer> value, gate;
   nn::Slot<nn::Sequential> tail;
   Tensor shift = Tensor::zeros({4}).requires_grad(true);
-  Gate() : value(nn::Linear(4, 8)), gate(nn::Linear(4, 8)), tail(nn::Sequential(nn::Linear(8, 4), nn::Tanh())) {}
+  Gate()
+      : value(nn::Linear(4, 8)), gate(nn::Linear(4, 8)), tail(nn::Sequential(nn::Linear(8, 4), nn::Tanh())) {}
   Tensor forward(const Tensor& x) override { return tail(value(x + shift) * sigmoid(gate(x))); }
   void visit(nn::Visitor& v) override {
     v("value", value), v("gate", gate), v("tail", tail), v("shift", shift);
@@ -306,7 +310,8 @@ TEST_CASE("a skip pattern is a run of whole components of a name", "[fp8]") {
   REQUIRE(skipped({"h"}).size() == 22);
   REQUIRE(skipped({"*"}).size() == 24);
   REQUIRE(skipped({"m*l*h*d"}) == Names{"my_lm_head"});
-  for (const char* nothing : {"lm", "m_head", "h.11", "h.1.", ".h", "", "h..1", "head", "h.1.0.weight", "h.*.*.*"}) {
+  for (const char* nothing :
+       {"lm", "m_head", "h.11", "h.1.", ".h", "", "h..1", "head", "h.1.0.weight", "h.*.*.*"}) {
     INFO(nothing);
     REQUIRE(throws([&] { skipped({nothing}); }, {"matches no module"}));
   }
@@ -315,8 +320,11 @@ TEST_CASE("a skip pattern is a run of whole components of a name", "[fp8]") {
 TEST_CASE("a skip pattern that matches nothing lists the candidates and changes nothing", "[fp8]") {
   nn::ModuleDict dict = small_dict();
   const Snapshot before(dict);
-  REQUIRE(throws([&] { quantize_model(dict, E4M3, {.skip_patterns = {"out", "lm_head"}}); },
-                 {"quantize_model", "\"lm_head\"", "layer1", "layer2", "out"}));
+  REQUIRE(throws(
+      [&] {
+        quantize_model(dict, E4M3, {.skip_patterns = {"out", "lm_head"}});
+      },
+      {"quantize_model", "\"lm_head\"", "layer1", "layer2", "out"}));
   REQUIRE(Snapshot(dict).same(before));
 }
 
@@ -354,7 +362,8 @@ TEST_CASE("a place that takes only a Linear makes surgery throw and nothing has 
   REQUIRE(quantize_model(model, E4M3, {.skip_patterns = {"rigid"}}).replaced == Names{"loose"});
 }
 
-TEST_CASE("a layer reached twice is replaced once, in both places, and a pattern may use either name", "[fp8]") {
+TEST_CASE("a layer reached twice is replaced once, in both places, and a pattern may use either name",
+          "[fp8]") {
   const auto shared = std::make_shared<nn::Linear>(4, 4);
   nn::Sequential net;
   net.push_back(shared);

@@ -23,19 +23,32 @@ TEST_CASE("matmul is the triple loop, for matrices, vectors and batches", "[ops]
     Shape a, b, shape;
   };
   const std::vector<Case> cases = {
-      {{1, 1}, {1, 1}, {1, 1}},          {{3, 5}, {5, 2}, {3, 2}},
-      {{17, 33}, {33, 65}, {17, 65}},    {{1, 64}, {64, 1}, {1, 1}},
-      {{129, 7}, {7, 3}, {129, 3}},      {{0, 3}, {3, 2}, {0, 2}},
-      {{3, 0}, {0, 2}, {3, 2}},          {{3, 2}, {2, 0}, {3, 0}},
-      {{5}, {5}, {}},                    {{0}, {0}, {}},
-      {{5}, {5, 2}, {2}},                {{3, 5}, {5}, {3}},
-      {{4, 3, 5}, {5}, {4, 3}},          {{5}, {4, 5, 2}, {4, 2}},
-      {{4, 3, 5}, {4, 5, 2}, {4, 3, 2}}, {{4, 3, 5}, {5, 2}, {4, 3, 2}},
-      {{3, 5}, {4, 5, 2}, {4, 3, 2}},    {{1, 3, 5}, {4, 5, 2}, {4, 3, 2}},
-      {{4, 3, 5}, {1, 5, 2}, {4, 3, 2}}, {{2, 1, 3, 5}, {4, 5, 2}, {2, 4, 3, 2}},
-      {{4, 3, 5}, {2, 1, 5, 2}, {2, 4, 3, 2}}, {{2, 4, 3, 5}, {1, 4, 5, 2}, {2, 4, 3, 2}},
-      {{0, 3, 5}, {5, 2}, {0, 3, 2}},    {{3, 5}, {0, 5, 2}, {0, 3, 2}},
-      {{1, 3, 5}, {0, 5, 2}, {0, 3, 2}}, {{1, 1, 3, 5}, {5, 2}, {1, 1, 3, 2}},
+      {{1, 1}, {1, 1}, {1, 1}},
+      {{3, 5}, {5, 2}, {3, 2}},
+      {{17, 33}, {33, 65}, {17, 65}},
+      {{1, 64}, {64, 1}, {1, 1}},
+      {{129, 7}, {7, 3}, {129, 3}},
+      {{0, 3}, {3, 2}, {0, 2}},
+      {{3, 0}, {0, 2}, {3, 2}},
+      {{3, 2}, {2, 0}, {3, 0}},
+      {{5}, {5}, {}},
+      {{0}, {0}, {}},
+      {{5}, {5, 2}, {2}},
+      {{3, 5}, {5}, {3}},
+      {{4, 3, 5}, {5}, {4, 3}},
+      {{5}, {4, 5, 2}, {4, 2}},
+      {{4, 3, 5}, {4, 5, 2}, {4, 3, 2}},
+      {{4, 3, 5}, {5, 2}, {4, 3, 2}},
+      {{3, 5}, {4, 5, 2}, {4, 3, 2}},
+      {{1, 3, 5}, {4, 5, 2}, {4, 3, 2}},
+      {{4, 3, 5}, {1, 5, 2}, {4, 3, 2}},
+      {{2, 1, 3, 5}, {4, 5, 2}, {2, 4, 3, 2}},
+      {{4, 3, 5}, {2, 1, 5, 2}, {2, 4, 3, 2}},
+      {{2, 4, 3, 5}, {1, 4, 5, 2}, {2, 4, 3, 2}},
+      {{0, 3, 5}, {5, 2}, {0, 3, 2}},
+      {{3, 5}, {0, 5, 2}, {0, 3, 2}},
+      {{1, 3, 5}, {0, 5, 2}, {0, 3, 2}},
+      {{1, 1, 3, 5}, {5, 2}, {1, 1, 3, 2}},
   };
   for (const Case& c : cases) {
     CAPTURE(c.a, c.b);
@@ -100,7 +113,8 @@ TEST_CASE("linear is x w^T + b at every size", "[ops]") {
 }
 
 TEST_CASE("softmax and log_softmax are their formulas and survive large values", "[ops]") {
-  for (const Shape& shape : {Shape{3, 1}, Shape{2, 7}, Shape{1, 129}, Shape{2, 3, 5}, Shape{0, 3}, Shape{3, 0}, Shape{5}}) {
+  for (const Shape& shape :
+       {Shape{3, 1}, Shape{2, 7}, Shape{1, 129}, Shape{2, 3, 5}, Shape{0, 3}, Shape{3, 0}, Shape{5}}) {
     const Tensor x = randn(shape, 4) * 3.0;
     for (int axis = 0; axis < shape.dim(); ++axis) {
       CAPTURE(shape, axis);
@@ -128,7 +142,8 @@ TEST_CASE("softmax and log_softmax are their formulas and survive large values",
 }
 
 TEST_CASE("layer_norm and rms_norm are their formulas", "[ops]") {
-  for (const auto& [rows, n] : std::vector<std::array<int64_t, 2>>{{1, 1}, {3, 5}, {2, 64}, {65, 33}, {0, 4}, {1, 257}}) {
+  for (const auto& [rows, n] :
+       std::vector<std::array<int64_t, 2>>{{1, 1}, {3, 5}, {2, 64}, {65, 33}, {0, 4}, {1, 257}}) {
     CAPTURE(rows, n);
     const double eps = 1e-3;
     const Tensor x = randn({rows, n}, 1) * 2.0 + 3.0, w = randn({n}, 2), b = randn({n}, 3);
@@ -201,7 +216,8 @@ TEST_CASE("cross_entropy is the mean of -log softmax over the targets counted", 
       if (target != 0) some -= at(log_p, {r, target}), ++counted;
     }
     CHECK(cross_entropy(x, targets).item<double>() == Approx(total / double(rows)).epsilon(1e-13));
-    if (counted > 0) CHECK(cross_entropy(x, targets, 0).item<double>() == Approx(some / counted).epsilon(1e-13));
+    if (counted > 0)
+      CHECK(cross_entropy(x, targets, 0).item<double>() == Approx(some / counted).epsilon(1e-13));
   }
   // An ignored target may be anything, and its row has no gradient; nothing counted is NaN.
   const Tensor x = randn({2, 3}), targets = Tensor::from({-100, 1}, {2});
@@ -211,7 +227,8 @@ TEST_CASE("cross_entropy is the mean of -log softmax over the targets counted", 
   CHECK(values(x.grad().narrow(0, 0, 1)) == std::vector<double>{0, 0, 0});
   CHECK(at(x.grad(), {1, 1}) < 0);
   CHECK(std::isnan(cross_entropy(x, Tensor::from({-100, -100}, {2})).item<double>()));
-  CHECK(std::isnan(cross_entropy(Tensor::ones({0, 3}), Tensor::zeros({0}, {.dtype = DType::i64})).item<double>()));
+  CHECK(std::isnan(
+      cross_entropy(Tensor::ones({0, 3}), Tensor::zeros({0}, {.dtype = DType::i64})).item<double>()));
   CHECK(cross_entropy(randn({3}), Tensor::full({}, 2, {.dtype = DType::i64})).shape() == Shape{});
   // Large logits neither overflow nor cancel.
   const Tensor large = Tensor::from({1e4f, 1e4f + 1, 1e4f}, {1, 3});

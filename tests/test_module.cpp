@@ -93,7 +93,7 @@ TEST_CASE("a name that leads nowhere is refused with the names there are", "[nn]
       {"parameter: Model has no parameter \"embed.wieght\"; there are scale, embed.weight, head.bias"}));
   CHECK(throws([&] { model.module("hed"); }, {"module: Model has no module \"hed\"; there are embed, head"}));
   for (const char* path :
-       {"", ".", "embed", "embed.", ".embed", "embed.weight.", "embedweight", "running", "unset"}) {
+       {"", ".", "embed", "embed.", ".embed", "embed.weight.", "embed_weight", "running", "unset"}) {
     INFO(path);
     CHECK_THROWS_AS(model.parameter(path), std::invalid_argument);
   }
@@ -212,6 +212,10 @@ TEST_CASE("to(dtype) converts parameters in place, for every handle", "[nn]") {
   CHECK(scale.has_grad());
   CHECK(throws([&] { model.to(DType::i64); }, {"i64"}));
   CHECK(handle.dtype() == DType::f64);
+
+  nn::Linear codes(Tensor::zeros({2, 2}, {.dtype = DType::u8}));
+  codes.to(DType::f64);
+  CHECK(codes.weight().dtype() == DType::u8);
 }
 
 TEST_CASE("to a device that is not there throws and changes nothing", "[nn]") {
@@ -223,6 +227,12 @@ TEST_CASE("to a device that is not there throws and changes nothing", "[nn]") {
   for (const auto& [name, t] : model.state_dict()) CHECK(t.device() == Device::cpu());
   model.to(Device::cpu());
   CHECK(model.scale.has_grad());
+
+  struct Buffer : nn::ModuleOf<Buffer> {
+    Tensor t = Tensor::zeros({1});
+    void visit(nn::Visitor& v) override { v.buffer("t", t); }
+  };
+  CHECK_THROWS_AS(Buffer().to(Device::cuda()), std::runtime_error);  // buffers move too
 }
 
 TEST_CASE("a converted model still computes and differentiates", "[nn]") {

@@ -1,4 +1,5 @@
-// Arithmetic, elementwise ops and reductions against slow loops and closed forms, at sizes that are odd, one and zero.
+// Arithmetic, elementwise ops and reductions against slow loops and closed forms, at sizes that are odd, one
+// and zero.
 #include <altgrad/autograd/ops.h>
 
 #include <limits>
@@ -15,13 +16,15 @@ using reference::randn;
 using reference::values;
 
 namespace {
-constexpr double inf = std::numeric_limits<double>::infinity(), NaN = std::numeric_limits<double>::quiet_NaN();
+constexpr double inf = std::numeric_limits<double>::infinity(),
+                 NaN = std::numeric_limits<double>::quiet_NaN();
 }  // namespace
 
 TEST_CASE("arithmetic broadcasts as NumPy does, forward and backward", "[ops]") {
-  const std::vector<Shape> shapes = {{},        {1},       {5},       {0},          {3, 1},          {3, 5},    {1, 5},
-                                     {1, 1},    {2, 3, 5}, {2, 1, 1}, {2, 1, 5},    {1, 3, 1},       {2, 3, 1}, {0, 3, 5},
-                                     {2, 0, 1}, {3, 0},    {4, 2, 3, 5}, {4, 1, 3, 1}, {1, 2, 1, 5}, {7, 1, 1, 1, 1}};
+  const std::vector<Shape> shapes = {{},        {1},          {5},          {0},          {3, 1},
+                                     {3, 5},    {1, 5},       {1, 1},       {2, 3, 5},    {2, 1, 1},
+                                     {2, 1, 5}, {1, 3, 1},    {2, 3, 1},    {0, 3, 5},    {2, 0, 1},
+                                     {3, 0},    {4, 2, 3, 5}, {4, 1, 3, 1}, {1, 2, 1, 5}, {7, 1, 1, 1, 1}};
   int pairs = 0;
   for (const Shape& shape_a : shapes) {
     for (const Shape& shape_b : shapes) {
@@ -46,8 +49,10 @@ TEST_CASE("arithmetic broadcasts as NumPy does, forward and backward", "[ops]") 
       Tape tape;
       const Tensor y = a / b;
       CHECK(distance(y.detach(), make(shape, [&](const Index& i) { return at(a, i) / at(b, i); })) < 1e-15);
-      CHECK(distance((a - b).detach(), make(shape, [&](const Index& i) { return at(a, i) - at(b, i); })) == 0);
-      CHECK(distance(maximum(a, b).detach(), make(shape, [&](const Index& i) { return std::max(at(a, i), at(b, i)); })) == 0);
+      CHECK(distance((a - b).detach(), make(shape, [&](const Index& i) { return at(a, i) - at(b, i); })) ==
+            0);
+      CHECK(distance(maximum(a, b).detach(),
+                     make(shape, [&](const Index& i) { return std::max(at(a, i), at(b, i)); })) == 0);
       const Tensor above = greater(a, b);
       CHECK(above.dtype() == DType::u8);
       CHECK(distance(above, make(shape, [&](const Index& i) { return at(a, i) > at(b, i); })) == 0);
@@ -78,7 +83,8 @@ TEST_CASE("arithmetic broadcasts as NumPy does, forward and backward", "[ops]") 
 
 TEST_CASE("where, expand and equal broadcast too", "[ops]") {
   const Tensor c = Tensor::from<uint8_t>({1, 0, 2}, {3, 1}), a = randn({2, 1, 4}, 1), b = randn({}, 2);
-  CHECK(distance(where(c, a, b), make({2, 3, 4}, [&](const Index& i) { return at(c, i) ? at(a, i) : at(b, i); })) == 0);
+  CHECK(distance(where(c, a, b),
+                 make({2, 3, 4}, [&](const Index& i) { return at(c, i) ? at(a, i) : at(b, i); })) == 0);
   CHECK(distance(expand(c, {2, 3, 2}), make({2, 3, 2}, [&](const Index& i) { return at(c, i); })) == 0);
   const Tensor x = Tensor::from({1.0, NaN, 3.0}, {3}), y = Tensor::from({1.0, NaN, 2.0}, {3});
   CHECK(values(equal(x, y)) == std::vector<double>{1, 0, 0});
@@ -89,13 +95,15 @@ TEST_CASE("where, expand and equal broadcast too", "[ops]") {
   CHECK_FALSE(same.is(x));
   // Broadcasting and zero sizes.
   CHECK(expand(Tensor::ones({1, 3}), {0, 3}).shape() == Shape{0, 3});
-  CHECK(where(Tensor::zeros({0, 1}, {.dtype = DType::u8}), Tensor::ones({3}), Tensor::ones({1})).shape() == Shape{0, 3});
+  CHECK(where(Tensor::zeros({0, 1}, {.dtype = DType::u8}), Tensor::ones({3}), Tensor::ones({1})).shape() ==
+        Shape{0, 3});
 }
 
 TEST_CASE("scalars take the tensor's dtype", "[ops]") {
   for (const DType dtype : {DType::f32, DType::f64}) {
     const Tensor x = Tensor::full({2}, 3, {.dtype = dtype});
-    for (const Tensor& y : {x + 1.0, 1.0 + x, 7.0 - x, x - (-1.0), x * (4.0 / 3.0), 2.0 * x - 2.0, 12.0 / x, x / 0.75}) {
+    for (const Tensor& y :
+         {x + 1.0, 1.0 + x, 7.0 - x, x - (-1.0), x * (4.0 / 3.0), 2.0 * x - 2.0, 12.0 / x, x / 0.75}) {
       CHECK(y.dtype() == dtype);
       CHECK(values(y) == std::vector<double>{4, 4});
     }
@@ -116,8 +124,12 @@ TEST_CASE("elementwise ops are their functions, in both dtypes, and pass NaN on"
       {"sqrt", [](const Tensor& x) { return sqrt(x); }, [](double x) { return std::sqrt(x); }},
       {"pow", [](const Tensor& x) { return pow(x, 3); }, [](double x) { return x * x * x; }},
       {"tanh", [](const Tensor& x) { return tanh(x); }, [](double x) { return std::tanh(x); }},
-      {"sigmoid", [](const Tensor& x) { return sigmoid(x); }, [](double x) { return 1 / (1 + std::exp(-x)); }},
-      {"relu", [](const Tensor& x) { return relu(x); }, [](double x) { return std::isnan(x) ? x : x > 0 ? x : 0; }},
+      {"sigmoid", [](const Tensor& x) { return sigmoid(x); },
+       [](double x) { return 1 / (1 + std::exp(-x)); }},
+      {"relu", [](const Tensor& x) { return relu(x); },
+       [](double x) { return std::isnan(x) ? x
+                             : x > 0       ? x
+                                           : 0; }},
       {"gelu", [](const Tensor& x) { return gelu(x); },
        [](double x) { return std::isinf(x) ? (x > 0 ? x : NaN) : x * 0.5 * std::erfc(-x / std::sqrt(2)); }},
       {"gelu tanh", [](const Tensor& x) { return gelu(x, Gelu::tanh); },
@@ -154,14 +166,19 @@ TEST_CASE("slopes at kinks are as documented", "[ops]") {
   };
   CHECK(slopes([](const Tensor& x) { return relu(x); }, {-1, 0, 1}) == std::vector<double>{0, 0, 1});
   CHECK(slopes([](const Tensor& x) { return abs(x); }, {-1, 0, 1}) == std::vector<double>{-1, 0, 1});
-  CHECK(slopes([](const Tensor& x) { return clamp(x, -1, 1); }, {-2, -1, 0, 1, 2}) == std::vector<double>{0, 1, 1, 1, 0});
+  CHECK(slopes([](const Tensor& x) { return clamp(x, -1, 1); }, {-2, -1, 0, 1, 2}) ==
+        std::vector<double>{0, 1, 1, 1, 0});
   CHECK(slopes([](const Tensor& x) { return maximum(x, Tensor::zeros({3}, x.options())); }, {-1, 0, 1}) ==
         std::vector<double>{0, 0.5, 1});
   CHECK(slopes([](const Tensor& x) { return minimum(x, Tensor::zeros({3}, x.options())); }, {-1, 0, 1}) ==
         std::vector<double>{1, 0.5, 0});
-  CHECK(slopes([](const Tensor& x) { return max(x); }, {2, 1, 2, 2}) == std::vector<double>{1. / 3, 0, 1. / 3, 1. / 3});
-  CHECK(slopes([](const Tensor& x) { return max(x.reshape({2, 2, 2}), {0, 2}); }, {2, 1, 5, 5, 2, 0, 5, 5}) ==
-        std::vector<double>{0.5, 0, 0.25, 0.25, 0.5, 0, 0.25, 0.25});
+  CHECK(slopes([](const Tensor& x) { return max(x); }, {2, 1, 2, 2}) ==
+        std::vector<double>{1. / 3, 0, 1. / 3, 1. / 3});
+  CHECK(slopes(
+            [](const Tensor& x) {
+              return max(x.reshape({2, 2, 2}), {0, 2});
+            },
+            {2, 1, 5, 5, 2, 0, 5, 5}) == std::vector<double>{0.5, 0, 0.25, 0.25, 0.5, 0, 0.25, 0.25});
   CHECK(slopes([](const Tensor& x) { return pow(x, 0); }, {0, 2}) == std::vector<double>{0, 0});
   CHECK(slopes([](const Tensor& x) { return pow(x, 1); }, {0, 2}) == std::vector<double>{1, 1});
 }
@@ -215,7 +232,9 @@ TEST_CASE("reductions over any axes agree with plain loops", "[ops]") {
           return f(members);
         });
       };
-      const auto total = [](const std::vector<double>& m) { return std::accumulate(m.begin(), m.end(), 0.0); };
+      const auto total = [](const std::vector<double>& m) {
+        return std::accumulate(m.begin(), m.end(), 0.0);
+      };
       const auto average = [&](const std::vector<double>& m) { return total(m) / double(m.size()); };
       const auto spread = [&](const std::vector<double>& m) {
         double s = 0;
@@ -247,8 +266,8 @@ TEST_CASE("reductions over any axes agree with plain loops", "[ops]") {
     CHECK(distance(sum(x), sum(x, {0, 1, 2})) == 0);
     CHECK(distance(mean(x), mean(x, {0, 1, 2})) == 0);
     CHECK(distance(max(x), max(x, {0, 1, 2})) == 0);
-    CHECK(var(x).item<double>() == Approx(var(x, {0, 1, 2}, false, 0).item<double>() * double(x.numel()) /
-                                          double(x.numel() - 1)));
+    CHECK(var(x).item<double>() ==
+          Approx(var(x, {0, 1, 2}, false, 0).item<double>() * double(x.numel()) / double(x.numel() - 1)));
   }
 }
 
@@ -286,4 +305,47 @@ TEST_CASE("argmax gives the first of the largest along the last axis", "[ops]") 
   CHECK(values(at_max) == std::vector<double>{1, 0, 2});
   CHECK(argmax(Tensor::ones({4})).shape() == Shape{});
   CHECK(argmax(Tensor::ones({0, 2})).shape() == Shape{0});
+}
+
+TEST_CASE("ops take tensors without elements, forward and backward", "[ops]") {
+  using Op = Tensor (*)(const Tensor&);
+  const std::vector<Op> ops = {
+      [](const Tensor& x) { return neg(x); },
+      [](const Tensor& x) { return abs(exp(log(sqrt(pow(x, 2))))); },
+      [](const Tensor& x) { return tanh(sigmoid(relu(gelu(silu(clamp(x, 0, 1)))))); },
+      [](const Tensor& x) { return dropout(x, 0.5); },
+      [](const Tensor& x) { return 2.0 * x + x * x / (x - 1.0); },
+      [](const Tensor& x) { return maximum(x, where(greater(x, x), x, x)); },
+      [](const Tensor& x) { return sum(x); },
+      [](const Tensor& x) { return mean(x, {0}); },
+      [](const Tensor& x) { return var(x, {1}); },
+      [](const Tensor& x) { return max(x, {1}); },
+      [](const Tensor& x) { return softmax(log_softmax(x, 0)); },
+      [](const Tensor& x) {
+        return layer_norm(rms_norm(x, Tensor::ones({3})), Tensor::ones({3}), Tensor::ones({3}));
+      },
+      [](const Tensor& x) {
+        return linear(x, Tensor::ones({2, 3}), Tensor::ones({2}));
+      },
+      [](const Tensor& x) { return matmul(x.transpose(), x); },
+      [](const Tensor& x) {
+        return stack({x, x.clone()}).permute({2, 0, 1}).narrow(1, 0, 1).reshape({0, 3});
+      },
+      [](const Tensor& x) {
+        return index_select(x, 1, Tensor::from({2, 0}, {2}));
+      },
+      [](const Tensor& x) {
+        return expand(x, {4, 0, 3}).to(DType::f64);
+      },
+      [](const Tensor& x) { return mse_loss(x, x * 2.0); },
+      [](const Tensor& x) { return cross_entropy(x, Tensor::zeros({0}, {.dtype = DType::i64})); },
+  };
+  for (size_t i = 0; i < ops.size(); ++i) {
+    CAPTURE(i);
+    const Tensor x = Tensor::ones({0, 3}).requires_grad(true);
+    Tape tape;
+    const Tensor y = ops[i](x);
+    tape.backward(y, Tensor::ones(y.shape(), y.options()));
+    CHECK(x.grad().shape() == Shape{0, 3});
+  }
 }

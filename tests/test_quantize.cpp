@@ -48,7 +48,8 @@ void compare_with_reference(const Format& f, T scale) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("quantize is round(x / scale) * scale in every format of up to 8 bits", "[fp8]", float, double) {
+TEMPLATE_TEST_CASE("quantize is round(x / scale) * scale in every format of up to 8 bits", "[fp8]", float,
+                   double) {
   manual_seed(3);
   for (const Format& f : formats()) {
     if (f.bits() > 8 || !is_number_format(f)) continue;
@@ -138,7 +139,8 @@ TEMPLATE_TEST_CASE("stochastic rounding of element i uses word i of one stream",
       const auto code = E4M3.encode(x.data<TestType>()[i] / TestType(0.75f), Rounding::stochastic,
                                     Overflow::saturate_finite, random.word(uint64_t(i)));
       if (y.data<TestType>()[i] != TestType(E4M3.decode(code)) * TestType(0.75f)) {
-        FAIL("element " << i << " of " << n << ": x " << x.data<TestType>()[i] << ", y " << y.data<TestType>()[i]);
+        FAIL("element " << i << " of " << n << ": x " << x.data<TestType>()[i] << ", y "
+                        << y.data<TestType>()[i]);
       }
     }
     REQUIRE(default_generator().state() == Generator::State{11, 1});
@@ -156,7 +158,8 @@ TEST_CASE("stochastic rounding has the value as its mean and the two neighbours 
       low = std::min<double>(low, q);
       high = std::max<double>(high, q);
     }
-    const double down = quantize(Tensor::full({1}, v), E4M3, 1, {.rounding = Rounding::toward_zero}).item<double>();
+    const double down =
+        quantize(Tensor::full({1}, v), E4M3, 1, {.rounding = Rounding::toward_zero}).item<double>();
     REQUIRE((low == down || high == down));
     REQUIRE((low < v && v < high));
     // Five standard deviations of the mean of n draws of two values.
@@ -195,10 +198,18 @@ TEST_CASE("the straight-through gradient passes dy unchanged", "[fp8]") {
   REQUIRE(same_bits(x.grad(), weight));
 }
 
-TEMPLATE_TEST_CASE("the clipped straight-through gradient is zero exactly where |x / scale| > max", "[fp8]", float, double) {
+TEMPLATE_TEST_CASE("the clipped straight-through gradient is zero exactly where |x / scale| > max", "[fp8]",
+                   float, double) {
   const TestType edge = TestType(448 * 0.5);
-  const std::vector<TestType> values = {0, 1, -1, edge, -edge, std::nextafter(edge, TestType(1000)),
-                                        std::nextafter(-edge, TestType(-1000)), 1e5, TestType(-infinity)};
+  const std::vector<TestType> values = {0,
+                                        1,
+                                        -1,
+                                        edge,
+                                        -edge,
+                                        std::nextafter(edge, TestType(1000)),
+                                        std::nextafter(-edge, TestType(-1000)),
+                                        1e5,
+                                        TestType(-infinity)};
   const Tensor x = Tensor::from(values, {9}).requires_grad(true);
   const Tensor weight = Tensor::randn({9}, {.dtype = dtype_of<TestType>});
   Tape tape;

@@ -67,7 +67,8 @@ TEST_CASE("checkpoint needs less memory", "[checkpoint]") {
   CHECK(peak(true) * 2 < peak(false));
 }
 
-TEST_CASE("checkpoint takes token ids, frozen inputs, and functions that return what they were given", "[checkpoint]") {
+TEST_CASE("checkpoint takes token ids, frozen inputs, and functions that return what they were given",
+          "[checkpoint]") {
   const Tensor ids = Tensor::from({1, 0, 1}, {3}), w = randn({2, 4}), constant = randn({2, 4}, 2);
   w.requires_grad(true);
   const auto gradient = [&](auto&& fn, const Tensor& x) {
@@ -84,8 +85,8 @@ TEST_CASE("checkpoint takes token ids, frozen inputs, and functions that return 
   CHECK(gradient([&](const Tensor&) { return w; }, constant) == all(1, 1));
   CHECK(gradient([](const Tensor& t) { return t * 2.0; }, constant).empty());
   const auto inner = [&](const Tensor& t) { return t * w; };
-  CHECK(gradient([&](const Tensor& t) { return checkpoint(inner, t) + checkpoint(inner, t); }, Tensor::ones({2, 4}, w.options())) ==
-        all(2, 2));
+  CHECK(gradient([&](const Tensor& t) { return checkpoint(inner, t) + checkpoint(inner, t); },
+                 Tensor::ones({2, 4}, w.options())) == all(2, 2));
 }
 
 TEST_CASE("checkpoint outside a tape is the function", "[checkpoint]") {
@@ -93,7 +94,8 @@ TEST_CASE("checkpoint outside a tape is the function", "[checkpoint]") {
   CHECK(same_bits(checkpoint([](const Tensor& t) { return exp(t); }, x), exp(x)));
 }
 
-TEST_CASE("an exception inside a checkpointed function passes through and restores the generator", "[checkpoint]") {
+TEST_CASE("an exception inside a checkpointed function passes through and restores the generator",
+          "[checkpoint]") {
   const Tensor x = randn({2, 3});
   x.requires_grad(true);
   int calls = 0;

@@ -52,8 +52,9 @@ TEST_CASE("narrow, transpose, permute, clone and cat move every element to its p
     check(x.permute({1, 2, 0}), {4, 5, 3}, [](const Index& i) { return Index{i[2], i[0], i[1]}; });
     check(x.permute({-1, 0, 1}), {5, 3, 4}, [](const Index& i) { return Index{i[1], i[2], i[0]}; });
     check(x.clone(), {3, 4, 5}, [](const Index& i) { return i; });
-    check(cat({x.narrow(1, 2, 2), x.narrow(1, 0, 2)}, 1), {3, 4, 5},
-          [](const Index& i) { return Index{i[0], (i[1] + 2) % 4, i[2]}; });
+    check(cat({x.narrow(1, 2, 2), x.narrow(1, 0, 2)}, 1), {3, 4, 5}, [](const Index& i) {
+      return Index{i[0], (i[1] + 2) % 4, i[2]};
+    });
     check(cat({x, x}, -1), {3, 4, 10}, [](const Index& i) { return Index{i[0], i[1], i[2] % 5}; });
     check(cat({x}, 0), {3, 4, 5}, [](const Index& i) { return i; });
     check(stack({x, x}), {2, 3, 4, 5}, [](const Index& i) { return Index{i[1], i[2], i[3]}; });
@@ -75,9 +76,11 @@ TEST_CASE("moving elements works in eight dimensions and without elements", "[op
   CHECK(Tensor::ones({}).permute({}).shape() == Shape{});
   CHECK(cat({Tensor::ones({0, 3}), Tensor::ones({0, 3})}).shape() == Shape{0, 3});
   CHECK(Tensor::ones({0, 3}).narrow(0, 0, 0).shape() == Shape{0, 3});
+  CHECK(Tensor::ones({0, 4, 3}).narrow(1, 1, 2).shape() == Shape{0, 2, 3});
 }
 
-TEST_CASE("to changes dtype, carries gradients between floating ones, and is the tensor itself otherwise", "[ops][shape]") {
+TEST_CASE("to changes dtype, carries gradients between floating ones, and is the tensor itself otherwise",
+          "[ops][shape]") {
   const Tensor x = Tensor::from({1.25f, -2.75f}, {2}).requires_grad(true);
   CHECK(x.to(DType::f32).body() == x.body());
   CHECK(x.to(Device::cpu()).body() == x.body());
@@ -100,7 +103,7 @@ TEST_CASE("writing to a clone leaves the source alone", "[ops][shape]") {
 }
 
 TEST_CASE("views and copies of one gradient do not disturb each other", "[ops][shape]") {
-  // Backwards hand one gradient to several inputs, as it is or reshaped; adding to one must not change another.
+  // Backwards hand one gradient to several inputs, as it is or reshaped: adding to one must leave the others.
   const Tensor x = randn({2, 3}, 1), z = randn({6}, 2);
   x.requires_grad(true), z.requires_grad(true);
   Tape tape;
@@ -110,4 +113,12 @@ TEST_CASE("views and copies of one gradient do not disturb each other", "[ops][s
   CHECK(distance(x.grad(), Tensor::full({2, 3}, 4, {.dtype = DType::f64})) == 0);
   CHECK(distance(z.grad(), z.detach() * 2.0 + 2.0) < 1e-15);
   CHECK_FALSE(x.grad().is(z.grad()));
+
+  // Here x's gradient is an alias of z's when the second part is added to it.
+  x.set_grad(Tensor()), z.set_grad(Tensor());
+  Tape second;
+  const Tensor twice = x * 2.0, flat = x.reshape({6}), total = z + flat;
+  second.backward(total + twice.reshape({6}), Tensor::ones({6}, {.dtype = DType::f64}));
+  CHECK(distance(x.grad(), Tensor::full({2, 3}, 3, {.dtype = DType::f64})) == 0);
+  CHECK(distance(z.grad(), Tensor::full({6}, 1, {.dtype = DType::f64})) == 0);
 }

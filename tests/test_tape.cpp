@@ -42,6 +42,20 @@ struct Throws final : Op {
   void backward(const Tensor&, Grads&) override { throw std::runtime_error("backward failed"); }
 };
 
+// Looks at memory from inside the walk.
+struct Probe final : Op {
+  static constexpr const char* name = "probe";
+  std::vector<int64_t>* seen;
+  Tensor forward(const Tensor& x, std::vector<int64_t>* s) {
+    seen = s;
+    return x.detach();
+  }
+  void backward(const Tensor& dy, Grads& d) override {
+    seen->push_back(memory_stats().in_use);
+    d.add(0, dy);
+  }
+};
+
 // Gives input 0 a gradient that is not its own.
 struct WrongGradient final : Op {
   static constexpr const char* name = "wrong_gradient";
@@ -251,7 +265,22 @@ TEST_CASE("an op that throws in forward leaves the tape as it was", "[tape]") {
   Tape tape;
   const Tensor y = exp(x);
   const int64_t before = memory_stats().in_use;
-  for (int i = 0; i < 1000; ++i) CHECK_THROWS_AS(apply<Throws>(y), std::runtime_error);
+  const auto heap_use = [&](int times) {  // exceptions use the heap, too
+    const int64_t start = heap_allocations();
+    int thrown = 0;
+    for (int i = 0; i < times; ++i) {
+      try {
+        apply<Throws>(y);
+      } catch (const std::runtime_error&) {
+        ++thrown;
+      }
+    }
+    const int64_t used = heap_allocations() - start;
+    CHECK(thrown == times);
+    return used;
+  };
+  heap_use(1);
+  CHECK(heap_use(20000) == 2000 * heap_use(10));
   CHECK(memory_stats().in_use == before);
   CHECK(tape.num_ops() == 1);
   CHECK(Tape::current() == &tape);
@@ -310,7 +339,8 @@ TEST_CASE("print shows a line for every op", "[tape]") {
   tape.print(out);
   const std::string text = out.str();
   INFO(text);
-  for (const char* part : {"2 ops", "2 leaves", "0: ", "linear(", "(2, 3)", "(4, 3)", "1: ", "relu(", "(2, 4)", "f64"}) {
+  for (const char* part :
+       {"2 ops", "2 leaves", "0: ", "linear(", "(2, 3)", "(4, 3)", "1: ", "relu(", "(2, 4)", "f64"}) {
     CHECK(text.find(part) != std::string::npos);
   }
 }
@@ -339,19 +369,6 @@ TEST_CASE("diamonds are walked once: 60 of them end", "[tape]") {
 }
 
 TEST_CASE("memory in use falls while backward runs", "[tape]") {
-  // Looks at memory from inside the walk.
-  struct Probe final : Op {
-    static constexpr const char* name = "probe";
-    std::vector<int64_t>* seen;
-    Tensor forward(const Tensor& x, std::vector<int64_t>* s) {
-      seen = s;
-      return x.detach();
-    }
-    void backward(const Tensor& dy, Grads& d) override {
-      seen->push_back(memory_stats().in_use);
-      d.add(0, dy);
-    }
-  };
   const int64_t n = 1 << 16;
   const Tensor x = leaf({n}, 1, DType::f32);
   std::vector<int64_t> seen;
@@ -372,7 +389,8 @@ TEST_CASE("memory in use falls while backward runs", "[tape]") {
 }
 
 TEST_CASE("a repeated step asks neither the heap nor the system for memory", "[tape]") {
-  const Tensor w = leaf({16, 16}, 1, DType::f32), b = leaf({16}, 2, DType::f32), x = randn({8, 16}, 3, DType::f32);
+  const Tensor w = leaf({16, 16}, 1, DType::f32), b = leaf({16}, 2, DType::f32),
+               x = randn({8, 16}, 3, DType::f32);
   const Tensor ids = Tensor::from({0, 3, 7, 7, 1, 2, 15, 4}, {8});
   const auto step = [&] {
     Tape tape;
@@ -382,7 +400,8 @@ TEST_CASE("a repeated step asks neither the heap nor the system for memory", "[t
     w.set_grad(Tensor()), b.set_grad(Tensor());
   };
   for (int i = 0; i < 3; ++i) step();
-  const int64_t heap = heap_allocations(), system = memory_stats().system_allocations, in_use = memory_stats().in_use;
+  const int64_t heap = heap_allocations(), system = memory_stats().system_allocations,
+                in_use = memory_stats().in_use;
   for (int i = 0; i < 10; ++i) step();
   CHECK(heap_allocations() - heap == 0);
   CHECK(memory_stats().system_allocations == system);

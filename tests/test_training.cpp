@@ -48,6 +48,20 @@ std::vector<double> losses(int steps, int threads, bool quantized, double dropou
   return result;
 }
 
+// Hands x through and notes, in backward, the memory in use.
+struct Probe final : Op {
+  static constexpr const char* name = "probe";
+  int64_t* in_use = nullptr;
+  Tensor forward(const Tensor& x, int64_t* at) {
+    in_use = at;
+    return x.detach();
+  }
+  void backward(const Tensor& dy, Grads& d) override {
+    *in_use = memory_stats().in_use;
+    d.add(0, dy);
+  }
+};
+
 }  // namespace
 
 TEST_CASE("a training step after the third allocates nothing", "[training]") {
@@ -65,18 +79,6 @@ TEST_CASE("a training step after the third allocates nothing", "[training]") {
 
 TEST_CASE("memory in use falls during backward", "[training]") {
   // A chain of ops that each keep their input: halfway back, half of what they kept must be gone.
-  struct Probe final : Op {
-    static constexpr const char* name = "probe";
-    int64_t* in_use = nullptr;
-    Tensor forward(const Tensor& x, int64_t* at) {
-      in_use = at;
-      return x.detach();
-    }
-    void backward(const Tensor& dy, Grads& d) override {
-      *in_use = memory_stats().in_use;
-      d.add(0, dy);
-    }
-  };
   const Tensor leaf = Tensor::ones({10000}).requires_grad(true);
   int64_t halfway = 0;
   Tape tape;
