@@ -1,137 +1,20 @@
 // GPT against a slow GPT in plain loops of doubles, and by its properties: names, ties, initial state, causality,
-// gradients, sampling.
+// gradients, dropout.
 #include "catch.h"
 #include "errors.h"
+#include "slow_gpt.h"
 
 #include <altgrad/autograd/gradcheck.h>
-#include <altgrad/models/gpt.h>
 #include <altgrad/nn/safetensors.h>
 #include <altgrad/nn/surgery.h>
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
 #include <set>
 
-using namespace altgrad;
-using models::GPT;
-using models::GPTConfig;
+using namespace gpt_tests;
 
 namespace {
-
-constexpr GPTConfig small = {.n_layer = 2, .n_head = 2, .n_embd = 16, .block_size = 8, .vocab_size = 11};
-
-GPTConfig with_bias(GPTConfig c, bool bias) {
-  c.bias = bias;
-  return c;
-}
-
-// nn/ initialises norms and biases to constants; random ones make mistakes with them show.
-void randomize(GPT& model) {
-  for (auto& [name, p] : model.named_parameters()) {
-    if (p.dim() == 1)
-      p.copy_(Tensor::randn(p.shape(), p.options()) * 0.3 + (name.ends_with("weight") ? 1.0 : 0.0));
-    if (p.dim() == 2) p.copy_(Tensor::randn(p.shape(), p.options()) * 0.2);
-  }
-}
-
-std::vector<double> values(const Tensor& x) {
-  const auto wide = x.to(DType::f64);
-  return {wide.data<double>().begin(), wide.data<double>().end()};
-}
-
-// ---- The slow GPT: one sequence, one row of features a token ----
-
-using Rows = std::vector<std::vector<double>>;
-
-struct SlowGPT {
-  const GPT& model;
-
-  std::vector<double> get(const std::string& name) const {
-    for (const auto& [known, p] : model.named_parameters()) {
-      if (known == name) return values(p);
-    }
-    return {};
-  }
-  Rows linear(const Rows& x, const std::string& name) const {
-    const auto w = get(name + ".weight"), b = get(name + ".bias");
-    const size_t in = x[0].size(), out = w.size() / in;
-    Rows y(x.size(), std::vector<double>(out));
-    for (size_t t = 0; t < x.size(); ++t) {
-      for (size_t o = 0; o < out; ++o) {
-        double sum = b.empty() ? 0 : b[o];
-        for (size_t i = 0; i < in; ++i) sum += x[t][i] * w[o * in + i];
-        y[t][o] = sum;
-      }
-    }
-    return y;
-  }
-  Rows norm(const Rows& x, const std::string& name) const {
-    const auto w = get(name + ".weight"), b = get(name + ".bias");
-    Rows y = x;
-    for (auto& row : y) {
-      double mean = 0, var = 0;
-      for (double v : row) mean += v / double(row.size());
-      for (double v : row) var += (v - mean) * (v - mean) / double(row.size());
-      for (size_t i = 0; i < row.size(); ++i) {
-        row[i] = (row[i] - mean) / std::sqrt(var + 1e-5) * w[i] + (b.empty() ? 0 : b[i]);
-      }
-    }
-    return y;
-  }
-  Rows attention(const Rows& qkv, size_t heads) const {
-    const size_t c = qkv[0].size() / 3, d = c / heads;
-    Rows y(qkv.size(), std::vector<double>(c, 0.0));
-    for (size_t h = 0; h < heads; ++h) {
-      for (size_t t = 0; t < qkv.size(); ++t) {
-        std::vector<double> p(t + 1);
-        double sum = 0;
-        for (size_t s = 0; s <= t; ++s) {
-          double dot = 0;
-          for (size_t i = 0; i < d; ++i) dot += qkv[t][h * d + i] * qkv[s][c + h * d + i];
-          sum += p[s] = std::exp(dot / std::sqrt(double(d)));
-        }
-        for (size_t s = 0; s <= t; ++s) {
-          for (size_t i = 0; i < d; ++i) y[t][h * d + i] += p[s] / sum * qkv[s][2 * c + h * d + i];
-        }
-      }
-    }
-    return y;
-  }
-  static void accumulate(Rows& x, const Rows& y) {
-    for (size_t t = 0; t < x.size(); ++t) {
-      for (size_t i = 0; i < x[t].size(); ++i) x[t][i] += y[t][i];
-    }
-  }
-  Rows logits(std::span<const int64_t> ids) const {
-    const GPTConfig& config = model.config();
-    const size_t c = size_t(config.n_embd);
-    const auto wte = get("transformer.wte.weight"), wpe = get("transformer.wpe.weight");
-    Rows x(ids.size(), std::vector<double>(c));
-    for (size_t t = 0; t < ids.size(); ++t) {
-      for (size_t i = 0; i < c; ++i) x[t][i] = wte[size_t(ids[t]) * c + i] + wpe[t * c + i];
-    }
-    for (int64_t layer = 0; layer < config.n_layer; ++layer) {
-      const std::string h = "transformer.h." + std::to_string(layer) + ".";
-      const Rows qkv = linear(norm(x, h + "ln_1"), h + "attn.c_attn");
-      accumulate(x, linear(attention(qkv, size_t(config.n_head)), h + "attn.c_proj"));
-      Rows hidden = linear(norm(x, h + "ln_2"), h + "mlp.c_fc");
-      for (auto& row : hidden) {
-        for (double& v : row) v = 0.5 * v * (1 + std::erf(v / std::sqrt(2.0)));
-      }
-      accumulate(x, linear(hidden, h + "mlp.c_proj"));
-    }
-    // The head is tied: its weight is wte.
-    x = norm(x, "transformer.ln_f");
-    Rows y(x.size(), std::vector<double>(size_t(config.vocab_size), 0.0));
-    for (size_t t = 0; t < x.size(); ++t) {
-      for (size_t v = 0; v < y[t].size(); ++v) {
-        for (size_t i = 0; i < c; ++i) y[t][v] += x[t][i] * wte[v * c + i];
-      }
-    }
-    return y;
-  }
-};
 
 double largest_difference(GPT& model, const Tensor& ids) {
   const SlowGPT slow{model};
@@ -313,114 +196,6 @@ TEST_CASE("GPT learns a small batch by heart, without asking the system for memo
   }
   CHECK(loss_value < 0.1);
   CHECK(memory_stats().system_allocations == allocations);
-}
-
-TEST_CASE("generate continues a prompt", "[gpt]") {
-  manual_seed(9);
-  GPT model(small);
-  randomize(model);
-  const Tensor prompt = Tensor::from({3, 1, 4}, {3});
-
-  SECTION("in its shape, with the prompt in front") {
-    const Tensor one = model.generate(prompt, 20);  // past block_size
-    REQUIRE(one.shape() == Shape{23});
-    CHECK(std::ranges::equal(one.data<int64_t>().first(3), prompt.data<int64_t>()));
-    CHECK(std::ranges::all_of(one.data<int64_t>(), [](int64_t id) { return id >= 0 && id < 11; }));
-    const Tensor rows = model.generate(Tensor::from({1, 2, 3, 4}, {2, 2}), 5);
-    REQUIRE(rows.shape() == Shape{2, 7});
-    CHECK(rows.data<int64_t>()[7] == 3);
-    CHECK(values(model.generate(prompt, 0)) == values(prompt));
-    CHECK(model.generate(Tensor::zeros({12}, {.dtype = DType::i64}), 2).shape() ==
-          Shape{14});  // a long prompt
-  }
-  SECTION("the same from the same generator, and without touching another") {
-    Generator a(1), b(1), c(2);
-    const auto state = default_generator().state();
-    const auto first = values(model.generate(prompt, 30, {.generator = &a}));
-    CHECK(values(model.generate(prompt, 30, {.generator = &b})) == first);
-    CHECK(values(model.generate(prompt, 30, {.generator = &c})) != first);
-    CHECK(default_generator().state() == state);
-    const auto drawn = values(model.generate(prompt, 30));
-    CHECK(default_generator().state() != state);
-    default_generator().set_state(state);
-    CHECK(values(model.generate(prompt, 30)) == drawn);
-  }
-  SECTION(
-      "greedily where temperature is 0 or top_k is 1, each token the likeliest after the last block_size") {
-    const SlowGPT slow{model};
-    for (int64_t first = 0; first < 11; ++first) {
-      std::vector<int64_t> expected = {first, 1, 4};
-      const Tensor start = Tensor::from(expected, {3});
-      while (expected.size() < 15) {
-        const size_t length = std::min<size_t>(expected.size(), 8);
-        const auto last = slow.logits(std::span(expected).last(length)).back();
-        expected.push_back(std::ranges::max_element(last) - last.begin());
-      }
-      const Tensor greedy = model.generate(start, 12, {.temperature = 0});
-      CHECK(std::ranges::equal(greedy.data<int64_t>(), expected));
-      const Tensor top1 = model.generate(start, 12, {.temperature = 5, .top_k = 1});
-      CHECK(std::ranges::equal(top1.data<int64_t>(), expected));
-    }
-  }
-  SECTION("with the frequencies of the softmax, restricted to top_k and sharpened by temperature") {
-    const auto logits = SlowGPT{model}.logits(prompt.data<int64_t>()).back();
-    const int64_t draws = 4000;
-    const Tensor prompts = expand(prompt.to(DType::f64), {draws, 3}).to(DType::i64);
-    for (const bool restricted : {false, true}) {
-      const double temperature = 2;
-      const auto k = restricted ? std::optional<int64_t>(4) : std::nullopt;
-      auto sorted = logits;
-      std::ranges::sort(sorted, std::greater());
-      std::vector<double> p;
-      for (double l : logits) p.push_back(k && l < sorted[3] ? 0 : std::exp(l / temperature));
-      double total = 0;
-      for (double x : p) total += x;
-      const Tensor out = model.generate(prompts, 1, {.temperature = temperature, .top_k = k});
-      std::vector<double> counts(11);
-      for (int64_t r = 0; r < draws; ++r) counts[size_t(out.data<int64_t>()[size_t(r * 4 + 3)])] += 1;
-      for (size_t v = 0; v < 11; ++v) {
-        const double q = p[v] / total;  // five standard errors of a binomial
-        CHECK(std::abs(counts[v] / draws - q) <= 5 * std::sqrt(q * (1 - q) / draws));
-      }
-    }
-  }
-  SECTION("but not from bad arguments") {
-    const auto refuses = [&](const Tensor& ids, int64_t n, models::GenerateOptions options,
-                             const char* text) {
-      return throws([&] { model.generate(ids, n, options); }, {"generate", text});
-    };
-    CHECK(refuses(prompt, 1, {.temperature = -1}, "-1"));
-    CHECK(refuses(prompt, 1, {.temperature = NAN}, "nan"));
-    CHECK(refuses(prompt, 1, {.top_k = 0}, "top_k"));
-    CHECK(refuses(prompt, -1, {}, "-1"));
-    CHECK(refuses(Tensor::zeros({0}, {.dtype = DType::i64}), 1, {}, "(0)"));
-    CHECK(refuses(Tensor::zeros({3}), 1, {}, "f32"));
-    CHECK(refuses(Tensor::zeros({1, 1, 1}, {.dtype = DType::i64}), 1, {}, "(1, 1, 1)"));
-    CHECK(throws([&] { model.generate(Tensor::from({99}, {1}), 1); }, {"99", "11"}));
-  }
-}
-
-TEST_CASE("generate does not drop out or record, and restores the mode of every module", "[gpt]") {
-  manual_seed(12);
-  GPTConfig config = small;
-  config.dropout = 0.5;
-  GPT model(config);
-  randomize(model);
-  GPT plain(small);
-  plain.load_state_dict(model.state_dict());
-  model.module("transformer.h.1").eval();
-  Tape tape;
-  Generator a(1), b(1);
-  const Tensor prompt = Tensor::from({1}, {1});
-  CHECK(values(model.generate(prompt, 30, {.generator = &a})) ==
-        values(plain.generate(prompt, 30, {.generator = &b})));
-  CHECK(tape.num_ops() == 0);
-  CHECK_THROWS(model.generate(Tensor::from({99}, {1}), 3));
-  CHECK(model.training());
-  for (const auto& [name, module] : model.named_modules()) {
-    INFO(name);
-    CHECK(module->training() == !name.starts_with("transformer.h.1"));
-  }
 }
 
 TEST_CASE("dropout acts on a GPT in training only", "[gpt]") {

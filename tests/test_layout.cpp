@@ -150,6 +150,9 @@ TEST_CASE("the layout rules find what they are for", "[layout]") {
 }
 
 TEST_CASE("altgrad.h brings every public header but the Eigen interop", "[layout]") {
+  const std::set<std::string> internal = {// what the library's own ops are made of
+                                          "core/dispatch.h", "core/functors.h",   "core/kernels.h",
+                                          "core/math.h",     "autograd/common.h", "fp8/kernels.h"};
   std::set<std::string> reached;
   std::vector<std::string> open = {"altgrad.h"};
   while (!open.empty()) {
@@ -163,7 +166,9 @@ TEST_CASE("altgrad.h brings every public header but the Eigen interop", "[layout
   Faults missing;
   for (const auto& [folder, allowed] : layers) {
     for (const std::string& path : files_in(folder)) {
-      if (is_header(path) && !is_private(path) && !reached.contains(path)) missing.push_back(path);
+      if (is_header(path) && !is_private(path) && !internal.contains(path) && !reached.contains(path)) {
+        missing.push_back(path);
+      }
     }
   }
   CHECK(missing == Faults{"core/eigen.h"});
