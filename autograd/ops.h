@@ -1,5 +1,5 @@
-// The differentiable ops, for f32 and f64. Each is recorded by the current tape where an input requires a gradient.
-// All throw std::invalid_argument, with the op's name and the shapes, before computing anything.
+// The differentiable ops, for f32 and f64. Each is recorded by the current tape where an input requires a
+// gradient. All throw std::invalid_argument, with the op's name and the shapes, before computing anything.
 #pragma once
 
 #include <altgrad/autograd/tape.h>
@@ -91,13 +91,13 @@ Tensor index_select(const Tensor& x, int axis, const Tensor& ids);
 
 // ---- Linear algebra (matmul.cpp) ----
 
-// (m, k) (k, n) -> (m, n); (..., m, k) (..., k, n) batched, the leading axes broadcast; a vector on the left is a
-// row, on the right a column, and its axis is left out of the result, as in NumPy.
+// (m, k) (k, n) -> (m, n); (..., m, k) (..., k, n) batched, the leading axes broadcast; a vector on the left
+// is a row, on the right a column, and its axis is left out of the result, as in NumPy.
 Tensor matmul(const Tensor& a, const Tensor& b);
 // x (..., in), w (out, in), b (out) -> (..., out) = x w^T + b
 Tensor linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b = {});
-// qkv (B, T, 3 C): queries, keys, values side by side -> (B, T, C); causal softmax attention with C / heads a head,
-// scores scaled by 1 / sqrt(C / heads)
+// qkv (B, T, 3 C): queries, keys, values side by side -> (B, T, C); causal softmax attention with C / heads a
+// head, scores scaled by 1 / sqrt(C / heads)
 Tensor causal_attention(const Tensor& qkv, int64_t heads);
 
 // ---- Normalisation (norm.cpp), over the last axis n ----
@@ -112,16 +112,16 @@ Tensor rms_norm(const Tensor& x, const Tensor& w, double eps = 1e-5);
 
 // ids (...) i64 in [0, V), w (V, C) -> (..., C)
 Tensor embedding(const Tensor& ids, const Tensor& w);
-// logits (..., V), targets (...) i64 -> the mean of -log softmax(logits)[target] over the targets that are not
-// ignore_index, shape (). NaN where all are ignored, as in PyTorch.
+// logits (..., V), targets (...) i64 -> the mean of -log softmax(logits)[target] over the targets that are
+// not ignore_index, shape (). NaN where all are ignored, as in PyTorch.
 Tensor cross_entropy(const Tensor& logits, const Tensor& targets, int64_t ignore_index = -100);
 // mean((x - target)^2), shapes equal
 Tensor mse_loss(const Tensor& x, const Tensor& target);
 
 // ---- Checkpointing (checkpoint.cpp) ----
 
-// fn(x), keeping only x: backward runs fn again to get what it needs (Chen et al., "Training deep nets with sublinear
-// memory cost", 2016). Random ops inside fn draw the same numbers both times.
+// fn(x), keeping only x: backward runs fn again to get what it needs (Chen et al., "Training deep nets with
+// sublinear memory cost", 2016). Random ops inside fn draw the same numbers both times.
 Tensor checkpoint(std::function<Tensor(const Tensor&)> fn, const Tensor& x);
 
 }  // namespace altgrad

@@ -48,8 +48,8 @@ class Arena {
 struct Node {
   Op* op;
   const char* name;
-  int32_t out;                 // slot of the result
-  int32_t first_input, inputs; // range in Impl::inputs
+  int32_t out;                  // slot of the result
+  int32_t first_input, inputs;  // range in Impl::inputs
 };
 
 // A tensor's place on the tape.
@@ -70,12 +70,14 @@ Tensor copy_of(const Tensor& x) {
 }
 
 void add_in_place(const Tensor& sum, const Tensor& x) {
-  dispatch("backward", sum, [&]<class D, class T>() { kernels::axpy<D>(sum.ptr<T>(), x.ptr<T>(), 1, sum.numel()); });
+  dispatch("backward", sum,
+           [&]<class D, class T>() { kernels::axpy<D>(sum.ptr<T>(), x.ptr<T>(), 1, sum.numel()); });
 }
 
 bool has_nan(const Tensor& x) {
   if (!is_floating(x.dtype())) return false;
-  return dispatch("detect_anomaly", x, [&]<class D, class T>() { return kernels::has_nan<D>(x.ptr<T>(), x.numel()); });
+  return dispatch("detect_anomaly", x,
+                  [&]<class D, class T>() { return kernels::has_nan<D>(x.ptr<T>(), x.numel()); });
 }
 
 }  // namespace
@@ -85,8 +87,8 @@ struct Tape::Impl {
   TapeOptions options;
   bool ran = false;
   Arena arena;
-  Arena::Mark pending;       // where the arena stood before the op that is running forward
-  size_t pending_inputs = 0; // as pending, for `inputs`
+  Arena::Mark pending;        // where the arena stood before the op that is running forward
+  size_t pending_inputs = 0;  // as pending, for `inputs`
   std::vector<Node> nodes;
   std::vector<int32_t> inputs;  // slots; -1 where no gradient is needed
   std::vector<GradSlot> slots;
@@ -188,16 +190,20 @@ void Tape::abandon() {
 
 void Tape::backward(const Tensor& y) {
   if (y.numel() != 1) {
-    fail("backward: the tensor has shape ", y.shape(), "; give a cotangent of that shape, or reduce it to one element");
+    fail("backward: the tensor has shape ", y.shape(),
+         "; give a cotangent of that shape, or reduce it to one element");
   }
   backward(y, Tensor::ones(y.shape(), y.options()));
 }
 
 void Tape::backward(const Tensor& y, const Tensor& cotangent) {
   if (impl_->ran) fail("backward: this tape has run backward already; record the forward pass on a new tape");
-  if (!y.defined() || y.body()->tape != impl_->id) fail("backward: this tape did not record the tensor; does any input require a gradient?");
-  if (!(cotangent.shape() == y.shape()) || cotangent.dtype() != y.dtype() || !(cotangent.device() == y.device())) {
-    fail("backward: cotangent ", cotangent.shape(), " ", cotangent.dtype(), " does not match ", y.shape(), " ", y.dtype());
+  if (!y.defined() || y.body()->tape != impl_->id)
+    fail("backward: this tape did not record the tensor; does any input require a gradient?");
+  if (!(cotangent.shape() == y.shape()) || cotangent.dtype() != y.dtype() ||
+      !(cotangent.device() == y.device())) {
+    fail("backward: cotangent ", cotangent.shape(), " ", cotangent.dtype(), " does not match ", y.shape(),
+         " ", y.dtype());
   }
   impl_->ran = true;
   NoGrad off;
@@ -229,15 +235,17 @@ bool Grads::needs(int i) const {
 
 void Grads::add(int i, const Tensor& dx) {
   const Node& node = tape_.impl_->nodes[size_t(node_)];
-  if (i < 0 || i >= node.inputs) fail(node.name, ": backward gives a gradient for input ", i, " of ", node.inputs);
+  if (i < 0 || i >= node.inputs)
+    fail(node.name, ": backward gives a gradient for input ", i, " of ", node.inputs);
   if (!needs(i)) return;
   GradSlot& slot = tape_.impl_->slots[size_t(tape_.impl_->inputs[size_t(node.first_input + i)])];
   if (!(dx.shape() == slot.shape) || dx.dtype() != slot.dtype || !(dx.device() == slot.device)) {
-    fail(node.name, ": backward gives input ", i, " a gradient ", dx.shape(), " ", dx.dtype(), ", the input is ",
-         slot.shape, " ", slot.dtype);
+    fail(node.name, ": backward gives input ", i, " a gradient ", dx.shape(), " ", dx.dtype(),
+         ", the input is ", slot.shape, " ", slot.dtype);
   }
   if (tape_.impl_->options.detect_anomaly && has_nan(dx)) {
-    fail_runtime("detect_anomaly: backward of op ", node_, " '", node.name, "' gave input ", i, " NaN, shape ", dx.shape());
+    fail_runtime("detect_anomaly: backward of op ", node_, " '", node.name, "' gave input ", i,
+                 " NaN, shape ", dx.shape());
   }
   if (!slot.grad.defined()) {
     slot.grad = dx;

@@ -1,13 +1,14 @@
-// The tape: what ran forward, to be walked backward. Define a Tape and it records, while it is in scope, every op of
-// this thread that a leaf requiring gradients flows into; with no Tape in scope nothing is recorded.
+// The tape: what ran forward, to be walked backward. Define a Tape and it records, while it is in scope,
+// every op of this thread that a leaf requiring gradients flows into; with no Tape in scope nothing is
+// recorded.
 //
 //   Tape tape;
 //   Tensor loss = model.loss(x, y);
 //   tape.backward(loss);             // gradients are added to each leaf's grad()
 //
-// Ops live in the tape's arena and own what their backward needs; gradients live in numbered slots. backward() is a plain
-// reverse loop that destroys each op as soon as it has run, so activations are freed on the way. A tape's memory is
-// reused by the thread's next tape: after warm-up, recording allocates nothing.
+// Ops live in the tape's arena and own what their backward needs; gradients live in numbered slots.
+// backward() is a plain reverse loop that destroys each op as soon as it has run, so activations are freed on
+// the way. A tape's memory is reused by the thread's next tape: after warm-up, recording allocates nothing.
 #pragma once
 
 #include <altgrad/core/tensor.h>
@@ -31,8 +32,9 @@ class Tape;
 //   };
 //   Tensor softplus(const Tensor& x) { return apply<Softplus>(x); }
 //
-// Ops called inside forward and backward are not recorded. forward may take, besides tensors, std::optional<Tensor>,
-// std::span<const Tensor> and any options; inputs are numbered in the order of the tensors among its arguments.
+// Ops called inside forward and backward are not recorded. forward may take, besides tensors,
+// std::optional<Tensor>, std::span<const Tensor> and any options; inputs are numbered in the order of the
+// tensors among its arguments.
 class Op {
  public:
   virtual ~Op() = default;
@@ -45,8 +47,8 @@ class Grads {
  public:
   // Does anything want the gradient of input i? Adding one that nothing needs is harmless.
   bool needs(int i) const;
-  // Adds dx to the gradient of input i. Throws std::invalid_argument, naming the op, where shape, dtype or device
-  // differ from the input's.
+  // Adds dx to the gradient of input i. Throws std::invalid_argument, naming the op, where shape, dtype or
+  // device differ from the input's.
   void add(int i, const Tensor& dx);
 
  private:
@@ -57,7 +59,8 @@ class Grads {
 };
 
 struct TapeOptions {
-  // Check every result and every gradient for NaN; throw std::runtime_error naming the op, its index and shape.
+  // Check every result and every gradient for NaN; throw std::runtime_error naming the op, its index and
+  // shape.
   bool detect_anomaly = false;
 };
 
@@ -72,9 +75,9 @@ class Tape {
   // The innermost tape alive in this thread, null where there is none or recording is suspended.
   static Tape* current();
 
-  // Adds d(y)/d(leaf) to the gradient of every leaf. y must have one element, or a cotangent of its shape be given.
-  // Throws std::invalid_argument where this tape did not record y, has run backward already, or the cotangent
-  // does not match; leaves change only after the last op has run.
+  // Adds d(y)/d(leaf) to the gradient of every leaf. y must have one element, or a cotangent of its shape be
+  // given. Throws std::invalid_argument where this tape did not record y, has run backward already, or the
+  // cotangent does not match; leaves change only after the last op has run.
   void backward(const Tensor& y);
   void backward(const Tensor& y, const Tensor& cotangent);
 
@@ -131,8 +134,8 @@ void for_each_tensor(F&& f, std::span<const Tensor> xs) {
   for (const Tensor& x : xs) f(&x);
 }
 template <class F, class Other>
-  requires(!std::is_convertible_v<const Other&, std::span<const Tensor>>)
-void for_each_tensor(F&&, const Other&) {}
+requires(!std::is_convertible_v<const Other&, std::span<const Tensor>>) void for_each_tensor(F&&,
+                                                                                             const Other&) {}
 
 // An op whose effects reach past its inputs (checkpoint) declares `always_record = true`.
 template <class O>
@@ -158,7 +161,8 @@ Tensor apply(Args&&... args) {
     op = new (tape->arena_allocate(sizeof(O), alignof(O))) O();
     Tensor y = op->forward(args...);
     auto use = [&](const Tensor* x) {
-      if (x && x->body() == y.body()) y = y.detach();  // an input handed through: the result is a tensor of its own
+      if (x && x->body() == y.body())
+        y = y.detach();  // an input handed through: the result is a tensor of its own
       tape->add_input(x);
     };
     (detail::for_each_tensor(use, args), ...);

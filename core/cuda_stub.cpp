@@ -9,7 +9,9 @@ int cuda_device_count() { return 0; }
 
 namespace cuda {
 
-void* allocate(size_t, int device) { fail_runtime("device cuda:", device, ": altgrad was built without CUDA"); }
+void* allocate(size_t, int device) {
+  fail_runtime("device cuda:", device, ": altgrad was built without CUDA");
+}
 void free(void*, int) {}
 void copy(void*, const void*, size_t) { fail_runtime("altgrad was built without CUDA"); }
 

@@ -1,5 +1,5 @@
-// Where a tensor lives. Asking for a device that is not there throws std::runtime_error when memory is asked for,
-// so no op needs to look: "altgrad was built without CUDA".
+// Where a tensor lives. Asking for a device that is not there throws std::runtime_error when memory is asked
+// for, so no op needs to look: "altgrad was built without CUDA".
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,6 @@
-// The seam between devices. A kernel is a function template on a device tag, declared once in kernels.h, defined for
-// Cpu in core/cpu and for Cuda in core/cuda. dispatch() turns a tensor's device and dtype into template arguments:
+// The seam between devices. A kernel is a function template on a device tag, declared once in kernels.h,
+// defined for Cpu in core/cpu and for Cuda in core/cuda. dispatch() turns a tensor's device and dtype into
+// template arguments:
 //   dispatch("tanh", x, [&]<class D, class T>() { kernels::unary<D>(f, y.ptr<T>(), x.ptr<T>(), n); });
 // Without CUDA no CUDA tensor can exist (allocating one throws), so the Cuda branch is not compiled.
 #pragma once

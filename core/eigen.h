@@ -1,5 +1,5 @@
-// Opt-in interop with Eigen: the only public header that includes it. Link Eigen yourself (Eigen3::Eigen comes along
-// where altgrad's CMake package finds it).
+// Opt-in interop with Eigen: the only public header that includes it. Link Eigen yourself (Eigen3::Eigen
+// comes along where altgrad's CMake package finds it).
 #pragma once
 
 #include <altgrad/core/tensor.h>
@@ -13,8 +13,8 @@ using RowMatrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMaj
 using RowMatrixXf = RowMatrix<float>;
 using RowMatrixXd = RowMatrix<double>;
 
-// x's memory as a matrix, without a copy: (m, n) as it is, (n) as one row, more axes flattened into rows. The map is
-// valid while x is. Throws std::invalid_argument where x is not a T on the CPU or is a scalar.
+// x's memory as a matrix, without a copy: (m, n) as it is, (n) as one row, more axes flattened into rows. The
+// map is valid while x is. Throws std::invalid_argument where x is not a T on the CPU or is a scalar.
 template <class T = float>
 Eigen::Map<RowMatrix<T>> as_matrix(const Tensor& x) {
   const std::span<T> values = x.data<T>();

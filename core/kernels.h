@@ -1,6 +1,6 @@
-// Every kernel, declared once for all devices. Arguments: outputs, inputs, sizes. Kernels trust their arguments:
-// the public functions check them. All tensors are contiguous and row-major; no kernel allocates tensors.
-// Reductions have a fixed order that does not depend on the number of threads.
+// Every kernel, declared once for all devices. Arguments: outputs, inputs, sizes. Kernels trust their
+// arguments: the public functions check them. All tensors are contiguous and row-major; no kernel allocates
+// tensors. Reductions have a fixed order that does not depend on the number of threads.
 #pragma once
 
 #include <altgrad/core/dispatch.h>
@@ -9,9 +9,9 @@ namespace altgrad::kernels {
 
 // ---- Matrix products (core/cpu/gemm.cpp) ----
 
-// For each of `batch` products: C (m, n) = alpha * op(A) op(B) + beta * C, where op(A) is (m, k) and op(B) is (k, n);
-// with trans_a, A is stored (k, m), with trans_b, B is stored (n, k). ld*: elements from one stored row to the next;
-// stride_*: elements from one matrix of the batch to the next (0 shares it).
+// For each of `batch` products: C (m, n) = alpha * op(A) op(B) + beta * C, where op(A) is (m, k) and op(B) is
+// (k, n); with trans_a, A is stored (k, m), with trans_b, B is stored (n, k). stride_*: elements from one
+// matrix of the batch to the next (0 shares it).
 struct Gemm {
   int64_t m, n, k;
   bool trans_a = false, trans_b = false;
@@ -34,8 +34,8 @@ void unary(F f, T* y, const T* x, int64_t n);
 template <class D, class F, class T>
 void unary_grad(F f, T* dx, const T* dy, const T* x, const T* y, int64_t n);
 
-// Sizes and strides (in elements) of two inputs over an output's index space, neighbouring axes merged where possible.
-// A stride of 0 repeats the input along the axis.
+// Sizes and strides (in elements) of two inputs over an output's index space, neighbouring axes merged where
+// possible. A stride of 0 repeats the input along the axis.
 struct Strided {
   int dim = 0;
   int64_t size[Shape::max_dim], a[Shape::max_dim], b[Shape::max_dim];
@@ -102,7 +102,8 @@ void log_softmax_grad(T* dx, const T* dy, const T* y, int64_t rows, int64_t n);
 
 // y = (x - mean) * rstd * w + b, rstd = 1 / sqrt(var + eps); mean, rstd (rows); w, b (n), b may be null.
 template <class D, class T>
-void layer_norm(T* y, T* mean, T* rstd, const T* x, const T* w, const T* b, int64_t rows, int64_t n, double eps);
+void layer_norm(T* y, T* mean, T* rstd, const T* x, const T* w, const T* b, int64_t rows, int64_t n,
+                double eps);
 // Each of dx (rows, n), dw (n), db (n) may be null.
 template <class D, class T>
 void layer_norm_grad(T* dx, T* dw, T* db, const T* dy, const T* x, const T* mean, const T* rstd, const T* w,
@@ -115,7 +116,8 @@ void rms_norm_grad(T* dx, T* dw, const T* dy, const T* x, const T* rstd, const T
 
 // Each row's loss[r] = log(sum(exp(x))) - x[target], 0 where target = ignore; lse (rows) = log(sum(exp(x))).
 template <class D, class T>
-void cross_entropy(T* loss, T* lse, const T* x, const int64_t* targets, int64_t rows, int64_t n, int64_t ignore);
+void cross_entropy(T* loss, T* lse, const T* x, const int64_t* targets, int64_t rows, int64_t n,
+                   int64_t ignore);
 // dx = scale * (exp(x - lse) - [column = target]), 0 in ignored rows; scale is *dy * factor.
 template <class D, class T>
 void cross_entropy_grad(T* dx, const T* dy, double factor, const T* x, const T* lse, const int64_t* targets,
@@ -127,7 +129,8 @@ template <class D, class T>
 void gather(T* y, const T* x, const int64_t* ids, int64_t outer, int64_t n, int64_t count, int64_t inner);
 // dx (outer, n, inner) = the sum of the rows of dy that came from each row; in the order of ids.
 template <class D, class T>
-void gather_grad(T* dx, const T* dy, const int64_t* ids, int64_t outer, int64_t n, int64_t count, int64_t inner);
+void gather_grad(T* dx, const T* dy, const int64_t* ids, int64_t outer, int64_t n, int64_t count,
+                 int64_t inner);
 // The first i for which ids[i] is outside [0, high), -1 where there is none; `allowed` is let pass.
 template <class D>
 int64_t first_outside(const int64_t* ids, int64_t count, int64_t high, int64_t allowed);
@@ -135,13 +138,14 @@ int64_t first_outside(const int64_t* ids, int64_t count, int64_t high, int64_t a
 // ---- Attention (core/cpu/attention.cpp) ----
 
 // Causal self-attention: qkv (B, T, 3 * C) holds q, k, v side by side, each of C = heads * head_size.
-// y (B, T, C) = softmax(q k^T / sqrt(head_size), causal) v for each head, in tiles: no T x T matrix in memory
-// (Dao et al., FlashAttention, 2022, algorithm 1 with the row sums as in FlashAttention-2). lse (B, heads, T).
+// y (B, T, C) = softmax(q k^T / sqrt(head_size), causal) v for each head, a strip of queries at a time, so
+// that no T x T matrix is in memory; lse (B, heads, T), the rows' log-sum-exp, lets backward make the strips
+// again (as FlashAttention does with tiles: Dao et al., 2022).
 template <class D, class T>
 void attention(T* y, T* lse, const T* qkv, int64_t batch, int64_t length, int64_t heads, int64_t head_size);
 template <class D, class T>
-void attention_grad(T* dqkv, const T* dy, const T* qkv, const T* y, const T* lse, int64_t batch, int64_t length,
-                    int64_t heads, int64_t head_size);
+void attention_grad(T* dqkv, const T* dy, const T* qkv, const T* y, const T* lse, int64_t batch,
+                    int64_t length, int64_t heads, int64_t head_size);
 
 // ---- Random (core/cpu/random.cpp) ----
 
@@ -157,7 +161,8 @@ void dropout(T* y, const T* x, double p, RandomStream random, int64_t n);
 
 // ---- Optimizers (core/cpu/optim.cpp): all parameters in one pass ----
 
-// One parameter: its values, state and gradient, with its group's settings; step counts its updates, this one included.
+// One parameter: its values, state and gradient, with its group's settings; step counts its updates, this one
+// included.
 template <class T>
 struct AdamWParam {
   T *w, *m, *v;

@@ -1,5 +1,5 @@
-// The caching allocator. One mutex guards a device's lists: it is held for a few instructions and never while the
-// system is asked.
+// The caching allocator. One mutex guards a device's lists: it is held for a few instructions and never while
+// the system is asked.
 #include <altgrad/core/memory.h>
 
 #include <altgrad/core/cuda/cuda.h>
@@ -28,9 +28,7 @@ size_t size_class(size_t bytes) {
 void* system_allocate(size_t bytes, Device device) {
   return device.is_cpu() ? std::aligned_alloc(alignment, bytes) : cuda::allocate(bytes, device.index);
 }
-void system_free(void* p, Device device) {
-  device.is_cpu() ? std::free(p) : cuda::free(p, device.index);
-}
+void system_free(void* p, Device device) { device.is_cpu() ? std::free(p) : cuda::free(p, device.index); }
 
 class Cache {
  public:

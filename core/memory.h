@@ -1,6 +1,7 @@
-// Tensor memory: 64-byte aligned blocks from a cache of free lists, one list a size class (multiples of 64 bytes, four
-// classes to each doubling, so that a block is at most a quarter larger than what was asked for). A freed block goes
-// back to its list and the system is asked only when a list is empty, so a training step that repeats allocates nothing.
+// Tensor memory: 64-byte aligned blocks from a cache of free lists, one list a size class (multiples of 64
+// bytes, four classes to each doubling, so that a block is at most a quarter larger than what was asked for).
+// A freed block goes back to its list and the system is asked only when a list is empty, so a training step
+// that repeats allocates nothing.
 #pragma once
 
 #include <altgrad/core/device.h>

@@ -11,10 +11,10 @@ constexpr int64_t edge = 3;           // elements kept at each end of a long axi
 constexpr int64_t long_axis = 8;      // longer axes are abbreviated
 constexpr int64_t small_tensor = 64;  // but tensors up to this size are printed in full
 
-
 class Printer {
  public:
-  Printer(std::ostream& out, const Tensor& tensor) : out_(out), tensor_(tensor), full_(tensor.numel() <= small_tensor) {}
+  Printer(std::ostream& out, const Tensor& tensor)
+      : out_(out), tensor_(tensor), full_(tensor.numel() <= small_tensor) {}
 
   // The part of the tensor below the first `axis` indices, starting at flat element `begin`.
   void print(int axis, int64_t begin) {

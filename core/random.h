@@ -1,6 +1,7 @@
-// Counter-based randomness: Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
-// Every call that needs randomness takes one stream number from a Generator; element i of that call is a pure function
-// of (seed, stream, i). So the numbers do not depend on the number of threads, and dropout stores no mask.
+// Counter-based randomness: Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC
+// 2011). Every call that needs randomness takes one stream number from a Generator; element i of that call is
+// a pure function of (seed, stream, i). So the numbers do not depend on the number of threads, and dropout
+// stores no mask.
 #pragma once
 
 #include <altgrad/core/hd.h>

@@ -9,11 +9,13 @@
 namespace altgrad {
 
 Shape::Shape(std::span<const int64_t> sizes) : dim_(int(sizes.size())) {
-  if (sizes.size() > size_t(max_dim)) fail("shape: ", sizes.size(), " dimensions, at most ", max_dim, " are possible");
+  if (sizes.size() > size_t(max_dim))
+    fail("shape: ", sizes.size(), " dimensions, at most ", max_dim, " are possible");
   for (size_t i = 0; i < sizes.size(); ++i) {
     if (sizes[i] < 0) fail("shape: negative size ", sizes[i], " on axis ", i);
     // Room for 16 bytes an element, so that no byte count derived from a shape overflows.
-    if (__builtin_mul_overflow(numel_, sizes[i], &numel_) || numel_ > INT64_MAX / 16) fail("shape: too many elements");
+    if (__builtin_mul_overflow(numel_, sizes[i], &numel_) || numel_ > INT64_MAX / 16)
+      fail("shape: too many elements");
     sizes_[i] = sizes[i];
   }
 }

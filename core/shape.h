@@ -17,7 +17,8 @@ class Shape {
 
   Shape() = default;
   // Throws std::invalid_argument on a negative size, more than 8 dimensions, or an overflowing product.
-  Shape(std::initializer_list<int64_t> sizes) : Shape(std::span<const int64_t>(sizes.begin(), sizes.size())) {}
+  Shape(std::initializer_list<int64_t> sizes)
+      : Shape(std::span<const int64_t>(sizes.begin(), sizes.size())) {}
   explicit Shape(std::span<const int64_t> sizes);
 
   int dim() const { return dim_; }

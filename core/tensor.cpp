@@ -24,8 +24,6 @@ void check_floating(const char* what, DType dtype) {
 
 }  // namespace
 
-
-
 Tensor Tensor::empty(const Shape& shape, TensorOptions options) {
   Tensor t(new detail::Body);
   t.body_->dtype = options.dtype;
@@ -55,21 +53,24 @@ Tensor Tensor::arange(int64_t n, TensorOptions options) {
 Tensor Tensor::rand(const Shape& shape, TensorOptions options, Generator& generator) {
   check_floating("rand", options.dtype);
   Tensor t = empty(shape, options);
-  dispatch("rand", t, [&]<class D, class T>() { kernels::uniform<D>(t.ptr<T>(), generator.next(), t.numel()); });
+  dispatch("rand", t,
+           [&]<class D, class T>() { kernels::uniform<D>(t.ptr<T>(), generator.next(), t.numel()); });
   return t;
 }
 
 Tensor Tensor::randn(const Shape& shape, TensorOptions options, Generator& generator) {
   check_floating("randn", options.dtype);
   Tensor t = empty(shape, options);
-  dispatch("randn", t, [&]<class D, class T>() { kernels::normal<D>(t.ptr<T>(), generator.next(), t.numel()); });
+  dispatch("randn", t,
+           [&]<class D, class T>() { kernels::normal<D>(t.ptr<T>(), generator.next(), t.numel()); });
   return t;
 }
 
 Tensor Tensor::randint(int64_t high, const Shape& shape, Device device, Generator& generator) {
   if (high < 1) fail("randint: high must be at least 1, got ", high);
   Tensor t = empty(shape, {DType::i64, device});
-  dispatch_device(device, [&]<class D>() { kernels::randint<D>(t.ptr<int64_t>(), high, generator.next(), t.numel()); });
+  dispatch_device(
+      device, [&]<class D>() { kernels::randint<D>(t.ptr<int64_t>(), high, generator.next(), t.numel()); });
   return t;
 }
 
@@ -123,7 +124,8 @@ void Tensor::copy_(const Tensor& src) const {
     moved.copy_(src);
   }
   dispatch_all(*this, [&]<class D, class To>() {
-    dispatch_all(moved, [&]<class, class From>() { kernels::cast<D>(ptr<To>(), moved.ptr<From>(), numel()); });
+    dispatch_all(moved,
+                 [&]<class, class From>() { kernels::cast<D>(ptr<To>(), moved.ptr<From>(), numel()); });
   });
 }
 
@@ -146,7 +148,8 @@ bool Tensor::requires_grad() const { return defined_body(*this).requires_grad; }
 
 const Tensor& Tensor::requires_grad(bool on) const {
   if (on && !is_floating(dtype())) fail("requires_grad: a tensor of ", dtype(), " has no gradient");
-  if (on && body_->recorded) fail("requires_grad: this tensor, shape ", shape(), ", is the result of an op; detach() it");
+  if (on && body_->recorded)
+    fail("requires_grad: this tensor, shape ", shape(), ", is the result of an op; detach() it");
   body_->requires_grad = on;
   return *this;
 }
@@ -159,9 +162,10 @@ const Tensor& Tensor::grad() const {
 }
 
 void Tensor::set_grad(const Tensor& grad) const {
-  if (grad.defined() && (!(grad.shape() == shape()) || grad.dtype() != dtype() || !(grad.device() == device()))) {
-    fail("set_grad: gradient ", grad.shape(), " ", grad.dtype(), " ", grad.device(), " does not match ", shape(), " ",
-         dtype(), " ", device());
+  if (grad.defined() &&
+      (!(grad.shape() == shape()) || grad.dtype() != dtype() || !(grad.device() == device()))) {
+    fail("set_grad: gradient ", grad.shape(), " ", grad.dtype(), " ", grad.device(), " does not match ",
+         shape(), " ", dtype(), " ", device());
   }
   defined_body(*this).grad = grad;
 }

@@ -1,6 +1,7 @@
-// Tensor: a handle, one pointer wide, to contiguous row-major memory. Copies share the body, as in Python: writing
-// through one is seen by all. reshape and detach give new bodies on the same memory; everything else copies.
-// Autograd stores two integers and a gradient handle in the body; tensors never point at tape nodes, so no cycles.
+// Tensor: a handle, one pointer wide, to contiguous row-major memory. Copies share the body, as in Python:
+// writing through one is seen by all. reshape and detach give new bodies on the same memory; everything else
+// copies. Autograd stores two integers and a gradient handle in the body; tensors never point at tape nodes,
+// so no cycles.
 #pragma once
 
 #include <altgrad/core/dtype.h>
@@ -28,7 +29,7 @@ struct Body;
 
 class Tensor {
  public:
-  Tensor();   // holds nothing: defined() is false
+  Tensor();  // holds nothing: defined() is false
   ~Tensor();
   Tensor(const Tensor&);
   Tensor(Tensor&&) noexcept;
@@ -43,13 +44,15 @@ class Tensor {
   // 0, 1, ..., n - 1
   static Tensor arange(int64_t n, TensorOptions options = {.dtype = DType::i64});
   // Uniform in [0, 1); normal with mean 0 and variance 1. Floating dtypes only.
-  static Tensor rand(const Shape& shape, TensorOptions options = {}, Generator& generator = default_generator());
-  static Tensor randn(const Shape& shape, TensorOptions options = {}, Generator& generator = default_generator());
+  static Tensor rand(const Shape& shape, TensorOptions options = {},
+                     Generator& generator = default_generator());
+  static Tensor randn(const Shape& shape, TensorOptions options = {},
+                      Generator& generator = default_generator());
   // Uniform integers in [0, high), dtype i64.
   static Tensor randint(int64_t high, const Shape& shape, Device device = Device::cpu(),
                         Generator& generator = default_generator());
-  // Copies values, row-major; the dtype follows T (int gives i64). Throws std::invalid_argument where their number
-  // is not that of the shape.
+  // Copies values, row-major; the dtype follows T (int gives i64). Throws std::invalid_argument where their
+  // number is not that of the shape.
   template <class T>
   static Tensor from(std::initializer_list<T> values, const Shape& shape) {
     return from(std::span<const T>(values.begin(), values.size()), shape);
@@ -100,18 +103,19 @@ class Tensor {
   Tensor alias(const Shape& shape) const;
 
   // Differentiable, recorded by the current tape; defined with the other ops in autograd/.
-  Tensor reshape(const Shape& shape) const;                        // shares memory
-  Tensor reshape(std::initializer_list<int64_t> sizes) const;      // one size may be -1: what is left
-  Tensor narrow(int axis, int64_t start, int64_t length) const;    // copies
-  Tensor transpose(int axis0 = -2, int axis1 = -1) const;          // copies
-  Tensor permute(std::initializer_list<int> axes) const;           // copies; axis i of the result is axes[i] of this
-  Tensor clone() const;                                            // copies
-  Tensor to(DType dtype) const;                                    // itself where nothing changes
-  Tensor to(Device device) const;                                  // itself where nothing changes
+  Tensor reshape(const Shape& shape) const;                      // shares memory
+  Tensor reshape(std::initializer_list<int64_t> sizes) const;    // one size may be -1: what is left
+  Tensor narrow(int axis, int64_t start, int64_t length) const;  // copies
+  Tensor transpose(int axis0 = -2, int axis1 = -1) const;        // copies
+  Tensor permute(std::initializer_list<int> axes) const;  // copies; axis i of the result is axes[i] of this
+  Tensor clone() const;                                   // copies
+  Tensor to(DType dtype) const;                           // itself where nothing changes
+  Tensor to(Device device) const;                         // itself where nothing changes
 
   // Leaves. A tensor that requires a gradient gets one in backward, added to what grad() holds.
   bool requires_grad() const;
-  // Returns *this. Throws std::invalid_argument for integer dtypes and for results of recorded ops (detach() those).
+  // Returns *this. Throws std::invalid_argument for integer dtypes and for results of recorded ops (detach()
+  // those).
   const Tensor& requires_grad(bool on) const;
   bool has_grad() const;
   // Throws std::invalid_argument where there is none.
@@ -132,7 +136,8 @@ class Tensor {
   detail::Ref<detail::Body> body_;
 };
 
-// Prints values; large tensors are abbreviated to their edges: tensor([[1, 2, ...], ...], shape=(1000, 64), f32)
+// Prints values; large tensors are abbreviated to their edges: tensor([[1, 2, ...], ...], shape=(1000, 64),
+// f32)
 std::ostream& operator<<(std::ostream& out, const Tensor& tensor);
 
 namespace detail {
@@ -165,7 +170,8 @@ inline Tensor& Tensor::operator=(Tensor&&) noexcept = default;
 template <class T>
 Tensor Tensor::from(std::span<T> values, const Shape& shape) {
   using Value = std::remove_cv_t<T>;
-  if constexpr (std::is_integral_v<Value> && !std::is_same_v<Value, int64_t> && !std::is_same_v<Value, uint8_t>) {
+  if constexpr (std::is_integral_v<Value> && !std::is_same_v<Value, int64_t> &&
+                !std::is_same_v<Value, uint8_t>) {
     const std::vector<int64_t> wide(values.begin(), values.end());
     return from_raw(wide.data(), wide.size(), shape, DType::i64);
   } else {

@@ -1,5 +1,5 @@
-// The ring of amaxes and the scale rule, whose corner cases (0, subnormal, huge, a quotient rounded up past max)
-// are those that break a plain amax / max.
+// The ring of amaxes and the scale rule, whose corner cases (0, subnormal, huge, a quotient rounded up past
+// max) are those that break a plain amax / max.
 #include <altgrad/fp8/amax_history.h>
 
 #include <altgrad/core/kernels.h>

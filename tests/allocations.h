@@ -1,4 +1,5 @@
-// Counts every call of operator new in the test program, so that tests can assert that a piece of code makes none.
+// Counts every call of operator new in the test program, so that tests can assert that a piece of code makes
+// none.
 #pragma once
 
 #include <cstdint>

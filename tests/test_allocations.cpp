@@ -17,8 +17,9 @@ std::atomic<int64_t> allocations{0};
 
 void* counted(size_t size, size_t align) {
   allocations.fetch_add(1, std::memory_order_relaxed);
-  void* p = align <= alignof(std::max_align_t) ? std::malloc(size ? size : 1)
-                                               : std::aligned_alloc(align, (size + align - 1) / align * align);
+  void* p = align <= alignof(std::max_align_t)
+                ? std::malloc(size ? size : 1)
+                : std::aligned_alloc(align, (size + align - 1) / align * align);
   if (!p) throw std::bad_alloc();
   return p;
 }

@@ -1,5 +1,5 @@
-// GPT against a slow GPT in plain loops of doubles, and by its properties: names, ties, initial state, causality,
-// gradients, dropout.
+// GPT against a slow GPT in plain loops of doubles, and by its properties: names, ties, initial state,
+// causality, gradients, dropout.
 #include "catch.h"
 #include "errors.h"
 #include "slow_gpt.h"

@@ -1,6 +1,7 @@
-// Keeps the house in order by reading its files: includes point one way (core <- autograd <- nn <- fp8; models stands on
-// nn and does not know fp8), dependencies stay where they belong, the umbrella is complete, no file grows too long.
-// The rules are one function from a file's path and text to its faults, so that they can be shown to find something.
+// Keeps the house in order by reading its files: includes point one way (core <- autograd <- nn <- fp8;
+// models stands on nn and does not know fp8), dependencies stay where they belong, the umbrella is complete,
+// no file grows too long. The rules are one function from a file's path and text to its faults, so that they
+// can be shown to find something.
 #include <algorithm>
 #include <filesystem>
 #include <fstream>

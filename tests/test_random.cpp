@@ -61,13 +61,15 @@ TEST_CASE("uniform and normal numbers have their moments", "[core]") {
   for (DType t : {DType::f32, DType::f64}) {
     const Tensor u = Tensor::rand({n}, {t}).to(DType::f64), z = Tensor::randn({n}, {t}).to(DType::f64);
     double sum = 0, squares = 0, low = 1, high = 0;
-    for (double v : u.data<double>()) sum += v, squares += v * v, low = std::min(low, v), high = std::max(high, v);
+    for (double v : u.data<double>())
+      sum += v, squares += v * v, low = std::min(low, v), high = std::max(high, v);
     CHECK(sum / double(n) == Approx(0.5).margin(5 * 0.2887 / std::sqrt(double(n))));
     CHECK(squares / double(n) == Approx(1.0 / 3).margin(5 * 0.2981 / std::sqrt(double(n))));
     CHECK(low >= 0);
     CHECK(high < 1);
     double m1 = 0, m2 = 0, m3 = 0, m4 = 0, lag = 0, last = 0;
-    for (double v : z.data<double>()) m1 += v, m2 += v * v, m3 += v * v * v, m4 += v * v * v * v, lag += v * last, last = v;
+    for (double v : z.data<double>())
+      m1 += v, m2 += v * v, m3 += v * v * v, m4 += v * v * v * v, lag += v * last, last = v;
     const double margin = 5 / std::sqrt(double(n));
     CHECK(m1 / double(n) == Approx(0).margin(margin));
     CHECK(m2 / double(n) == Approx(1).margin(margin * std::sqrt(2)));

@@ -41,7 +41,8 @@ TEST_CASE("factories give the shape, dtype and values asked for", "[core]") {
 
 TEST_CASE("tensors are 64-byte aligned handles that share a body", "[core]") {
   CHECK(sizeof(Tensor) == sizeof(void*));
-  for (int64_t n : {1, 3, 17, 1000, 70000}) CHECK(reinterpret_cast<uintptr_t>(Tensor::zeros({n}).raw()) % 64 == 0);
+  for (int64_t n : {1, 3, 17, 1000, 70000})
+    CHECK(reinterpret_cast<uintptr_t>(Tensor::zeros({n}).raw()) % 64 == 0);
   const auto a = Tensor::zeros({2, 2});
   const Tensor b = a;
   b.data<float>()[3] = 5;
@@ -53,7 +54,8 @@ TEST_CASE("tensors are 64-byte aligned handles that share a body", "[core]") {
 
 TEST_CASE("element access checks dtype and number", "[core]") {
   const auto a = Tensor::ones({2, 3});
-  CHECK_THROWS_WITH(a.data<double>(), ContainsSubstring("data<f64>") && ContainsSubstring("f32") && ContainsSubstring("(2, 3)"));
+  CHECK_THROWS_WITH(a.data<double>(), ContainsSubstring("data<f64>") && ContainsSubstring("f32") &&
+                                          ContainsSubstring("(2, 3)"));
   CHECK_THROWS_WITH(a.item<float>(), ContainsSubstring("item") && ContainsSubstring("(2, 3)"));
   CHECK(Tensor::full({1, 1}, 2.5).item<double>() == 2.5);
   CHECK(Tensor::full({}, 7, {DType::i64}).item<int64_t>() == 7);
@@ -91,7 +93,8 @@ TEST_CASE("conversions between all dtypes", "[core]") {
 
 TEST_CASE("a build without CUDA says so and changes nothing", "[core]") {
   if (cuda_device_count() > 0) return;
-  CHECK_THROWS_WITH(Tensor::zeros({2}, {.device = Device::cuda()}), ContainsSubstring("altgrad was built without CUDA"));
+  CHECK_THROWS_WITH(Tensor::zeros({2}, {.device = Device::cuda()}),
+                    ContainsSubstring("altgrad was built without CUDA"));
   CHECK_THROWS_AS(Tensor::zeros({2}).to(Device::cuda(1)), std::runtime_error);
 }
 

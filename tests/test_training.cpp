@@ -1,5 +1,5 @@
-// What a training step promises as a whole: no allocation after warm-up, memory freed during backward, no growth, the same
-// bits for the same seed, nearly the same for another number of threads.
+// What a training step promises as a whole: no allocation after warm-up, memory freed during backward, no
+// growth, the same bits for the same seed, nearly the same for another number of threads.
 #include <altgrad/altgrad.h>
 
 #include "allocations.h"
@@ -17,11 +17,17 @@ struct Trainer {
   std::vector<Tensor> params = model.parameters();
 
   explicit Trainer(bool quantized, double dropout = 0)
-      : model({.n_layer = 2, .n_head = 2, .n_embd = 32, .block_size = 16, .vocab_size = 50, .dropout = dropout}),
+      : model({.n_layer = 2,
+               .n_head = 2,
+               .n_embd = 32,
+               .block_size = 16,
+               .vocab_size = 50,
+               .dropout = dropout}),
         optimizer(model.parameters(), {.lr = 1e-3}) {
     if (quantized) {
-      fp8::quantize_model(model, fp8::E4M3,
-                          {.skip_patterns = {"lm_head"}, .input_format = fp8::E4M3, .grad_format = fp8::E5M2});
+      fp8::quantize_model(
+          model, fp8::E4M3,
+          {.skip_patterns = {"lm_head"}, .input_format = fp8::E4M3, .grad_format = fp8::E5M2});
     }
   }
 

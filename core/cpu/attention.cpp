@@ -1,5 +1,6 @@
-// Causal attention in strips: the scores of `strip` queries against the keys up to theirs are all that is ever in memory.
-// Queries, keys and values are read where they lie in the packed qkv, and the products run on Eigen.
+// Causal attention in strips: the scores of `strip` queries against the keys up to theirs are all that is
+// ever in memory. Queries, keys and values are read where they lie in the packed qkv, and the products run on
+// Eigen.
 #include <altgrad/core/cpu/eigen_maps.h>
 #include <altgrad/core/cpu/parallel.h>
 #include <altgrad/core/kernels.h>
@@ -41,18 +42,18 @@ void attention(T* y, T* lse, const T* qkv, int64_t batch, int64_t length, int64_
       std::fill(s + seen, s + keys, T(0));
       lse[pair * length + first + r] = top + std::log(total);
     }
-    block_at(y + b * length * channels + h * head_size + first * channels, rows, head_size, channels).noalias() =
-        S * block_at(q + 2 * channels, keys, head_size, stride);
+    block_at(y + b * length * channels + h * head_size + first * channels, rows, head_size, channels)
+        .noalias() = S * block_at(q + 2 * channels, keys, head_size, stride);
   });
 }
 
 // With P the softmax of S = scale q k^T and delta = rowsum(dy * y):
 //   dv = P^T dy,  dS = P * (dy v^T - delta),  dq = scale dS k,  dk = scale dS^T q
-// One thread has all strips of a head, so its dk and dv are sums in a fixed order. The last strip comes first: it reaches
-// all keys, so it sets dk and dv and the others add to them.
+// One thread has all strips of a head, so its dk and dv are sums in a fixed order. The last strip comes
+// first: it reaches all keys, so it sets dk and dv and the others add to them.
 template <class D, class T>
-void attention_grad(T* dqkv, const T* dy, const T* qkv, const T* y, const T* lse, int64_t batch, int64_t length,
-                    int64_t heads, int64_t head_size) {
+void attention_grad(T* dqkv, const T* dy, const T* qkv, const T* y, const T* lse, int64_t batch,
+                    int64_t length, int64_t heads, int64_t head_size) {
   const int64_t channels = heads * head_size, stride = 3 * channels, strips = (length + strip - 1) / strip;
   const T scale = T(1) / std::sqrt(T(head_size));
   parallel_tasks(batch * heads, [=](int64_t pair) {
@@ -72,8 +73,9 @@ void attention_grad(T* dqkv, const T* dy, const T* qkv, const T* y, const T* lse
       P.noalias() = scale * Q * K.transpose();
       dS.noalias() = dY * V.transpose();
       for (int64_t r = 0; r < rows; ++r) {
-        T *__restrict p = probs + r * keys, *__restrict ds = dscores + r * keys;
-        const T *__restrict g = dy + at + (first + r) * channels, *__restrict out = y + at + (first + r) * channels;
+        T* __restrict p = probs + r * keys, * __restrict ds = dscores + r * keys;
+        const T* __restrict g = dy + at + (first + r) * channels, * __restrict out =
+                                                                      y + at + (first + r) * channels;
         const T log_sum = lse[pair * length + first + r];
         T delta = 0;
 #pragma omp simd reduction(+ : delta)

@@ -8,8 +8,8 @@ namespace {
 
 constexpr int64_t grain = 1 << 14;
 
-// Walks the index space of s in rows of its last axis: f(first element of the output, offset in a, offset in b, length).
-// Flat ranges are handed to threads, so one long row is shared too.
+// Walks the index space of s in rows of its last axis: f(first element of the output, offset in a, offset in
+// b, length). Flat ranges are handed to threads, so one long row is shared too.
 template <class F>
 void for_rows(const Strided& s, F&& f) {
   const int last = s.dim - 1;
@@ -42,7 +42,8 @@ void for_rows(const Strided& s, F&& f) {
 
 // f(i, a[i * step_a], b[i * step_b]) for i < n, with loops of their own for the steps that vectorise.
 template <class T, class F>
-void for_pairs(const T* __restrict a, int64_t step_a, const T* __restrict b, int64_t step_b, int64_t n, F&& f) {
+void for_pairs(const T* __restrict a, int64_t step_a, const T* __restrict b, int64_t step_b, int64_t n,
+               F&& f) {
   if (step_a == 1 && step_b == 1) {
     for (int64_t i = 0; i < n; ++i) f(i, a[i], b[i]);
   } else if (step_a == 1 && step_b == 0) {
@@ -82,7 +83,8 @@ template <class D, class F, class T>
 void binary(F f, T* y, const T* a, const T* b, const Strided& s) {
   for_rows(s, [&, y, f](int64_t i, int64_t at_a, int64_t at_b, int64_t n) {
     T* __restrict out = y + i;
-    for_pairs(a + at_a, last_a(s), b + at_b, last_b(s), n, [=](int64_t j, T p, T q) { out[j] = f.value(p, q); });
+    for_pairs(a + at_a, last_a(s), b + at_b, last_b(s), n,
+              [=](int64_t j, T p, T q) { out[j] = f.value(p, q); });
   });
 }
 
@@ -90,7 +92,8 @@ template <class D, class F, class T>
 void compare(F f, uint8_t* y, const T* a, const T* b, const Strided& s) {
   for_rows(s, [&, y, f](int64_t i, int64_t at_a, int64_t at_b, int64_t n) {
     uint8_t* __restrict out = y + i;
-    for_pairs(a + at_a, last_a(s), b + at_b, last_b(s), n, [=](int64_t j, T p, T q) { out[j] = f.value(p, q); });
+    for_pairs(a + at_a, last_a(s), b + at_b, last_b(s), n,
+              [=](int64_t j, T p, T q) { out[j] = f.value(p, q); });
   });
 }
 
@@ -156,39 +159,41 @@ void axpy(T* y, const T* x, double alpha, int64_t n) {
   });
 }
 
-#define AG_UNARY(F)                                                                                        \
-  template void unary<Cpu>(F, float*, const float*, int64_t);                                              \
-  template void unary<Cpu>(F, double*, const double*, int64_t);                                            \
-  template void unary_grad<Cpu>(F, float*, const float*, const float*, const float*, int64_t);             \
+#define AG_UNARY(F)                                                                            \
+  template void unary<Cpu>(F, float*, const float*, int64_t);                                  \
+  template void unary<Cpu>(F, double*, const double*, int64_t);                                \
+  template void unary_grad<Cpu>(F, float*, const float*, const float*, const float*, int64_t); \
   template void unary_grad<Cpu>(F, double*, const double*, const double*, const double*, int64_t);
 AG_UNARY_FUNCTORS(AG_UNARY)
 
-#define AG_BINARY(F)                                                                                       \
-  template void binary<Cpu>(F, float*, const float*, const float*, const Strided&);                        \
-  template void binary<Cpu>(F, double*, const double*, const double*, const Strided&);                     \
-  template void binary_grad<Cpu>(F, float*, float*, const float*, const float*, const float*, const Strided&); \
-  template void binary_grad<Cpu>(F, double*, double*, const double*, const double*, const double*, const Strided&);
+#define AG_BINARY(F)                                                                               \
+  template void binary<Cpu>(F, float*, const float*, const float*, const Strided&);                \
+  template void binary<Cpu>(F, double*, const double*, const double*, const Strided&);             \
+  template void binary_grad<Cpu>(F, float*, float*, const float*, const float*, const float*,      \
+                                 const Strided&);                                                  \
+  template void binary_grad<Cpu>(F, double*, double*, const double*, const double*, const double*, \
+                                 const Strided&);
 AG_BINARY_FUNCTORS(AG_BINARY)
 
-#define AG_COMPARE(F)                                                                     \
-  template void compare<Cpu>(F, uint8_t*, const float*, const float*, const Strided&);    \
-  template void compare<Cpu>(F, uint8_t*, const double*, const double*, const Strided&);  \
+#define AG_COMPARE(F)                                                                      \
+  template void compare<Cpu>(F, uint8_t*, const float*, const float*, const Strided&);     \
+  template void compare<Cpu>(F, uint8_t*, const double*, const double*, const Strided&);   \
   template void compare<Cpu>(F, uint8_t*, const int64_t*, const int64_t*, const Strided&); \
   template void compare<Cpu>(F, uint8_t*, const uint8_t*, const uint8_t*, const Strided&);
 AG_COMPARE_FUNCTORS(AG_COMPARE)
 
-#define AG_FLOATING(T)                                                            \
-  template void where<Cpu>(T*, const uint8_t*, const T*, const T*, int64_t);      \
+#define AG_FLOATING(T)                                                       \
+  template void where<Cpu>(T*, const uint8_t*, const T*, const T*, int64_t); \
   template void axpy<Cpu>(T*, const T*, double, int64_t);
 AG_FLOATING(float)
 AG_FLOATING(double)
 
-#define AG_ALL(T)                                               \
-  template void fill<Cpu>(T*, T, int64_t);                      \
+#define AG_ALL(T)                                                \
+  template void fill<Cpu>(T*, T, int64_t);                       \
   template void copy_strided<Cpu>(T*, const T*, const Strided&); \
-  template void cast<Cpu>(T*, const float*, int64_t);           \
-  template void cast<Cpu>(T*, const double*, int64_t);          \
-  template void cast<Cpu>(T*, const int64_t*, int64_t);         \
+  template void cast<Cpu>(T*, const float*, int64_t);            \
+  template void cast<Cpu>(T*, const double*, int64_t);           \
+  template void cast<Cpu>(T*, const int64_t*, int64_t);          \
   template void cast<Cpu>(T*, const uint8_t*, int64_t);
 AG_ALL(float)
 AG_ALL(double)

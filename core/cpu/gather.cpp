@@ -14,9 +14,11 @@ void gather(T* y, const T* x, const int64_t* ids, int64_t outer, int64_t n, int6
                });
 }
 
-// A thread owns a block of columns of one outer index and adds the rows in the order of ids: no two threads meet.
+// A thread owns a block of columns of one outer index and adds the rows in the order of ids: no two threads
+// meet.
 template <class D, class T>
-void gather_grad(T* dx, const T* dy, const int64_t* ids, int64_t outer, int64_t n, int64_t count, int64_t inner) {
+void gather_grad(T* dx, const T* dy, const int64_t* ids, int64_t outer, int64_t n, int64_t count,
+                 int64_t inner) {
   constexpr int64_t block = 64;
   const int64_t blocks = (inner + block - 1) / block;
   parallel_tasks(outer * blocks, [=](int64_t task) {
@@ -39,8 +41,8 @@ int64_t first_outside(const int64_t* ids, int64_t count, int64_t high, int64_t a
 }
 template int64_t first_outside<Cpu>(const int64_t*, int64_t, int64_t, int64_t);
 
-#define AG_INSTANTIATE(T)                                                                            \
-  template void gather<Cpu>(T*, const T*, const int64_t*, int64_t, int64_t, int64_t, int64_t);       \
+#define AG_INSTANTIATE(T)                                                                      \
+  template void gather<Cpu>(T*, const T*, const int64_t*, int64_t, int64_t, int64_t, int64_t); \
   template void gather_grad<Cpu>(T*, const T*, const int64_t*, int64_t, int64_t, int64_t, int64_t);
 AG_INSTANTIATE(float)
 AG_INSTANTIATE(double)

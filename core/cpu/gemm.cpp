@@ -1,5 +1,5 @@
-// Matrix products on Eigen, which runs single-threaded inside one parallel loop over blocks of rows: that scales better
-// than Eigen's own threading (0.80 of the FMA peak against 0.57 on two cores).
+// Matrix products on Eigen, which runs single-threaded inside one parallel loop over blocks of rows: that
+// scales better than Eigen's own threading (0.80 of the FMA peak against 0.57 on two cores).
 #include <altgrad/core/cpu/eigen_maps.h>
 #include <altgrad/core/cpu/parallel.h>
 #include <altgrad/core/kernels.h>

@@ -1,5 +1,5 @@
-// Sharing loops among threads. Results never depend on how a loop was cut: each index is computed by itself, and
-// reductions go through a number of chunks that depends on the size alone.
+// Sharing loops among threads. Results never depend on how a loop was cut: each index is computed by itself,
+// and reductions go through a number of chunks that depends on the size alone.
 #pragma once
 
 #include <altgrad/core/device.h>
@@ -12,7 +12,8 @@
 
 namespace altgrad {
 
-// f(begin, end) on pieces of [0, n), on at most one thread for every `grain` indices; pieces begin at multiples of 64.
+// f(begin, end) on pieces of [0, n), on at most one thread for every `grain` indices; pieces begin at
+// multiples of 64.
 template <class F>
 void parallel_for(int64_t n, int64_t grain, F&& f) {
   const int64_t threads = std::min<int64_t>(num_threads(), n / std::max<int64_t>(grain, 1));
@@ -39,7 +40,8 @@ void parallel_tasks(int64_t tasks, F&& f) {
 template <class F>
 double chunked_sum(int64_t n, F&& partial) {
   constexpr int64_t max_chunks = 64, min_chunk = 4096;
-  const int64_t chunk = std::max((n + max_chunks - 1) / max_chunks, min_chunk), chunks = (n + chunk - 1) / chunk;
+  const int64_t chunk = std::max((n + max_chunks - 1) / max_chunks, min_chunk),
+                chunks = (n + chunk - 1) / chunk;
   double sums[max_chunks];
   parallel_tasks(chunks, [&](int64_t i) { sums[i] = partial(i * chunk, std::min(n, (i + 1) * chunk)); });
   double total = 0;

@@ -20,12 +20,16 @@ void for_blocks(RandomStream random, int64_t n, int64_t per_block, F&& f) {
 template <class T>
 constexpr int64_t per_block = 16 / sizeof(T);
 
-uint64_t wide(const std::array<uint32_t, 4>& words, int i) { return uint64_t(words[2 * i]) << 32 | words[2 * i + 1]; }
+uint64_t wide(const std::array<uint32_t, 4>& words, int i) {
+  return uint64_t(words[2 * i]) << 32 | words[2 * i + 1];
+}
 
 template <class T>
 T uniform_of(const std::array<uint32_t, 4>& words, int i) {
-  if constexpr (sizeof(T) == 4) return uniform01(words[i]);
-  else return double(wide(words, i) >> 11) * 0x1p-53;
+  if constexpr (sizeof(T) == 4)
+    return uniform01(words[i]);
+  else
+    return double(wide(words, i) >> 11) * 0x1p-53;
 }
 
 }  // namespace
@@ -33,7 +37,8 @@ T uniform_of(const std::array<uint32_t, 4>& words, int i) {
 template <class D, class T>
 void uniform(T* y, RandomStream random, int64_t n) {
   for_blocks(random, n, per_block<T>, [=](int64_t first, const std::array<uint32_t, 4>& words) {
-    for (int64_t i = first; i < std::min(n, first + per_block<T>); ++i) y[i] = uniform_of<T>(words, int(i - first));
+    for (int64_t i = first; i < std::min(n, first + per_block<T>); ++i)
+      y[i] = uniform_of<T>(words, int(i - first));
   });
 }
 
@@ -50,8 +55,8 @@ void normal(T* y, RandomStream random, int64_t n) {
   });
 }
 
-// The high half of the 128-bit product of 64 random bits and `high` (Lemire, 2019, without the rejection: the bias is
-// below high / 2^64).
+// The high half of the 128-bit product of 64 random bits and `high` (Lemire, 2019, without the rejection: the
+// bias is below high / 2^64).
 template <class D>
 void randint(int64_t* y, int64_t high, RandomStream random, int64_t n) {
   __extension__ using uint128 = unsigned __int128;
@@ -74,9 +79,9 @@ void dropout(T* y, const T* x, double p, RandomStream random, int64_t n) {
 }
 
 template void randint<Cpu>(int64_t*, int64_t, RandomStream, int64_t);
-#define AG_INSTANTIATE(T)                                    \
-  template void uniform<Cpu>(T*, RandomStream, int64_t);     \
-  template void normal<Cpu>(T*, RandomStream, int64_t);      \
+#define AG_INSTANTIATE(T)                                \
+  template void uniform<Cpu>(T*, RandomStream, int64_t); \
+  template void normal<Cpu>(T*, RandomStream, int64_t);  \
   template void dropout<Cpu>(T*, const T*, double, RandomStream, int64_t);
 AG_INSTANTIATE(float)
 AG_INSTANTIATE(double)

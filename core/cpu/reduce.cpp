@@ -1,5 +1,5 @@
-// Reductions. Sums are carried in f64 and cut into pieces that depend on the size alone, so they do not change with the
-// number of threads.
+// Reductions. Sums are carried in f64 and cut into pieces that depend on the size alone, so they do not
+// change with the number of threads.
 #include <altgrad/core/cpu/parallel.h>
 #include <altgrad/core/kernels.h>
 
@@ -16,8 +16,8 @@ constexpr int64_t task_work = 1 << 14;
 template <class T>
 using Bits = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
 
-// Without its sign, a float's bits order as integers, Inf above every number and NaN above Inf; and an integer maximum
-// vectorises where a float one does not.
+// Without its sign, a float's bits order as integers, Inf above every number and NaN above Inf; and an
+// integer maximum vectorises where a float one does not.
 template <class T>
 Bits<T> magnitude_bits(T x) {
   return std::bit_cast<Bits<T>>(x) & std::numeric_limits<Bits<T>>::max();
@@ -53,9 +53,10 @@ void sum(T* y, const T* x, int64_t outer, int64_t n, int64_t inner) {
   if (inner == 1 && outer == 1) {
     *y = T(chunked_sum(n, [=](int64_t begin, int64_t end) { return sum_of(x, begin, end, identity); }));
   } else if (inner == 1) {
-    parallel_for(outer, std::max<int64_t>(1, task_work / std::max<int64_t>(1, n)), [=](int64_t begin, int64_t end) {
-      for (int64_t o = begin; o < end; ++o) y[o] = T(sum_of(x + o * n, 0, n, identity));
-    });
+    parallel_for(outer, std::max<int64_t>(1, task_work / std::max<int64_t>(1, n)),
+                 [=](int64_t begin, int64_t end) {
+                   for (int64_t o = begin; o < end; ++o) y[o] = T(sum_of(x + o * n, 0, n, identity));
+                 });
   } else {
     for_column_blocks(outer, n, inner, [=](int64_t o, int64_t first, int64_t count) {
       double acc[columns] = {};
@@ -99,9 +100,11 @@ void max_grad(T* dx, const T* dy, const T* x, const T* y, int64_t outer, int64_t
 
 template <class D, class T>
 void argmax(int64_t* y, const T* x, int64_t rows, int64_t n) {
-  parallel_for(rows, std::max<int64_t>(1, task_work / std::max<int64_t>(1, n)), [=](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) y[r] = std::max_element(x + r * n, x + (r + 1) * n) - (x + r * n);
-  });
+  parallel_for(rows, std::max<int64_t>(1, task_work / std::max<int64_t>(1, n)),
+               [=](int64_t begin, int64_t end) {
+                 for (int64_t r = begin; r < end; ++r)
+                   y[r] = std::max_element(x + r * n, x + (r + 1) * n) - (x + r * n);
+               });
 }
 
 template <class D, class T>
@@ -127,16 +130,17 @@ bool has_nan(const T* x, int64_t n) {
 
 template <class D, class T>
 double sum_squares(const T* x, int64_t n) {
-  return chunked_sum(n, [=](int64_t begin, int64_t end) { return sum_of(x, begin, end, [](double v) { return v * v; }); });
+  return chunked_sum(
+      n, [=](int64_t begin, int64_t end) { return sum_of(x, begin, end, [](double v) { return v * v; }); });
 }
 
-#define AG_INSTANTIATE(T)                                                                      \
-  template void sum<Cpu>(T*, const T*, int64_t, int64_t, int64_t);                             \
-  template void max<Cpu>(T*, const T*, int64_t, int64_t, int64_t);                             \
-  template void max_grad<Cpu>(T*, const T*, const T*, const T*, int64_t, int64_t, int64_t);    \
-  template void argmax<Cpu>(int64_t*, const T*, int64_t, int64_t);                             \
-  template T amax<Cpu>(const T*, int64_t);                                                     \
-  template bool has_nan<Cpu>(const T*, int64_t);                                               \
+#define AG_INSTANTIATE(T)                                                                   \
+  template void sum<Cpu>(T*, const T*, int64_t, int64_t, int64_t);                          \
+  template void max<Cpu>(T*, const T*, int64_t, int64_t, int64_t);                          \
+  template void max_grad<Cpu>(T*, const T*, const T*, const T*, int64_t, int64_t, int64_t); \
+  template void argmax<Cpu>(int64_t*, const T*, int64_t, int64_t);                          \
+  template T amax<Cpu>(const T*, int64_t);                                                  \
+  template bool has_nan<Cpu>(const T*, int64_t);                                            \
   template double sum_squares<Cpu>(const T*, int64_t);
 AG_INSTANTIATE(float)
 AG_INSTANTIATE(double)

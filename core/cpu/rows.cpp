@@ -1,5 +1,5 @@
-// Row kernels: softmax, norms, cross-entropy. Each row is one thread's; parameter gradients are column sums with a thread
-// to a block of columns, so nothing depends on the number of threads.
+// Row kernels: softmax, norms, cross-entropy. Each row is one thread's; parameter gradients are column sums
+// with a thread to a block of columns, so nothing depends on the number of threads.
 #include <altgrad/core/cpu/parallel.h>
 #include <altgrad/core/kernels.h>
 #include <altgrad/core/math.h>
@@ -12,9 +12,10 @@ namespace {
 // f(row) for every row, shared among threads.
 template <class F>
 void for_rows(int64_t rows, int64_t n, F&& f) {
-  parallel_for(rows, std::max<int64_t>(1, (1 << 13) / std::max<int64_t>(1, n)), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) f(r);
-  });
+  parallel_for(rows, std::max<int64_t>(1, (1 << 13) / std::max<int64_t>(1, n)),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t r = begin; r < end; ++r) f(r);
+               });
 }
 
 template <class T>
@@ -65,7 +66,7 @@ void softmax(T* y, const T* x, int64_t rows, int64_t n) {
 template <class D, class T>
 void softmax_grad(T* dx, const T* dy, const T* y, int64_t rows, int64_t n) {
   for_rows(rows, n, [=](int64_t r) {
-    const T *__restrict g = dy + r * n, *__restrict p = y + r * n;
+    const T* __restrict g = dy + r * n, * __restrict p = y + r * n;
     T* __restrict out = dx + r * n;
     const T dot = row_sum<T>(n, [=](int64_t i) { return g[i] * p[i]; });
     for (int64_t i = 0; i < n; ++i) out[i] = p[i] * (g[i] - dot);
@@ -86,7 +87,7 @@ void log_softmax(T* y, const T* x, int64_t rows, int64_t n) {
 template <class D, class T>
 void log_softmax_grad(T* dx, const T* dy, const T* y, int64_t rows, int64_t n) {
   for_rows(rows, n, [=](int64_t r) {
-    const T *__restrict g = dy + r * n, *__restrict log_p = y + r * n;
+    const T* __restrict g = dy + r * n, * __restrict log_p = y + r * n;
     T* __restrict out = dx + r * n;
     const T total = row_sum<T>(n, [=](int64_t i) { return g[i]; });
     for (int64_t i = 0; i < n; ++i) out[i] = g[i] - math::exp(log_p[i]) * total;
@@ -94,9 +95,10 @@ void log_softmax_grad(T* dx, const T* dy, const T* y, int64_t rows, int64_t n) {
 }
 
 template <class D, class T>
-void layer_norm(T* y, T* mean, T* rstd, const T* x, const T* w, const T* b, int64_t rows, int64_t n, double eps) {
+void layer_norm(T* y, T* mean, T* rstd, const T* x, const T* w, const T* b, int64_t rows, int64_t n,
+                double eps) {
   for_rows(rows, n, [=](int64_t r) {
-    const T *__restrict in = x + r * n, *__restrict gain = w;
+    const T* __restrict in = x + r * n, * __restrict gain = w;
     T* __restrict out = y + r * n;
     const T m = row_sum<T>(n, [=](int64_t i) { return in[i]; }) / T(n);
     const T var = row_sum<T>(n, [=](int64_t i) { return (in[i] - m) * (in[i] - m); }) / T(n);
@@ -112,13 +114,14 @@ void layer_norm(T* y, T* mean, T* rstd, const T* x, const T* w, const T* b, int6
   });
 }
 
-// With h = (x - mean) rstd and g = dy w:  dx = rstd (g - mean(g) - h mean(g h)),  dw = sum(dy h),  db = sum(dy)
+// With h = (x - mean) rstd and g = dy w:  dx = rstd (g - mean(g) - h mean(g h)),  dw = sum(dy h),  db =
+// sum(dy)
 template <class D, class T>
 void layer_norm_grad(T* dx, T* dw, T* db, const T* dy, const T* x, const T* mean, const T* rstd, const T* w,
                      int64_t rows, int64_t n) {
   if (dx) {
     for_rows(rows, n, [=](int64_t r) {
-      const T *__restrict in = x + r * n, *__restrict g = dy + r * n, *__restrict gain = w;
+      const T* __restrict in = x + r * n, * __restrict g = dy + r * n, * __restrict gain = w;
       T* __restrict out = dx + r * n;
       const T m = mean[r], s = rstd[r];
       const T mean_g = row_sum<T>(n, [=](int64_t i) { return g[i] * gain[i]; }) / T(n);
@@ -126,14 +129,16 @@ void layer_norm_grad(T* dx, T* dw, T* db, const T* dy, const T* x, const T* mean
       for (int64_t i = 0; i < n; ++i) out[i] = s * (g[i] * gain[i] - mean_g - (in[i] - m) * s * mean_gh);
     });
   }
-  if (dw) column_sums(dw, rows, n, [=](int64_t r, int64_t c) { return dy[r * n + c] * (x[r * n + c] - mean[r]) * rstd[r]; });
+  if (dw)
+    column_sums(dw, rows, n,
+                [=](int64_t r, int64_t c) { return dy[r * n + c] * (x[r * n + c] - mean[r]) * rstd[r]; });
   if (db) column_sums(db, rows, n, [=](int64_t r, int64_t c) { return dy[r * n + c]; });
 }
 
 template <class D, class T>
 void rms_norm(T* y, T* rstd, const T* x, const T* w, int64_t rows, int64_t n, double eps) {
   for_rows(rows, n, [=](int64_t r) {
-    const T *__restrict in = x + r * n, *__restrict gain = w;
+    const T* __restrict in = x + r * n, * __restrict gain = w;
     T* __restrict out = y + r * n;
     const T s = T(1) / std::sqrt(row_sum<T>(n, [=](int64_t i) { return in[i] * in[i]; }) / T(n) + T(eps));
     rstd[r] = s;
@@ -143,21 +148,24 @@ void rms_norm(T* y, T* rstd, const T* x, const T* w, int64_t rows, int64_t n, do
 
 // With h = x rstd and g = dy w:  dx = rstd (g - h mean(g h)),  dw = sum(dy h)
 template <class D, class T>
-void rms_norm_grad(T* dx, T* dw, const T* dy, const T* x, const T* rstd, const T* w, int64_t rows, int64_t n) {
+void rms_norm_grad(T* dx, T* dw, const T* dy, const T* x, const T* rstd, const T* w, int64_t rows,
+                   int64_t n) {
   if (dx) {
     for_rows(rows, n, [=](int64_t r) {
-      const T *__restrict in = x + r * n, *__restrict g = dy + r * n, *__restrict gain = w;
+      const T* __restrict in = x + r * n, * __restrict g = dy + r * n, * __restrict gain = w;
       T* __restrict out = dx + r * n;
       const T s = rstd[r];
       const T mean_gh = row_sum<T>(n, [=](int64_t i) { return g[i] * gain[i] * in[i] * s; }) / T(n);
       for (int64_t i = 0; i < n; ++i) out[i] = s * (g[i] * gain[i] - in[i] * s * mean_gh);
     });
   }
-  if (dw) column_sums(dw, rows, n, [=](int64_t r, int64_t c) { return dy[r * n + c] * x[r * n + c] * rstd[r]; });
+  if (dw)
+    column_sums(dw, rows, n, [=](int64_t r, int64_t c) { return dy[r * n + c] * x[r * n + c] * rstd[r]; });
 }
 
 template <class D, class T>
-void cross_entropy(T* loss, T* lse, const T* x, const int64_t* targets, int64_t rows, int64_t n, int64_t ignore) {
+void cross_entropy(T* loss, T* lse, const T* x, const int64_t* targets, int64_t rows, int64_t n,
+                   int64_t ignore) {
   for_rows(rows, n, [=](int64_t r) {
     const T* __restrict in = x + r * n;
     const T top = row_max(in, n);
@@ -185,18 +193,18 @@ void cross_entropy_grad(T* dx, const T* dy, double factor, const T* x, const T* 
   });
 }
 
-#define AG_INSTANTIATE(T)                                                                                          \
-  template void softmax<Cpu>(T*, const T*, int64_t, int64_t);                                                      \
-  template void softmax_grad<Cpu>(T*, const T*, const T*, int64_t, int64_t);                                       \
-  template void log_softmax<Cpu>(T*, const T*, int64_t, int64_t);                                                  \
-  template void log_softmax_grad<Cpu>(T*, const T*, const T*, int64_t, int64_t);                                   \
-  template void layer_norm<Cpu>(T*, T*, T*, const T*, const T*, const T*, int64_t, int64_t, double);               \
-  template void layer_norm_grad<Cpu>(T*, T*, T*, const T*, const T*, const T*, const T*, const T*, int64_t,        \
-                                     int64_t);                                                                     \
-  template void rms_norm<Cpu>(T*, T*, const T*, const T*, int64_t, int64_t, double);                               \
-  template void rms_norm_grad<Cpu>(T*, T*, const T*, const T*, const T*, const T*, int64_t, int64_t);              \
-  template void cross_entropy<Cpu>(T*, T*, const T*, const int64_t*, int64_t, int64_t, int64_t);                   \
-  template void cross_entropy_grad<Cpu>(T*, const T*, double, const T*, const T*, const int64_t*, int64_t,         \
+#define AG_INSTANTIATE(T)                                                                                   \
+  template void softmax<Cpu>(T*, const T*, int64_t, int64_t);                                               \
+  template void softmax_grad<Cpu>(T*, const T*, const T*, int64_t, int64_t);                                \
+  template void log_softmax<Cpu>(T*, const T*, int64_t, int64_t);                                           \
+  template void log_softmax_grad<Cpu>(T*, const T*, const T*, int64_t, int64_t);                            \
+  template void layer_norm<Cpu>(T*, T*, T*, const T*, const T*, const T*, int64_t, int64_t, double);        \
+  template void layer_norm_grad<Cpu>(T*, T*, T*, const T*, const T*, const T*, const T*, const T*, int64_t, \
+                                     int64_t);                                                              \
+  template void rms_norm<Cpu>(T*, T*, const T*, const T*, int64_t, int64_t, double);                        \
+  template void rms_norm_grad<Cpu>(T*, T*, const T*, const T*, const T*, const T*, int64_t, int64_t);       \
+  template void cross_entropy<Cpu>(T*, T*, const T*, const int64_t*, int64_t, int64_t, int64_t);            \
+  template void cross_entropy_grad<Cpu>(T*, const T*, double, const T*, const T*, const int64_t*, int64_t,  \
                                         int64_t, int64_t);
 AG_INSTANTIATE(float)
 AG_INSTANTIATE(double)

@@ -1,5 +1,5 @@
-// Research code with matrices of its own in Eigen, and an 8-bit model of them: data goes in by copy, predictions come
-// out as a map.
+// Research code with matrices of its own in Eigen, and an 8-bit model of them: data goes in by copy,
+// predictions come out as a map.
 #include <altgrad/altgrad.h>
 #include <altgrad/core/eigen.h>
 
