@@ -38,8 +38,9 @@ Optimizer::Optimizer(const char* name, std::vector<ParamGroup> groups, double lr
   }
   std::set<const void*> memory;
   for_each_parameter(groups_, [&](const ParamGroup&, const Tensor& p, size_t i) {
-    if (!p.requires_grad())
-      fail(name_, ": parameter ", i, " of shape ", p.shape(), " does not require a gradient");
+    if (!is_floating(p.dtype())) {
+      fail(name_, ": parameter ", i, " of shape ", p.shape(), " is ", p.dtype(), ", which has no gradient");
+    }
     if (!memory.insert(p.body()->storage.get()).second) {
       fail(name_, ": parameter ", i, " of shape ", p.shape(), " was given before");
     }

@@ -43,8 +43,8 @@ class Optimizer {
 
  protected:
   // state: the names of the tensors kept for each parameter; they are like it and begin as zeros. `name` is
-  // for errors. Throws std::invalid_argument on no parameters, one given twice, one that does not require a
-  // gradient, or settings out of range.
+  // for errors. Throws std::invalid_argument on no parameters, one given twice, one that is not floating, or
+  // settings out of range.
   Optimizer(const char* name, std::vector<ParamGroup> groups, double lr, double weight_decay,
             const std::vector<const char*>& state);
   // What step() does first: all checks. Counts the update of each parameter that has a gradient.

@@ -25,15 +25,20 @@ void* counted(size_t size, size_t align) {
 }
 }  // namespace
 
-// GCC sees free() where a delete is inlined, but not the malloc() behind its new.
-#pragma GCC diagnostic ignored "-Wmismatched-new-delete"
-
 int64_t heap_allocations() { return allocations.load(std::memory_order_relaxed); }
 
 void* operator new(size_t size) { return counted(size, 1); }
 void* operator new[](size_t size) { return counted(size, 1); }
 void* operator new(size_t size, std::align_val_t align) { return counted(size, size_t(align)); }
 void* operator new[](size_t size, std::align_val_t align) { return counted(size, size_t(align)); }
+// The standard library's calls the one above; AddressSanitizer's does not, and would not match these deletes.
+void* operator new(size_t size, const std::nothrow_t&) noexcept {
+  try {
+    return counted(size, 1);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
 void operator delete(void* p) noexcept { std::free(p); }
 void operator delete[](void* p) noexcept { std::free(p); }
 void operator delete(void* p, size_t) noexcept { std::free(p); }

@@ -2,6 +2,7 @@
 #include "catch.h"
 #include "errors.h"
 
+#include <altgrad/autograd/ops.h>
 #include <altgrad/nn/optim.h>
 
 #include <cmath>
@@ -283,9 +284,21 @@ TEST_CASE("optimizers refuse parameters that are none, doubled, tied, or need no
   CHECK(throws([&] { optim::AdamW({{.params = {p[1]}}, {.params = {alias}}}, {}); }, {"parameter 1"}));
   CHECK(throws(
       [&] {
-        optim::SGD(std::vector{p[0], Tensor::zeros({5})}, {});
+        optim::SGD(std::vector{p[0], Tensor::arange(5)}, {});
       },
-      {"parameter 1", "(5)", "does not require a gradient"}));
+      {"parameter 1", "(5)", "i64"}));
+}
+
+TEST_CASE("a frozen parameter may be given and is left alone", "[optim]") {
+  const auto p = two_parameters();
+  p[1].requires_grad(false);
+  optim::AdamW adamw(p, {});
+  const Values trained = values_of(p[0]), frozen = values_of(p[1]);
+  Tape tape;
+  tape.backward(sum(p[0] * p[0]) + sum(p[1] * p[1]));
+  adamw.step();
+  CHECK(values_of(p[0]) != trained);
+  CHECK(values_of(p[1]) == frozen);
 }
 
 TEST_CASE("a step refuses groups that were tampered with, and changes nothing", "[optim]") {
