@@ -12,13 +12,43 @@
 namespace altgrad::fp8 {
 namespace {
 
-constexpr std::array registry{
-    E0M7, E1M6, E2M5, E3M4, E4M3, E5M2, E6M1, E7M0,
-    float8_e4m3fn, float8_e4m3, float8_e5m2, float8_e3m4, float8_e4m3fnuz, float8_e5m2fnuz,
-    float8_e4m3b11fnuz, float8_e8m0fnu, float6_e2m3fn, float6_e3m2fn, float4_e2m1fn,
-    fp16, bf16,
-    E0M15, E1M14, E2M13, E3M12, E4M11, E5M10, E6M9, E7M8,
-    E8M7, E9M6, E10M5, E11M4, E12M3, E13M2, E14M1, E15M0};
+constexpr std::array registry{E0M7,
+                              E1M6,
+                              E2M5,
+                              E3M4,
+                              E4M3,
+                              E5M2,
+                              E6M1,
+                              E7M0,
+                              float8_e4m3fn,
+                              float8_e4m3,
+                              float8_e5m2,
+                              float8_e3m4,
+                              float8_e4m3fnuz,
+                              float8_e5m2fnuz,
+                              float8_e4m3b11fnuz,
+                              float8_e8m0fnu,
+                              float6_e2m3fn,
+                              float6_e3m2fn,
+                              float4_e2m1fn,
+                              fp16,
+                              bf16,
+                              E0M15,
+                              E1M14,
+                              E2M13,
+                              E3M12,
+                              E4M11,
+                              E5M10,
+                              E6M9,
+                              E7M8,
+                              E8M7,
+                              E9M6,
+                              E10M5,
+                              E11M4,
+                              E12M3,
+                              E13M2,
+                              E14M1,
+                              E15M0};
 
 bool same_name(std::string_view a, std::string_view b) {
   const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; };
@@ -49,16 +79,15 @@ void Format::validate() const {
   const auto in_range = [](int n) { return n >= 0 && n <= 15; };
   require(in_range(exponent_bits), "exponent_bits is ", exponent_bits, ", not 0 to 15");
   require(in_range(mantissa_bits), "mantissa_bits is ", mantissa_bits, ", not 0 to 15");
-  require(bits() >= 4 && bits() <= 16,
-          "sign, exponent and mantissa make ", bits(), " bits, not 4 to 16");
+  require(bits() >= 4 && bits() <= 16, "sign, exponent and mantissa make ", bits(), " bits, not 4 to 16");
   require(!has_inf() || (exponent_bits > 0 && mantissa_bits > 0),
           "ieee specials need an exponent bit and a mantissa bit, to tell Inf from NaN");
   require(has_sign || specials == Specials::fn, "a format without sign needs fn specials: x < 0 is NaN");
   require(has_subnormals || exponent_bits > 0, "a format without subnormals needs an exponent bit");
   require(has_subnormals || specials != Specials::fnuz, "fnuz needs a zero: its NaN is the code of -0");
   // Beyond these no float of ordinary size is on the grid, and Rounder<float> has nothing to hold.
-  require(min_subnormal() <= 0x1p100 && max() >= 0x1p-100,
-          "bias ", bias, " puts every number outside 2^-100 to 2^100");
+  require(min_subnormal() <= 0x1p100 && max() >= 0x1p-100, "bias ", bias,
+          " puts every number outside 2^-100 to 2^100");
   require(bias <= 1 << 14, "bias is ", bias, ", above 16384");
 }
 

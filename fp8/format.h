@@ -247,9 +247,13 @@ class Rounder {
   }
 
   template <class I>
-  static AG_HD constexpr I smaller(I a, I b) { return b < a ? b : a; }
+  static AG_HD constexpr I smaller(I a, I b) {
+    return b < a ? b : a;
+  }
   template <class I>
-  static AG_HD constexpr I larger(I a, I b) { return a < b ? b : a; }
+  static AG_HD constexpr I larger(I a, I b) {
+    return a < b ? b : a;
+  }
 
   // Random bits as the leading bits of a Bits; in double the middle of the interval that they stand for.
   static AG_HD constexpr Bits widened(std::uint32_t random) {
@@ -258,11 +262,11 @@ class Rounder {
 
   static AG_HD constexpr Int exponent(Bits bits) { return static_cast<Int>(bits >> p); }
 
-  Int mantissa_bits_, step_, no_zero_;                     // step_: the exponent field of q
+  Int mantissa_bits_, step_, no_zero_;  // step_: the exponent field of q
   Bits nan_code_, inf_code_, sign_code_;
-  Bits magnitude_, zero_sign_;                             // masks: the bits of |x|; the sign of a zero
-  Bits nearest_, stochastic_, parity_;                     // masks: all or none; flips odd and even codes
-  Int first_, last_, last_at_;                             // bounds of t
+  Bits magnitude_, zero_sign_;          // masks: the bits of |x|; the sign of a zero
+  Bits nearest_, stochastic_, parity_;  // masks: all or none; flips odd and even codes
+  Int first_, last_, last_at_;          // bounds of t
   Bits base_, lowest_, field_floor_, last_bit_;
   Bits coarsest_;                                          // g++ 12 vectorises no shift of a constant
   Bits least_, max_, overflow_, specials_, special_bits_;  // what is out of range, and what becomes of it
@@ -286,7 +290,7 @@ inline constexpr Format E0M7 = detail::family(0, 7, "E0M7");
 inline constexpr Format E1M6 = detail::family(1, 6, "E1M6");
 inline constexpr Format E2M5 = detail::family(2, 5, "E2M5");
 inline constexpr Format E3M4 = detail::family(3, 4, "E3M4");
-inline constexpr Format E4M3{4, 3, 7, Specials::fn, "E4M3"};  // OCP OFP8
+inline constexpr Format E4M3{4, 3, 7, Specials::fn, "E4M3"};     // OCP OFP8
 inline constexpr Format E5M2{5, 2, 15, Specials::ieee, "E5M2"};  // OCP OFP8
 inline constexpr Format E6M1 = detail::family(6, 1, "E6M1");
 inline constexpr Format E7M0 = detail::family(7, 0, "E7M0");

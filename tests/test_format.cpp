@@ -33,7 +33,7 @@ struct Encoding {
   double max;
   std::uint32_t max_code;
   double min_normal, min_subnormal;
-  int inf_code, nan_code;    // -1: none
+  int inf_code, nan_code;  // -1: none
   std::set<std::uint32_t> nans;
   double last_in, first_out;  // the largest x that rounds to max, a value just above it that overflows
   bool minus_zero;
@@ -42,20 +42,58 @@ struct Encoding {
 const std::vector<Encoding>& encodings() {
   static const std::vector<Encoding> table{
       {float8_e4m3fn, 7, 448, 0x7E, 0x1p-6, 0x1p-9, -1, 0x7F, {0x7F, 0xFF}, 464, 464.00003, true},
-      {float8_e4m3, 7, 240, 0x77, 0x1p-6, 0x1p-9, 0x78, 0x7C,
+      {float8_e4m3,
+       7,
+       240,
+       0x77,
+       0x1p-6,
+       0x1p-9,
+       0x78,
+       0x7C,
        {0x79, 0x7A, 0x7B, 0x7C, 0x7D, 0x7E, 0x7F, 0xF9, 0xFA, 0xFB, 0xFC, 0xFD, 0xFE, 0xFF},
-       247.9999, 248, true},
-      {float8_e5m2, 15, 57344, 0x7B, 0x1p-14, 0x1p-16, 0x7C, 0x7E,
-       {0x7D, 0x7E, 0x7F, 0xFD, 0xFE, 0xFF}, 61439.99, 61440, true},
-      {float8_e3m4, 3, 15.5, 0x6F, 0x1p-2, 0x1p-6, 0x70, 0x78,
+       247.9999,
+       248,
+       true},
+      {float8_e5m2,
+       15,
+       57344,
+       0x7B,
+       0x1p-14,
+       0x1p-16,
+       0x7C,
+       0x7E,
+       {0x7D, 0x7E, 0x7F, 0xFD, 0xFE, 0xFF},
+       61439.99,
+       61440,
+       true},
+      {float8_e3m4,
+       3,
+       15.5,
+       0x6F,
+       0x1p-2,
+       0x1p-6,
+       0x70,
+       0x78,
        {0x71, 0x72, 0x73, 0x74, 0x75, 0x76, 0x77, 0x78, 0x79, 0x7A, 0x7B, 0x7C, 0x7D, 0x7E, 0x7F,
         0xF1, 0xF2, 0xF3, 0xF4, 0xF5, 0xF6, 0xF7, 0xF8, 0xF9, 0xFA, 0xFB, 0xFC, 0xFD, 0xFE, 0xFF},
-       15.74999, 15.75, true},
+       15.74999,
+       15.75,
+       true},
       {float8_e4m3fnuz, 8, 240, 0x7F, 0x1p-7, 0x1p-10, -1, 0x80, {0x80}, 247.9999, 248, false},
       {float8_e5m2fnuz, 16, 57344, 0x7F, 0x1p-15, 0x1p-17, -1, 0x80, {0x80}, 61439.99, 61440, false},
       {float8_e4m3b11fnuz, 11, 30, 0x7F, 0x1p-10, 0x1p-13, -1, 0x80, {0x80}, 30.99999, 31, false},
-      {float8_e8m0fnu, 127, 0x1p127, 0xFE, 0x1p-127, 0x1p-127, -1, 0xFF, {0xFF},
-       0x1.8p127, 0x1.800001p127, false},
+      {float8_e8m0fnu,
+       127,
+       0x1p127,
+       0xFE,
+       0x1p-127,
+       0x1p-127,
+       -1,
+       0xFF,
+       {0xFF},
+       0x1.8p127,
+       0x1.800001p127,
+       false},
       {float6_e2m3fn, 1, 7.5, 0x1F, 1, 0.125, -1, -1, {}, 7.74, 7.75, true},
       {float6_e3m2fn, 3, 28, 0x1F, 0.25, 0.0625, -1, -1, {}, 29.9, 30, true},
       {float4_e2m1fn, 1, 6, 0x7, 1, 0.5, -1, -1, {}, 6.9, 7, true},
@@ -219,8 +257,8 @@ TEST_CASE("every code of every format survives decode and encode", "[format]") {
     int wrong = 0;
     for (std::uint32_t c = 0; c < f.num_codes(); ++c) {
       const double x = f.decode(c);
-      const bool beyond_double = !f.has_inf() && f.exponent_bits >= 11 &&
-                                 (std::abs(x) == infinity || std::abs(x) < 0x1p-1060);
+      const bool beyond_double =
+          !f.has_inf() && f.exponent_bits >= 11 && (std::abs(x) == infinity || std::abs(x) < 0x1p-1060);
       if (beyond_double) continue;
       const std::uint32_t expected = std::isnan(x) ? f.nan_code() | (c & f.sign_code()) : c;
       wrong += f.encode(x) != expected;

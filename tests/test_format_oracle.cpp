@@ -73,8 +73,8 @@ struct Reference {
     const bool ieee = format.specials == Specials::ieee, finite = format.specials == Specials::finite_only;
     const std::uint32_t ones = (1u << (format.exponent_bits + format.mantissa_bits)) - 1;
     const std::uint32_t ieee_inf = ones >> format.mantissa_bits << format.mantissa_bits;
-    const std::uint32_t nan_code = ieee ? ieee_inf + (1u << format.mantissa_bits) / 2
-                                        : ones + (format.specials == Specials::fnuz);
+    const std::uint32_t nan_code =
+        ieee ? ieee_inf + (1u << format.mantissa_bits) / 2 : ones + (format.specials == Specials::fnuz);
     const std::uint32_t inf_code = ieee ? ieee_inf : nan_code;
     const T nan = std::numeric_limits<T>::quiet_NaN();
     const T inf = std::copysign(std::numeric_limits<T>::infinity(), x);
@@ -82,8 +82,7 @@ struct Reference {
     if (std::isnan(x) || (std::signbit(x) && !format.has_sign)) return {nan, nan_code | sign};
     std::uint32_t code = last();
     if (std::isinf(x)) {
-      if (overflow != Overflow::saturate_all)
-        return {ieee || finite ? inf : nan, inf_code | sign};
+      if (overflow != Overflow::saturate_all) return {ieee || finite ? inf : nan, inf_code | sign};
     } else {
       code = below(x);
       const long double size = std::abs(x);
@@ -159,9 +158,16 @@ std::vector<Format> all_formats() {
   all.push_back({.exponent_bits = 5, .mantissa_bits = 2, .bias = 121, .name = "E5M2b121"});
   all.push_back({.exponent_bits = 3, .mantissa_bits = 4, .bias = -90, .name = "E3M4b-90"});
   all.push_back({.exponent_bits = 2, .mantissa_bits = 1, .specials = Specials::ieee, .name = "E2M1, ieee"});
-  all.push_back({.exponent_bits = 4, .mantissa_bits = 4, .bias = 7, .specials = Specials::fn, .name = "UE4M4",
+  all.push_back({.exponent_bits = 4,
+                 .mantissa_bits = 4,
+                 .bias = 7,
+                 .specials = Specials::fn,
+                 .name = "UE4M4",
                  .has_sign = false});
-  all.push_back({.exponent_bits = 4, .mantissa_bits = 3, .bias = 7, .name = "E4M3 without subnormals",
+  all.push_back({.exponent_bits = 4,
+                 .mantissa_bits = 3,
+                 .bias = 7,
+                 .name = "E4M3 without subnormals",
                  .has_subnormals = false});
   return all;
 }
@@ -229,10 +235,12 @@ TEST_CASE("rounding agrees with the reference at grid points, ties and their nei
     compare<float>(f, [&](const auto& each) { around_grid<float>(f, each); });
     compare<double>(f, [&](const auto& each) { around_grid<double>(f, each); });
     // Near enough to a tie that float cannot tell: rounded directly, not through float.
-    compare<double>(f, [&](const auto& each) { around_grid<float>(f, [&](float x) {
-      each(std::nextafter(double{x}, 1e300));
-      each(std::nextafter(double{x}, -1e300));
-    }); });
+    compare<double>(f, [&](const auto& each) {
+      around_grid<float>(f, [&](float x) {
+        each(std::nextafter(double{x}, 1e300));
+        each(std::nextafter(double{x}, -1e300));
+      });
+    });
   }
 }
 

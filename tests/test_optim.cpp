@@ -282,11 +282,7 @@ TEST_CASE("optimizers refuse parameters that are none, doubled, tied, or need no
   CHECK(throws([&] { optim::AdamW(std::vector{p[0], p[1], p[0]}, {}); }, {"parameter 2", "(3)"}));
   const Tensor alias = p[1].detach().requires_grad(true);
   CHECK(throws([&] { optim::AdamW({{.params = {p[1]}}, {.params = {alias}}}, {}); }, {"parameter 1"}));
-  CHECK(throws(
-      [&] {
-        optim::SGD(std::vector{p[0], Tensor::arange(5)}, {});
-      },
-      {"parameter 1", "(5)", "i64"}));
+  CHECK(throws([&] { optim::SGD(std::vector{p[0], Tensor::arange(5)}, {}); }, {"parameter 1", "(5)", "i64"}));
 }
 
 TEST_CASE("a frozen parameter may be given and is left alone", "[optim]") {
