@@ -117,5 +117,6 @@ inline void add_flags(CLI::App& app, Options& o) {
                  "folder for checkpoint, metrics, curve and sample; files there are overwritten")
       ->capture_default_str();
   app.add_option("--json", o.json, "the metrics' file; default: metrics.jsonl in --out");
-  app.add_flag("--resume", o.resume, "go on from the checkpoint in --out, with the same flags");
+  app.add_flag("--resume", o.resume,
+               "go on from the checkpoint in --out, with the same flags; --steps may be larger");
 }

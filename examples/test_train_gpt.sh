@@ -35,7 +35,8 @@ tail -n 1 short/metrics.jsonl | grep -q '"final":true.*"val_loss":.*"best_val_lo
 
 # Whenever a run is stopped, the resumed one ends as the one that never was: the same metrics, weights and sample.
 # Everything that has state takes part: dropout, stochastic batches, amax histories of the past.
-long="$train --steps 200 --dropout 0.1 --grads E5M2 --scaling delayed"
+flags="$train --dropout 0.1 --grads E5M2 --scaling delayed"
+long="$flags --steps 200"
 expect 0 "" $long --out whole
 $long --out parts >log 2>&1 &
 while kill -0 $! 2>/dev/null && [ "$(cat parts/metrics.jsonl 2>/dev/null | wc -l)" -lt 15 ]; do sleep 0.02; done
@@ -45,6 +46,8 @@ status=$?
 [ $status -eq 130 ] || { cat log; fail "exit $status, not 130, after SIGINT"; }
 stopped=$(wc -l <parts/metrics.jsonl)
 [ "$stopped" -lt 200 ] || fail "the run did not stop"
+expect 1 "has --lr 0.001, not 0.5" $long --out parts --resume --lr 0.5
+expect 1 "past --steps 1" $flags --out parts --resume --steps 1
 expect 1 "has --format \"E4M3\", not \"E5M2\"" $long --out parts --resume --format E5M2
 cp parts/metrics.jsonl kept
 echo '{"step":1000000,"train_loss":1.0}' >>parts/metrics.jsonl  # as if written after the checkpoint

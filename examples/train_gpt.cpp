@@ -50,14 +50,23 @@ std::string text(const char* format, auto... values) {
   return line;
 }
 
-// What a checkpoint must agree on with the flags that resume from it.
-nlohmann::ordered_json model_settings(const Options& o, int64_t vocab_size) {
+// What a checkpoint must agree on with the flags that resume from it: all that the run depends on but --steps,
+// which may be raised to train longer.
+nlohmann::ordered_json run_settings(const Options& o, int64_t vocab_size) {
   const Recipe r = o.recipe();
-  return {{"--size", o.size},       {"vocabulary of --data", vocab_size},
-          {"--block", r.block},     {"--dropout", r.dropout},
-          {"--format", o.format},   {"--inputs", o.input_format()},
-          {"--grads", o.grads},     {"--scaling", o.scaling},
-          {"--history", o.history}, {"--skip", o.skip}};
+  return {{"--size", o.size},
+          {"vocabulary of --data", vocab_size},
+          {"--block", r.block},
+          {"--dropout", r.dropout},
+          {"--batch", r.batch},
+          {"--lr", r.lr},
+          {"--seed", o.seed},
+          {"--format", o.format},
+          {"--inputs", o.input_format()},
+          {"--grads", o.grads},
+          {"--scaling", o.scaling},
+          {"--history", o.history},
+          {"--skip", o.skip}};
 }
 
 class Training {
@@ -178,7 +187,7 @@ class Training {
     ag::nn::save_checkpoint(file("checkpoint.safetensors"), model, opt,
                             {.step = step,
                              .generator = ag::default_generator().state(),
-                             .extra = {{"settings", model_settings(o, data.vocab_size()).dump()},
+                             .extra = {{"settings", run_settings(o, data.vocab_size()).dump()},
                                        {"best_val_loss", text("%.17g", best_val_loss)}}});
   }
 
@@ -189,12 +198,15 @@ class Training {
     ag::load_safetensors(path, &metadata);
     auto saved = nlohmann::json::parse(metadata["extra.settings"], nullptr, /*allow_exceptions=*/false);
     if (!saved.is_object()) ag::fail("--resume: ", path, " is not a checkpoint of this program");
-    const auto settings = model_settings(o, data.vocab_size());
+    const auto settings = run_settings(o, data.vocab_size());
     for (const auto& [name, value] : settings.items()) {
       if (saved[name] == value) continue;
       ag::fail("--resume: ", path, " has ", name, " ", saved[name], ", not ", value);
     }
     const ag::nn::TrainingState state = ag::nn::load_checkpoint(path, model, opt);
+    if (state.step > recipe.steps) {
+      ag::fail("--resume: ", path, " is at step ", state.step, ", past --steps ", recipe.steps);
+    }
     step = state.step;
     ag::default_generator().set_state(state.generator);
     best_val_loss = std::stod(state.extra.at("best_val_loss"));
