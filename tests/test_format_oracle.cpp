@@ -16,7 +16,7 @@
 
 #include "catch.h"
 
-#if defined(ALTGRAD_TEST_CUDA_FP8)
+#if __has_include(<cuda_fp8.h>) && __has_include(<cuda_fp6.h>) && __has_include(<cuda_fp4.h>)
 #include <cuda_fp4.h>
 #include <cuda_fp6.h>
 #include <cuda_fp8.h>
@@ -333,7 +333,7 @@ TEST_CASE("stochastic rounding above max follows the overflow policy", "[format]
   CHECK(std::isnan(special(1e9f, 0u)));
 }
 
-#if defined(ALTGRAD_TEST_CUDA_FP8)
+#if __has_include(<cuda_fp8.h>) && __has_include(<cuda_fp6.h>) && __has_include(<cuda_fp4.h>)
 namespace {
 
 // NVIDIA drops the sign of NaN in fp8, ml_dtypes and altgrad keep it: compare NaN as NaN.
