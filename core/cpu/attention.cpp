@@ -1,7 +1,6 @@
 // Causal attention in strips: the scores of `strip` queries against the keys up to theirs are all that is
-// ever in memory. Queries, keys and values are read where they lie in the packed qkv, and the products run on
-// Eigen.
-#include <altgrad/core/cpu/eigen_maps.h>
+// ever in memory. Queries, keys and values are read where they lie in the packed qkv.
+#include <altgrad/core/cpu/matmul.h>
 #include <altgrad/core/cpu/parallel.h>
 #include <altgrad/core/kernels.h>
 #include <altgrad/core/math.h>
@@ -25,9 +24,8 @@ void attention(T* y, T* lse, const T* qkv, int64_t batch, int64_t length, int64_
     const T* q = qkv + b * length * stride + h * head_size;
     T* scores = static_cast<T*>(scratch(size_t(rows * keys) * sizeof(T)));
 
-    auto S = block_at(scores, rows, keys, keys);
-    S.noalias() = scale * block_at(q + first * stride, rows, head_size, stride) *
-                  block_at(q + channels, keys, head_size, stride).transpose();
+    cpu::matmul<T>(scores, keys, {q + first * stride, stride, 1}, {q + channels, 1, stride}, rows, keys,
+                   head_size, scale, 0);
     for (int64_t r = 0; r < rows; ++r) {  // softmax over the keys up to the query's own
       T* __restrict s = scores + r * keys;
       const int64_t seen = first + r + 1;
@@ -42,8 +40,8 @@ void attention(T* y, T* lse, const T* qkv, int64_t batch, int64_t length, int64_
       std::fill(s + seen, s + keys, T(0));
       lse[pair * length + first + r] = top + std::log(total);
     }
-    block_at(y + b * length * channels + h * head_size + first * channels, rows, head_size, channels)
-        .noalias() = S * block_at(q + 2 * channels, keys, head_size, stride);
+    cpu::matmul<T>(y + b * length * channels + h * head_size + first * channels, channels, {scores, keys, 1},
+                   {q + 2 * channels, stride, 1}, rows, head_size, keys, 1, 0);
   });
 }
 
@@ -65,13 +63,11 @@ void attention_grad(T* dqkv, const T* dy, const T* qkv, const T* y, const T* lse
     T* dscores = probs + strip * length;
     for (int64_t i = strips - 1; i >= 0; --i) {
       const int64_t first = i * strip, rows = std::min(strip, length - first), keys = first + rows;
-      const auto Q = block_at(q + first * stride, rows, head_size, stride);
-      const auto K = block_at(q + channels, keys, head_size, stride);
-      const auto V = block_at(q + 2 * channels, keys, head_size, stride);
-      const auto dY = block_at(dy + at + first * channels, rows, head_size, channels);
-      auto P = block_at(probs, rows, keys, keys), dS = block_at(dscores, rows, keys, keys);
-      P.noalias() = scale * Q * K.transpose();
-      dS.noalias() = dY * V.transpose();
+      const T *queries = q + first * stride, *keys_at = q + channels, *values = q + 2 * channels;
+      const T* dout = dy + at + first * channels;
+      cpu::matmul<T>(probs, keys, {queries, stride, 1}, {keys_at, 1, stride}, rows, keys, head_size, scale,
+                     0);
+      cpu::matmul<T>(dscores, keys, {dout, channels, 1}, {values, 1, stride}, rows, keys, head_size, 1, 0);
       for (int64_t r = 0; r < rows; ++r) {
         T* __restrict p = probs + r * keys, * __restrict ds = dscores + r * keys;
         const T* __restrict g = dy + at + (first + r) * channels, * __restrict out =
@@ -88,16 +84,13 @@ void attention_grad(T* dqkv, const T* dy, const T* qkv, const T* y, const T* lse
         std::fill(p + seen, p + keys, T(0));
         std::fill(ds + seen, ds + keys, T(0));
       }
-      auto dK = block_at(dq + channels, keys, head_size, stride);
-      auto dV = block_at(dq + 2 * channels, keys, head_size, stride);
-      block_at(dq + first * stride, rows, head_size, stride).noalias() = dS * K;
-      if (i == strips - 1) {
-        dK.noalias() = dS.transpose() * Q;
-        dV.noalias() = P.transpose() * dY;
-      } else {
-        dK.noalias() += dS.transpose() * Q;
-        dV.noalias() += P.transpose() * dY;
-      }
+      const T add = i == strips - 1 ? 0 : 1;
+      cpu::matmul<T>(dq + first * stride, stride, {dscores, keys, 1}, {keys_at, stride, 1}, rows, head_size,
+                     keys, 1, 0);
+      cpu::matmul<T>(dq + channels, stride, {dscores, 1, keys}, {queries, stride, 1}, keys, head_size, rows,
+                     1, add);
+      cpu::matmul<T>(dq + 2 * channels, stride, {probs, 1, keys}, {dout, channels, 1}, keys, head_size, rows,
+                     1, add);
     }
   });
 }

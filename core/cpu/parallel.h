@@ -49,8 +49,9 @@ double chunked_sum(int64_t n, F&& partial) {
   return total;
 }
 
-// Scratch memory of the calling thread, kept from call to call; the next call may move it.
-inline void* scratch(size_t bytes) {
+// Memory of the calling thread, kept from call to call. The next call with the same Tag may move it.
+template <class Tag>
+void* thread_memory(size_t bytes) {
   struct Buffer {
     void* data = nullptr;
     size_t bytes = 0;
@@ -68,5 +69,8 @@ inline void* scratch(size_t bytes) {
   }
   return buffer.data;
 }
+// What a kernel works in, and what a matrix product inside it packs its operands into.
+inline void* scratch(size_t bytes) { return thread_memory<struct Scratch>(bytes); }
+inline void* packing_memory(size_t bytes) { return thread_memory<struct Packing>(bytes); }
 
 }  // namespace altgrad

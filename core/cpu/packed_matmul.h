@@ -1,0 +1,185 @@
+// A matrix product for f32, written in vectors of `lanes` floats and compiled once for each instruction set, by
+// matmul_avx512.cpp and matmul_avx2.cpp. The scheme is Goto & van de Geijn's ("Anatomy of high-performance
+// matrix multiplication", 2008): a block of B is packed into panels that stay in the L2 cache, a strip of A
+// stays in L1, and a tile of C, max_rows x 2 vectors, in registers. A row-major A is read where it lies: a
+// broadcast does not mind strides.
+//
+// The CPU that runs this program may lack these instructions, and the linker keeps one copy of an inline
+// function: so nothing here has external linkage but the entry, and no header with inline functions is used.
+#include <altgrad/core/cpu/matmul.h>
+#include <xmmintrin.h>
+
+namespace altgrad::cpu {
+namespace {
+
+constexpr int64_t panel = 2 * lanes;                    // columns of a packed panel of B
+constexpr int64_t max_k = 384, max_n = 384;             // a block of B: 576 KiB
+constexpr int64_t max_packed_k = 192, max_strips = 36;  // a block of a column-major A: 434 KiB
+constexpr int64_t strip_rows = 16;                      // floats for each k in a packed strip of A
+constexpr int64_t strip_size(int64_t k) { return (k + 1) * strip_rows; }  // odd, or strips share cache sets
+static_assert(max_k * max_n + max_strips * strip_size(max_packed_k) <= packed_scratch);
+
+typedef float Vector __attribute__((vector_size(lanes * sizeof(float))));
+
+Vector load(const float* p) {
+  Vector x;
+  __builtin_memcpy(&x, p, sizeof x);
+  return x;
+}
+void store(float* p, Vector x) { __builtin_memcpy(p, &x, sizeof x); }
+
+int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// C (R, columns) = alpha A B + beta C: element k of A's row r is a[r * a_row + k * a_k], B is a packed panel.
+template <int R, int V>
+void tile(float* c, int64_t ldc, const float* a, int64_t a_row, int64_t a_k, const float* b, int64_t k,
+          int64_t columns, float alpha, float beta) {
+  Vector sum[R][V] = {};
+  for (int64_t i = 0; i < k; ++i, a += a_k, b += panel) {
+    Vector row[V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) row[v] = load(b + v * lanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const float x = a[r * a_row];
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sum[r][v] += x * row[v];
+    }
+  }
+  if (columns == V * lanes) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) {
+        float* y = c + r * ldc + v * lanes;
+        store(y, beta == 0 ? alpha * sum[r][v] : alpha * sum[r][v] + beta * load(y));
+      }
+    }
+    return;
+  }
+  float rest[R][V * lanes];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) store(rest[r] + v * lanes, sum[r][v]);
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int64_t j = 0; j < columns; ++j) {
+      float& y = c[r * ldc + j];
+      y = beta == 0 ? alpha * rest[r][j] : alpha * rest[r][j] + beta * y;
+    }
+  }
+}
+
+// tile<R, V> for a number of rows known at run time: of[R - 1].
+template <int V, int... R>
+struct Tiles {
+  static constexpr decltype(&tile<1, V>) of[] = {tile<R, V>...};
+};
+#if defined(__AVX512F__)
+constexpr int64_t max_rows = 14;  // 28 of 32 registers for the tile
+template <int V>
+using TilesOf = Tiles<V, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>;
+#else
+constexpr int64_t max_rows = 6;  // 12 of 16
+template <int V>
+using TilesOf = Tiles<V, 1, 2, 3, 4, 5, 6>;
+#endif
+
+// B (k, n) into panels of rows of `panel` floats, the last panel filled up with zeros.
+void pack_b(float* out, Operand<float> b, int64_t k, int64_t n) {
+  for (int64_t j = 0; j < n; j += panel, out += k * panel) {
+    const float* from = b.data + j * b.column;
+    if (n - j < panel) {
+      for (int64_t i = 0; i < k; ++i) {
+        for (int64_t c = 0; c < panel; ++c) {
+          out[i * panel + c] = c < n - j ? from[i * b.row + c * b.column] : 0;
+        }
+      }
+    } else if (b.column == 1) {
+      for (int64_t i = 0; i < k; ++i) {
+        for (int64_t c = 0; c < panel; c += lanes) store(out + i * panel + c, load(from + i * b.row + c));
+      }
+    } else {  // transposed, in squares of 4 x 4
+      const int64_t squares = k / 4 * 4;
+      for (int64_t i = 0; i < squares; i += 4) {
+        for (int64_t c = 0; c < panel; c += 4) {
+          const float* corner = from + i + c * b.column;
+          __m128 r0 = _mm_loadu_ps(corner), r1 = _mm_loadu_ps(corner + b.column),
+                 r2 = _mm_loadu_ps(corner + 2 * b.column), r3 = _mm_loadu_ps(corner + 3 * b.column);
+          _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
+          float* to = out + i * panel + c;
+          _mm_store_ps(to, r0);
+          _mm_store_ps(to + panel, r1);
+          _mm_store_ps(to + 2 * panel, r2);
+          _mm_store_ps(to + 3 * panel, r3);
+        }
+      }
+      for (int64_t i = squares; i < k; ++i) {
+        for (int64_t c = 0; c < panel; ++c) out[i * panel + c] = from[i + c * b.column];
+      }
+    }
+  }
+}
+
+// The rows of A that tiles [begin, end) of m_tiles read, in strips of their own: rows first[0], first[1], ...
+struct Strips {
+  int64_t first[max_strips + 1];
+  Strips(int64_t m, int64_t m_tiles, int64_t begin, int64_t end) {
+    for (int64_t t = begin; t <= end; ++t) first[t - begin] = m * t / m_tiles;
+  }
+};
+
+// `count` strips of a column-major A of m rows, each k's rows side by side. All strips of a k are read together:
+// they are neighbours in memory, which is read in streams or slowly.
+void pack_a(float* out, Operand<float> a, int64_t m, const Strips& strips, int64_t count, int64_t k) {
+  int64_t whole = count;  // strips that can be read strip_rows wide
+  while (whole > 0 && strips.first[whole - 1] + strip_rows > m) --whole;
+  for (int64_t i = 0; i < k; ++i) {
+    const float* column = a.data + i * a.column;
+    float* to = out + i * strip_rows;
+    for (int64_t s = 0; s < whole; ++s, to += strip_size(k)) {
+      for (int64_t r = 0; r < strip_rows; r += lanes) store(to + r, load(column + strips.first[s] + r));
+    }
+    for (int64_t s = whole; s < count; ++s, to += strip_size(k)) {
+      for (int64_t r = strips.first[s]; r < strips.first[s + 1]; ++r) to[r - strips.first[s]] = column[r];
+    }
+  }
+}
+
+void packed_matmul(float* c, int64_t ldc, Operand<float> a, Operand<float> b, int64_t m, int64_t n, int64_t k,
+                   float alpha, float beta, float* scratch) {
+  float* const packed_b = scratch;
+  float* const packed_a = scratch + max_k * max_n;
+  const bool pack = a.column != 1;
+  // Blocks of equal size, none much smaller than the others.
+  const int64_t k_step = divide_up(k, divide_up(k, pack ? max_packed_k : max_k));
+  const int64_t n_step = divide_up(divide_up(n, divide_up(n, max_n)), panel) * panel;
+  const int64_t m_tiles = divide_up(m, max_rows);
+  for (int64_t p = 0; p < k; p += k_step, beta = 1) {
+    const int64_t depth = least(k_step, k - p);
+    for (int64_t j = 0; j < n; j += n_step) {
+      const int64_t width = least(n_step, n - j);
+      pack_b(packed_b, {b.data + p * b.row + j * b.column, b.row, b.column}, depth, width);
+      for (int64_t t = 0; t < m_tiles; t += max_strips) {
+        const int64_t count = least(max_strips, m_tiles - t);
+        const Strips strips(m, m_tiles, t, t + count);
+        if (pack) pack_a(packed_a, {a.data + p * a.column, a.row, a.column}, m, strips, count, depth);
+        for (int64_t s = 0; s < count; ++s) {
+          const int64_t i = strips.first[s], rows = strips.first[s + 1] - i;
+          const float* strip = pack ? packed_a + s * strip_size(depth) : a.data + i * a.row + p;
+          for (int64_t q = 0; q < width; q += panel) {
+            const int64_t columns = least(panel, width - q);
+            const auto run = (columns > lanes ? TilesOf<2>::of : TilesOf<1>::of)[rows - 1];
+            run(c + i * ldc + j + q, ldc, strip, pack ? 1 : a.row, pack ? strip_rows : 1,
+                packed_b + q * depth, depth, columns, alpha, beta);
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace altgrad::cpu

@@ -1,0 +1,154 @@
+// The packed f32 products, each that this CPU can run and the one in use, against plain loops in f64: all
+// transposes, sizes around every tile, panel and block, strided operands, results inside larger rows.
+#include <altgrad/core/cpu/matmul.h>
+#include <altgrad/core/device.h>
+#include <altgrad/core/kernels.h>
+
+#include "reference.h"
+
+#include <cmath>
+#include <functional>
+#include <memory>
+
+using namespace altgrad;
+using cpu::Operand;
+using reference::randn;
+
+namespace {
+
+using Product = std::function<void(float*, int64_t, Operand<float>, Operand<float>, int64_t, int64_t, int64_t,
+                                   float, float)>;
+
+Product with_scratch(cpu::PackedMatmul* kernel) {
+  const std::shared_ptr<void> memory(std::aligned_alloc(64, cpu::packed_scratch * sizeof(float)), std::free);
+  return [=](auto... args) { kernel(args..., static_cast<float*>(memory.get())); };
+}
+
+std::vector<std::pair<const char*, Product>> products() {
+  std::vector<std::pair<const char*, Product>> all = {{"in use", cpu::matmul<float>}};
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f")) all.emplace_back("avx512", with_scratch(cpu::matmul_avx512));
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    all.emplace_back("avx2", with_scratch(cpu::matmul_avx2));
+#endif
+  return all;
+}
+
+struct Case {
+  int64_t m, n, k;
+  bool trans_a, trans_b;
+  float alpha, beta;
+};
+
+// The largest |difference| from f64 in units of max |C|; Inf where memory beside C was written.
+double error(const Product& product, const Case& s) {
+  constexpr int64_t pad = 3;  // columns around each matrix, filled with NaN
+  constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+  const auto filled = [&](int64_t rows, int64_t columns, uint64_t seed) {
+    std::vector<float> all(rows * (columns + pad), nan);
+    const Tensor values = randn({rows, columns}, seed).to(DType::f32);
+    for (int64_t r = 0; r < rows; ++r)
+      std::copy_n(values.ptr<float>() + r * columns, columns, &all[r * (columns + pad)]);
+    return all;
+  };
+  const auto a = s.trans_a ? filled(s.k, s.m, 1) : filled(s.m, s.k, 1);
+  const auto b = s.trans_b ? filled(s.n, s.k, 2) : filled(s.k, s.n, 2);
+  auto c = filled(s.m, s.n, 3);
+  const Operand<float> A =
+      s.trans_a ? Operand<float>{a.data(), 1, s.m + pad} : Operand<float>{a.data(), s.k + pad, 1};
+  const Operand<float> B =
+      s.trans_b ? Operand<float>{b.data(), 1, s.k + pad} : Operand<float>{b.data(), s.n + pad, 1};
+
+  std::vector<double> expected(s.m * s.n);
+  double largest = 0;
+  for (int64_t i = 0; i < s.m; ++i) {
+    for (int64_t j = 0; j < s.n; ++j) {
+      double sum = 0;
+      for (int64_t p = 0; p < s.k; ++p)
+        sum += double(A.data[i * A.row + p * A.column]) * double(B.data[p * B.row + j * B.column]);
+      float& old = c[i * (s.n + pad) + j];
+      expected[i * s.n + j] = s.alpha * sum + (s.beta == 0 ? 0 : s.beta * double(old));
+      largest = std::max(largest, std::abs(expected[i * s.n + j]));
+      if (s.beta == 0) old = nan;  // must not be read
+    }
+  }
+  product(c.data(), s.n + pad, A, B, s.m, s.n, s.k, s.alpha, s.beta);
+  double worst = 0;
+  for (int64_t i = 0; i < s.m; ++i) {
+    for (int64_t j = 0; j < s.n + pad; ++j) {
+      const double got = c[i * (s.n + pad) + j];
+      if (j >= s.n) {
+        if (!std::isnan(got)) return INFINITY;
+      } else {
+        const double off = std::abs(got - expected[i * s.n + j]) / largest;
+        worst = off <= worst ? worst : off;  // NaN counts
+      }
+    }
+  }
+  return worst;
+}
+
+}  // namespace
+
+TEST_CASE("packed products agree with plain loops in f64", "[matmul]") {
+  for (const auto& [name, product] : products()) {
+    INFO(name);
+    for (const bool trans_a : {false, true}) {
+      for (const bool trans_b : {false, true}) {
+        for (const int64_t m : {1, 5, 6, 7, 13, 14, 15, 29, 65}) {
+          for (const int64_t n : {1, 7, 8, 9, 16, 17, 31, 32, 33, 65}) {
+            for (const int64_t k : {1, 3, 4, 65}) {
+              CAPTURE(m, n, k, trans_a, trans_b);
+              REQUIRE(error(product, {m, n, k, trans_a, trans_b, 1, 0}) < 1e-6);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("packed products of several blocks, scaled and added", "[matmul]") {
+  for (const auto& [name, product] : products()) {
+    INFO(name);
+    for (const bool trans_a : {false, true}) {
+      for (const bool trans_b : {false, true}) {
+        for (const auto& [m, n, k] : std::vector<std::array<int64_t, 3>>{
+                 {600, 40, 400}, {31, 800, 193}, {3, 385, 769}, {530, 33, 385}, {1, 1, 1000}}) {
+          CAPTURE(m, n, k, trans_a, trans_b);
+          CHECK(error(product, {m, n, k, trans_a, trans_b, 1, 0}) < 1e-6);
+          CHECK(error(product, {m, n, k, trans_a, trans_b, -0.5f, 2}) < 1e-6);
+          CHECK(error(product, {m, n, k, trans_a, trans_b, 3, 1}) < 1e-6);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("a product without terms is beta C", "[matmul]") {
+  std::vector<float> c = {1, 2, 3, 4};
+  const float none = 0;
+  cpu::matmul<float>(c.data(), 2, {&none, 1, 1}, {&none, 2, 1}, 2, 2, 0, 1, 0.5f);
+  CHECK(c == std::vector<float>{0.5f, 1, 1.5f, 2});
+  c[0] = NAN;
+  cpu::matmul<float>(c.data(), 2, {&none, 1, 1}, {&none, 2, 1}, 2, 2, 0, 1, 0);
+  CHECK(c == std::vector<float>(4));
+}
+
+TEST_CASE("products have the same bits on any number of threads", "[matmul]") {
+  const int before = num_threads();
+  for (const auto& [m, n, k] :
+       std::vector<std::array<int64_t, 3>>{{130, 100, 70}, {768, 65, 128}, {65, 128, 768}, {3, 2000, 300}}) {
+    CAPTURE(m, n, k);
+    const Tensor a = randn({m, k}, 1).to(DType::f32), b = randn({n, k}, 2).to(DType::f32);
+    const Tensor bias = randn({n}, 3).to(DType::f32);
+    Tensor one;
+    for (const int threads : {1, 2, 3, 4}) {
+      set_num_threads(threads);
+      const Tensor y = linear(a, b, bias);
+      if (threads == 1) one = y;
+      CHECK(std::equal(y.data<float>().begin(), y.data<float>().end(), one.data<float>().begin()));
+    }
+  }
+  set_num_threads(before);
+}
