@@ -6,6 +6,8 @@
 //
 // The CPU that runs this program may lack these instructions, and the linker keeps one copy of an inline
 // function: so nothing here has external linkage but the entry, and no header with inline functions is used.
+#pragma once
+
 #include <altgrad/core/cpu/matmul.h>
 #include <xmmintrin.h>
 
