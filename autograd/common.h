@@ -37,7 +37,4 @@ kernels::Strided broadcast(const Shape& out, const Shape& a, const Shape& b);
 Tensor expand_to(const Tensor& x, const Shape& shape);
 Tensor sum_to(const Tensor& x, const Shape& shape);
 
-// Tensor::permute with the axes in a span; recorded.
-Tensor permute(const Tensor& x, std::span<const int> axes);
-
 }  // namespace altgrad::detail

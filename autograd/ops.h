@@ -61,18 +61,33 @@ Tensor clamp(const Tensor& x, double low, double high);
 // Zeroes each element with probability p and divides the others by 1 - p. Draws a stream from the generator.
 Tensor dropout(const Tensor& x, double p, Generator& generator = default_generator());
 
-// ---- Reductions (reduce.cpp), over all elements, or over the axes given ----
+// ---- Reductions (reduce.cpp), over all elements, or over the axes given: sum(x, {0, -1}), or any array ----
+
+using Axes = std::span<const int>;
+using AxisList = std::initializer_list<int>;
 
 Tensor sum(const Tensor& x);  // -> ()
-Tensor sum(const Tensor& x, std::initializer_list<int> axes, bool keepdim = false);
+Tensor sum(const Tensor& x, Axes axes, bool keepdim = false);
 Tensor mean(const Tensor& x);
-Tensor mean(const Tensor& x, std::initializer_list<int> axes, bool keepdim = false);
+Tensor mean(const Tensor& x, Axes axes, bool keepdim = false);
 // The gradient is shared evenly among equal maxima.
 Tensor max(const Tensor& x);
-Tensor max(const Tensor& x, std::initializer_list<int> axes, bool keepdim = false);
+Tensor max(const Tensor& x, Axes axes, bool keepdim = false);
 // sum((x - mean)^2) / (n - correction)
 Tensor var(const Tensor& x, double correction = 1);
-Tensor var(const Tensor& x, std::initializer_list<int> axes, bool keepdim = false, double correction = 1);
+Tensor var(const Tensor& x, Axes axes, bool keepdim = false, double correction = 1);
+inline Tensor sum(const Tensor& x, AxisList axes, bool keepdim = false) {
+  return sum(x, Axes(axes.begin(), axes.size()), keepdim);
+}
+inline Tensor mean(const Tensor& x, AxisList axes, bool keepdim = false) {
+  return mean(x, Axes(axes.begin(), axes.size()), keepdim);
+}
+inline Tensor max(const Tensor& x, AxisList axes, bool keepdim = false) {
+  return max(x, Axes(axes.begin(), axes.size()), keepdim);
+}
+inline Tensor var(const Tensor& x, AxisList axes, bool keepdim = false, double correction = 1) {
+  return var(x, Axes(axes.begin(), axes.size()), keepdim, correction);
+}
 // The index of the largest element along the last axis, i64; the first one among equals. Not differentiable.
 Tensor argmax(const Tensor& x);
 
@@ -121,7 +136,9 @@ Tensor mse_loss(const Tensor& x, const Tensor& target);
 // ---- Checkpointing (checkpoint.cpp) ----
 
 // fn(x), keeping only x: backward runs fn again to get what it needs (Chen et al., "Training deep nets with
-// sublinear memory cost", 2016). Random ops inside fn draw the same numbers both times.
+// sublinear memory cost", 2016). Random ops inside fn draw the same numbers both times. Gradients reach x and
+// the leaves that fn holds; a recorded op's result that it holds, other than x, is a constant to it. What fn does
+// besides computing, such as a quantized layer's recording of amaxes, it does both times.
 Tensor checkpoint(std::function<Tensor(const Tensor&)> fn, const Tensor& x);
 
 }  // namespace altgrad

@@ -16,7 +16,7 @@ struct Reduction {
   int64_t count = 1;  // elements reduced to one
 };
 
-Reduction reduction(const char* op, const Tensor& x, std::span<const int> axes, bool keepdim) {
+Reduction reduction(const char* op, const Tensor& x, Axes axes, bool keepdim) {
   detail::check_floating(op, x);
   const Shape& shape = x.shape();
   Reduction r;
@@ -105,25 +105,19 @@ Tensor max(const Tensor& x, const Reduction& r) {
       if (r.covers[i] == covered) axes[num++] = i;
     }
   }
-  return apply<Max>(detail::permute(x, std::span(axes).first(num)), r.result.numel(), r.count, 1, r.result);
+  return apply<Max>(x.permute(std::span(axes).first(num)), r.result.numel(), r.count, 1, r.result);
 }
 
 }  // namespace
 
 Tensor sum(const Tensor& x) { return sum(x, reduction("sum", x)); }
-Tensor sum(const Tensor& x, std::initializer_list<int> axes, bool keepdim) {
-  return sum(x, reduction("sum", x, axes, keepdim));
-}
+Tensor sum(const Tensor& x, Axes axes, bool keepdim) { return sum(x, reduction("sum", x, axes, keepdim)); }
 Tensor mean(const Tensor& x) { return mean(x, reduction("mean", x)); }
-Tensor mean(const Tensor& x, std::initializer_list<int> axes, bool keepdim) {
-  return mean(x, reduction("mean", x, axes, keepdim));
-}
+Tensor mean(const Tensor& x, Axes axes, bool keepdim) { return mean(x, reduction("mean", x, axes, keepdim)); }
 Tensor max(const Tensor& x) { return max(x, reduction("max", x)); }
-Tensor max(const Tensor& x, std::initializer_list<int> axes, bool keepdim) {
-  return max(x, reduction("max", x, axes, keepdim));
-}
+Tensor max(const Tensor& x, Axes axes, bool keepdim) { return max(x, reduction("max", x, axes, keepdim)); }
 Tensor var(const Tensor& x, double correction) { return var(x, reduction("var", x), correction); }
-Tensor var(const Tensor& x, std::initializer_list<int> axes, bool keepdim, double correction) {
+Tensor var(const Tensor& x, Axes axes, bool keepdim, double correction) {
   return var(x, reduction("var", x, axes, keepdim), correction);
 }
 

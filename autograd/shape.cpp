@@ -91,24 +91,24 @@ struct Cat final : Op {
   }
 };
 
-using Axes = std::array<int, Shape::max_dim>;
+using Order = std::array<int, Shape::max_dim>;
 
 struct Permute final : Op {
   static constexpr const char* name = "permute";
-  Axes axes;
+  Order axes;
 
-  Tensor forward(const Tensor& x, const Axes& axes_in) {
+  Tensor forward(const Tensor& x, const Order& axes_in) {
     axes = axes_in;
     return permuted(x, axes);
   }
   // dx = dy with each axis back in its place
   void backward(const Tensor& dy, Grads& d) override {
-    Axes inverse{};
+    Order inverse{};
     for (int i = 0; i < dy.dim(); ++i) inverse[axes[i]] = i;
     d.add(0, permuted(dy, inverse));
   }
 
-  static Tensor permuted(const Tensor& x, const Axes& axes) {
+  static Tensor permuted(const Tensor& x, const Order& axes) {
     const Shape& shape = x.shape();
     const int dim = shape.dim();
     std::array<int64_t, Shape::max_dim> sizes;
@@ -198,22 +198,20 @@ Tensor Tensor::narrow(int axis, int64_t start, int64_t length) const {
   return apply<Narrow>(*this, axis, start, length);
 }
 
-Tensor detail::permute(const Tensor& x, std::span<const int> axes) {
+Tensor Tensor::permute(std::span<const int> axes) const {
   std::array<bool, Shape::max_dim> seen{};
-  Axes all{};
-  if (int(axes.size()) != x.dim()) fail("permute: ", axes.size(), " axes for shape ", x.shape());
-  for (int i = 0; i < x.dim(); ++i) {
-    all[i] = wrap_axis("permute", x.shape(), axes[i]);
-    if (seen[all[i]]) fail("permute: axis ", axes[i], " is given twice for shape ", x.shape());
+  Order all{};
+  if (int(axes.size()) != dim()) fail("permute: ", axes.size(), " axes for shape ", shape());
+  for (int i = 0; i < dim(); ++i) {
+    all[i] = detail::wrap_axis("permute", shape(), axes[i]);
+    if (seen[all[i]]) fail("permute: axis ", axes[i], " is given twice for shape ", shape());
     seen[all[i]] = true;
   }
-  return apply<Permute>(x, all);
+  return apply<Permute>(*this, all);
 }
 
-Tensor Tensor::permute(std::initializer_list<int> axes) const { return detail::permute(*this, axes); }
-
 Tensor Tensor::transpose(int axis0, int axis1) const {
-  Axes axes{0, 1, 2, 3, 4, 5, 6, 7};
+  Order axes{0, 1, 2, 3, 4, 5, 6, 7};
   std::swap(axes[detail::wrap_axis("transpose", shape(), axis0)],
             axes[detail::wrap_axis("transpose", shape(), axis1)]);
   return apply<Permute>(*this, axes);

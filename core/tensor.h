@@ -107,10 +107,13 @@ class Tensor {
   Tensor reshape(std::initializer_list<int64_t> sizes) const;    // one size may be -1: what is left
   Tensor narrow(int axis, int64_t start, int64_t length) const;  // copies
   Tensor transpose(int axis0 = -2, int axis1 = -1) const;        // copies
-  Tensor permute(std::initializer_list<int> axes) const;  // copies; axis i of the result is axes[i] of this
-  Tensor clone() const;                                   // copies
-  Tensor to(DType dtype) const;                           // itself where nothing changes
-  Tensor to(Device device) const;                         // itself where nothing changes
+  Tensor permute(std::span<const int> axes) const;  // copies; axis i of the result is axes[i] of this
+  Tensor permute(std::initializer_list<int> axes) const {
+    return permute(std::span<const int>(axes.begin(), axes.size()));
+  }
+  Tensor clone() const;            // copies
+  Tensor to(DType dtype) const;    // itself where nothing changes
+  Tensor to(Device device) const;  // itself where nothing changes
 
   // Leaves. A tensor that requires a gradient gets one in backward, added to what grad() holds.
   bool requires_grad() const;
@@ -124,7 +127,8 @@ class Tensor {
   void set_grad(const Tensor& grad) const;
 
   detail::Body* body() const { return body_.get(); }
-  // Gives this body the memory, shape and dtype of another: all handles to this body see it. For Module::to.
+  // Gives this body the memory, shape and dtype of another, without a gradient: all handles to this body see it.
+  // For Module::to.
   void assign_(const Tensor& other) const;
 
  private:

@@ -95,6 +95,7 @@ std::set<const nn::Module*> skipped_modules(const std::vector<NamedModule>& modu
 std::ostream& operator<<(std::ostream& out, const SurgeryReport& report) {
   print_names(out, "replaced", report.replaced);
   print_names(out, "\nskipped", report.skipped);
+  if (!report.quantized_before.empty()) print_names(out, "\nquantized before", report.quantized_before);
   return out << '\n';
 }
 
@@ -111,6 +112,7 @@ SurgeryReport quantize_model(nn::Module& root, const Format& format, const Quant
 
   SurgeryReport report;
   nn::rewrite(root, [&](const std::string& path, const std::shared_ptr<nn::Module>& module) {
+    if (dynamic_cast<const QuantizedLinear*>(module.get())) report.quantized_before.push_back(path);
     const auto linear = std::dynamic_pointer_cast<nn::Linear>(module);
     if (!linear) return module;
     if (skipped.contains(module.get())) {

@@ -8,6 +8,7 @@ namespace altgrad::fp8 {
 
 struct SurgeryReport {
   std::vector<std::string> replaced, skipped;  // names of Linear layers, in visiting order
+  std::vector<std::string> quantized_before;   // those that were quantized already and stay as they are
 };
 std::ostream& operator<<(std::ostream& out, const SurgeryReport& report);
 
@@ -15,7 +16,7 @@ std::ostream& operator<<(std::ostream& out, const SurgeryReport& report);
 // for those that a skip pattern matches. A pattern is one or more whole components of a dotted name:
 // "attn.c_proj" matches "transformer.h.0.attn.c_proj", "mlp" everything in any mlp; "h.1" does not match
 // "h.10". A '*' stands for any characters within a component. Layers that are quantized already stay as they
-// are: a second time changes nothing. Throws std::invalid_argument, and then nothing has changed, where a
+// are, whatever their format: a second time changes nothing (dequantize_model first, for another format). Throws std::invalid_argument, and then nothing has changed, where a
 // pattern matches no module at all, root itself is a Linear (which has no place to be replaced in), a place
 // cannot hold another type than Linear, or from_linear would throw.
 SurgeryReport quantize_model(nn::Module& root, const Format& format, const QuantizeOptions& options = {});

@@ -222,6 +222,7 @@ TEST_CASE("surgery twice changes nothing", "[fp8]") {
   const SurgeryReport again = quantize_model(dict, E5M2, {.skip_patterns = {"out"}, .history_length = 3});
   REQUIRE(again.replaced.empty());
   REQUIRE(again.skipped == Names{"out"});
+  REQUIRE(again.quantized_before == Names{"layer1", "layer2"});
   REQUIRE(Snapshot(dict).same(once));
   // A pattern that matches only what is quantized already is no mistake.
   REQUIRE(quantize_model(dict, E4M3, {.skip_patterns = {"layer1"}}).replaced == Names{"out"});
