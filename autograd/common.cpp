@@ -2,11 +2,20 @@
 
 namespace altgrad::detail {
 
+namespace {
+void check_defined(const char* op, const Tensor& x) {
+  if (!x.defined()) fail(op, ": an input is an empty tensor, default-constructed or moved from");
+}
+}  // namespace
+
 void check_floating(const char* op, const Tensor& x) {
+  check_defined(op, x);
   if (!is_floating(x.dtype())) fail(op, ": needs a floating dtype, got ", x.dtype(), " of shape ", x.shape());
 }
 
 void check_same_kind(const char* op, const Tensor& a, const Tensor& b) {
+  check_defined(op, a);
+  check_defined(op, b);
   if (a.dtype() != b.dtype()) {
     fail(op, ": dtypes differ: ", a.dtype(), " ", a.shape(), " and ", b.dtype(), " ", b.shape());
   }
@@ -22,6 +31,7 @@ int wrap_axis(const char* op, const Shape& shape, int axis) {
 }
 
 void check_ids(const char* op, const Tensor& ids, int64_t high, std::optional<int64_t> ignore) {
+  check_defined(op, ids);
   if (ids.dtype() != DType::i64) fail(op, ": ids must be i64, got ", ids.dtype(), " of shape ", ids.shape());
   if (ids.numel() == 0) return;
   // Where nothing is ignored, an id that is in range anyway stands in; in an empty range any id is wrong.

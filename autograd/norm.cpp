@@ -121,6 +121,10 @@ struct RmsNorm final : Op {
   }
 };
 
+void check_eps(const char* op, double eps) {
+  if (!(eps >= 0)) fail(op, ": eps must not be negative, got ", eps);
+}
+
 void check_norm(const char* op, const Tensor& x, const char* what, const Tensor& p) {
   detail::check_same_kind(op, x, p);
   detail::check_floating(op, x);
@@ -137,12 +141,14 @@ Tensor log_softmax(const Tensor& x, int axis) { return over_axis<LogSoftmax>(x, 
 
 Tensor layer_norm(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b, double eps) {
   check_norm("layer_norm", x, "weight", w);
+  check_eps("layer_norm", eps);
   if (b) check_norm("layer_norm", x, "bias", *b);
   return apply<LayerNorm>(x, w, b, eps);
 }
 
 Tensor rms_norm(const Tensor& x, const Tensor& w, double eps) {
   check_norm("rms_norm", x, "weight", w);
+  check_eps("rms_norm", eps);
   return apply<RmsNorm>(x, w, eps);
 }
 

@@ -73,8 +73,8 @@ Tensor mean(const Tensor& x, Axes axes, bool keepdim = false);
 // The gradient is shared evenly among equal maxima.
 Tensor max(const Tensor& x);
 Tensor max(const Tensor& x, Axes axes, bool keepdim = false);
-// sum((x - mean)^2) / (n - correction)
-Tensor var(const Tensor& x, double correction = 1);
+// sum((x - mean)^2) / (n - correction), n - 1 over all elements
+Tensor var(const Tensor& x);
 Tensor var(const Tensor& x, Axes axes, bool keepdim = false, double correction = 1);
 inline Tensor sum(const Tensor& x, AxisList axes, bool keepdim = false) {
   return sum(x, Axes(axes.begin(), axes.size()), keepdim);
@@ -88,7 +88,8 @@ inline Tensor max(const Tensor& x, AxisList axes, bool keepdim = false) {
 inline Tensor var(const Tensor& x, AxisList axes, bool keepdim = false, double correction = 1) {
   return var(x, Axes(axes.begin(), axes.size()), keepdim, correction);
 }
-// The index of the largest element along the last axis, i64; the first one among equals. Not differentiable.
+// The index of the largest element along the last axis, i64; the first one among equals; NaN counts as largest.
+// Not differentiable.
 Tensor argmax(const Tensor& x);
 
 // ---- Shape (shape.cpp); reshape, narrow, transpose, permute, clone, to are members of Tensor ----
@@ -136,9 +137,9 @@ Tensor mse_loss(const Tensor& x, const Tensor& target);
 // ---- Checkpointing (checkpoint.cpp) ----
 
 // fn(x), keeping only x: backward runs fn again to get what it needs (Chen et al., "Training deep nets with
-// sublinear memory cost", 2016). Random ops inside fn draw the same numbers both times. Gradients reach x and
-// the leaves that fn holds; a recorded op's result that it holds, other than x, is a constant to it. What fn does
-// besides computing, such as a quantized layer's recording of amaxes, it does both times.
+// sublinear memory cost", 2016). Random ops that draw from the default generator draw the same numbers both
+// times, and quantized layers record and scale once. Gradients reach x and the leaves that fn holds; backward
+// throws where fn holds another result of the tape, which must come in through x, or detached.
 Tensor checkpoint(std::function<Tensor(const Tensor&)> fn, const Tensor& x);
 
 }  // namespace altgrad

@@ -116,7 +116,7 @@ Tensor mean(const Tensor& x) { return mean(x, reduction("mean", x)); }
 Tensor mean(const Tensor& x, Axes axes, bool keepdim) { return mean(x, reduction("mean", x, axes, keepdim)); }
 Tensor max(const Tensor& x) { return max(x, reduction("max", x)); }
 Tensor max(const Tensor& x, Axes axes, bool keepdim) { return max(x, reduction("max", x, axes, keepdim)); }
-Tensor var(const Tensor& x, double correction) { return var(x, reduction("var", x), correction); }
+Tensor var(const Tensor& x) { return var(x, reduction("var", x), 1); }
 Tensor var(const Tensor& x, Axes axes, bool keepdim, double correction) {
   return var(x, reduction("var", x, axes, keepdim), correction);
 }

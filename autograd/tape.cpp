@@ -2,6 +2,7 @@
 
 #include <altgrad/core/kernels.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <ostream>
@@ -9,7 +10,19 @@
 namespace altgrad {
 namespace {
 
-thread_local Tape* current_tape = nullptr;
+// The tapes and NoGrads alive in this thread, the innermost last; `tape` is null for a NoGrad.
+struct Scope {
+  const void* owner;
+  Tape* tape;
+};
+thread_local std::vector<Scope> scopes;
+
+void leave(const void* owner) {  // the last one, unless scopes are left out of order
+  const auto found =
+      std::find_if(scopes.rbegin(), scopes.rend(), [=](const Scope& s) { return s.owner == owner; });
+  if (found != scopes.rend()) scopes.erase(std::next(found).base());
+}
+
 std::atomic<uint64_t> next_tape_id{1};
 
 // Memory for ops: chunks that are filled one after the other and kept for the next tape.
@@ -59,6 +72,10 @@ struct GradSlot {
   Shape shape;
   DType dtype;
   Device device;
+
+  bool fits(const Tensor& x) const {
+    return x.shape() == shape && x.dtype() == dtype && x.device() == device;
+  }
 };
 
 bool alone(const Tensor& x) { return x.body()->refs == 1 && x.body()->storage.unique(); }
@@ -85,7 +102,7 @@ bool has_nan(const Tensor& x) {
 struct Tape::Impl {
   uint64_t id = 0;
   TapeOptions options;
-  bool ran = false;
+  bool ran = false, done = false;  // backward has begun, has ended
   Arena arena;
   Arena::Mark pending;        // where the arena stood before the op that is running forward
   size_t pending_inputs = 0;  // as pending, for `inputs`
@@ -102,7 +119,7 @@ struct Tape::Impl {
     arena.rewind({});
     pending = {};
     pending_inputs = 0;
-    ran = false;
+    ran = done = false;
   }
   static void destroy(Node& node) {
     if (node.op) std::exchange(node.op, nullptr)->~Op();
@@ -123,7 +140,7 @@ std::vector<std::unique_ptr<Tape::Impl>>& spare_tapes() {
 }
 }  // namespace
 
-Tape::Tape(TapeOptions options) : outer_(current_tape) {
+Tape::Tape(TapeOptions options) {
   auto& spare = spare_tapes();
   if (spare.empty()) {
     impl_ = std::make_unique<Impl>();
@@ -133,16 +150,19 @@ Tape::Tape(TapeOptions options) : outer_(current_tape) {
   }
   impl_->id = next_tape_id.fetch_add(1, std::memory_order_relaxed);
   impl_->options = options;
-  current_tape = this;
+  scopes.push_back({this, this});
 }
 
 Tape::~Tape() {
-  current_tape = outer_;
+  leave(this);
   impl_->clear();
   spare_tapes().push_back(std::move(impl_));
 }
 
-Tape* Tape::current() { return current_tape && !current_tape->impl_->ran ? current_tape : nullptr; }
+Tape* Tape::current() {
+  Tape* const innermost = scopes.empty() ? nullptr : scopes.back().tape;
+  return innermost && !innermost->impl_->ran ? innermost : nullptr;
+}
 
 int64_t Tape::num_ops() const { return int64_t(impl_->nodes.size()); }
 
@@ -156,7 +176,17 @@ std::vector<Tensor> Tape::leaves() const {
 
 bool Tape::needs_grad(const Tensor& x) const {
   const detail::Body* body = x.body();
-  return body && (body->requires_grad || (body->recorded && body->tape == impl_->id));
+  if (!body) return false;
+  if (body->recorded && body->tape != impl_->id) {
+    for (const Scope& scope : scopes) {
+      if (scope.tape && scope.tape->impl_->id == body->tape && !scope.tape->impl_->done) {
+        fail("tape: a tensor of shape ", x.shape(),
+             " was recorded by an outer tape, which gets no gradient through this one; detach() it to use it "
+             "as a constant");
+      }
+    }
+  }
+  return body->requires_grad || (body->recorded && body->tape == impl_->id);
 }
 
 void* Tape::arena_allocate(size_t size, size_t align) {
@@ -172,6 +202,7 @@ void Tape::add_input(const Tensor* x) {
 }
 
 Tensor Tape::push(Op* op, const char* name, Tensor y) {
+  if (!y.defined()) fail(name, ": forward gave an empty tensor");
   if (impl_->options.detect_anomaly && has_nan(y)) {
     fail_runtime("detect_anomaly: forward of op ", num_ops(), " '", name, "' gave NaN, shape ", y.shape());
   }
@@ -197,6 +228,28 @@ void Tape::backward(const Tensor& y) {
 }
 
 void Tape::backward(const Tensor& y, const Tensor& cotangent) {
+  run_backward(y, cotangent);
+  for (GradSlot& slot : impl_->slots) {
+    if (!slot.leaf.defined() || !slot.grad.defined()) continue;
+    const Tensor grad = std::move(slot.grad);
+    if (slot.leaf.has_grad()) {
+      add_in_place(slot.leaf.grad(), grad);
+    } else {
+      slot.leaf.set_grad(alone(grad) ? grad : copy_of(grad));
+    }
+  }
+}
+
+std::vector<Tensor> Tape::gradients(const Tensor& y, const Tensor& cotangent) {
+  run_backward(y, cotangent);
+  std::vector<Tensor> grads;
+  for (GradSlot& slot : impl_->slots) {
+    if (slot.leaf.defined()) grads.push_back(std::move(slot.grad));
+  }
+  return grads;
+}
+
+void Tape::run_backward(const Tensor& y, const Tensor& cotangent) {
   if (impl_->ran) fail("backward: this tape has run backward already; record the forward pass on a new tape");
   if (!y.defined() || y.body()->tape != impl_->id)
     fail("backward: this tape did not record the tensor; does any input require a gradient?");
@@ -205,8 +258,14 @@ void Tape::backward(const Tensor& y, const Tensor& cotangent) {
     fail("backward: cotangent ", cotangent.shape(), " ", cotangent.dtype(), " does not match ", y.shape(),
          " ", y.dtype());
   }
+  for (const GradSlot& slot : impl_->slots) {
+    if (slot.leaf.defined() && !slot.fits(slot.leaf)) {
+      fail("backward: a leaf was ", slot.dtype, " ", slot.shape, " when it was recorded and is now ",
+           slot.leaf.dtype(), " ", slot.leaf.shape());
+    }
+  }
   impl_->ran = true;
-  NoGrad off;
+  const NoGrad off;
   impl_->slots[size_t(y.body()->slot)].grad = cotangent;
   for (int64_t i = num_ops() - 1; i >= 0; --i) {
     Node& node = impl_->nodes[size_t(i)];
@@ -217,15 +276,7 @@ void Tape::backward(const Tensor& y, const Tensor& cotangent) {
     }
     Impl::destroy(node);
   }
-  for (GradSlot& slot : impl_->slots) {
-    if (!slot.leaf.defined() || !slot.grad.defined()) continue;
-    const Tensor grad = std::move(slot.grad);
-    if (slot.leaf.has_grad()) {
-      add_in_place(slot.leaf.grad(), grad);
-    } else {
-      slot.leaf.set_grad(alone(grad) ? grad : copy_of(grad));
-    }
-  }
+  impl_->done = true;
 }
 
 bool Grads::needs(int i) const {
@@ -238,14 +289,28 @@ void Grads::add(int i, const Tensor& dx) {
   if (i < 0 || i >= node.inputs)
     fail(node.name, ": backward gives a gradient for input ", i, " of ", node.inputs);
   if (!needs(i)) return;
-  GradSlot& slot = tape_.impl_->slots[size_t(tape_.impl_->inputs[size_t(node.first_input + i)])];
-  if (!(dx.shape() == slot.shape) || dx.dtype() != slot.dtype || !(dx.device() == slot.device)) {
-    fail(node.name, ": backward gives input ", i, " a gradient ", dx.shape(), " ", dx.dtype(),
-         ", the input is ", slot.shape, " ", slot.dtype);
+  add_to_slot(tape_.impl_->inputs[size_t(node.first_input + i)], i, dx);
+}
+
+void Grads::add_leaf(const Tensor& leaf, const Tensor& dx) {
+  const detail::Body* body = leaf.body();
+  const Node& node = tape_.impl_->nodes[size_t(node_)];
+  if (!body || !body->requires_grad)
+    fail(node.name, ": backward gives a gradient for a leaf that requires none");
+  add_to_slot(body->tape == tape_.impl_->id ? body->slot : tape_.impl_->add_slot(leaf, true), -1, dx);
+}
+
+void Grads::add_to_slot(int32_t index, int input, const Tensor& dx) {
+  GradSlot& slot = tape_.impl_->slots[size_t(index)];
+  const char* name = tape_.impl_->nodes[size_t(node_)].name;
+  const auto whose = [&] { return input < 0 ? std::string("a leaf") : concat("input ", input); };
+  if (!slot.fits(dx)) {
+    fail(name, ": backward gives ", whose(), " a gradient ", dx.shape(), " ", dx.dtype(), ", the input is ",
+         slot.shape, " ", slot.dtype);
   }
   if (tape_.impl_->options.detect_anomaly && has_nan(dx)) {
-    fail_runtime("detect_anomaly: backward of op ", node_, " '", node.name, "' gave input ", i,
-                 " NaN, shape ", dx.shape());
+    fail_runtime("detect_anomaly: backward of op ", node_, " '", name, "' gave ", whose(), " NaN, shape ",
+                 dx.shape());
   }
   if (!slot.grad.defined()) {
     slot.grad = dx;
@@ -274,7 +339,7 @@ void Tape::print(std::ostream& out) const {
   }
 }
 
-NoGrad::NoGrad() : suspended_(std::exchange(current_tape, nullptr)) {}
-NoGrad::~NoGrad() { current_tape = suspended_; }
+NoGrad::NoGrad() { scopes.push_back({this, nullptr}); }
+NoGrad::~NoGrad() { leave(this); }
 
 }  // namespace altgrad

@@ -9,6 +9,10 @@
 // Ops live in the tape's arena and own what their backward needs; gradients live in numbered slots.
 // backward() is a plain reverse loop that destroys each op as soon as it has run, so activations are freed on
 // the way. A tape's memory is reused by the thread's next tape: after warm-up, recording allocates nothing.
+//
+// Ops keep handles to their tensors, not copies: a tensor must not be written to between its use and backward.
+// A tape belongs to the thread that made it. Results of a tape that is gone, or has run backward, are constants
+// to later tapes; those of an outer tape that is still to run cannot be used without detach().
 #pragma once
 
 #include <altgrad/core/tensor.h>
@@ -50,10 +54,13 @@ class Grads {
   // Adds dx to the gradient of input i. Throws std::invalid_argument, naming the op, where shape, dtype or
   // device differ from the input's.
   void add(int i, const Tensor& dx);
+  // Adds dx to the gradient of a leaf that is not among the inputs. Throws as add does.
+  void add_leaf(const Tensor& leaf, const Tensor& dx);
 
  private:
   friend class Tape;
   Grads(Tape& tape, int64_t node) : tape_(tape), node_(node) {}
+  void add_to_slot(int32_t slot, int input, const Tensor& dx);
   Tape& tape_;
   int64_t node_;
 };
@@ -81,6 +88,10 @@ class Tape {
   void backward(const Tensor& y);
   void backward(const Tensor& y, const Tensor& cotangent);
 
+  // As backward, but the leaves stay as they are: their gradients, in the order of leaves() afterwards;
+  // undefined where y does not depend on the leaf.
+  std::vector<Tensor> gradients(const Tensor& y, const Tensor& cotangent);
+
   int64_t num_ops() const;
   // The tensors requiring gradients that recorded ops have used, in order of first use.
   std::vector<Tensor> leaves() const;
@@ -94,6 +105,8 @@ class Tape {
   template <class O, class... Args>
   friend Tensor apply(Args&&... args);
 
+  // Runs all ops backward; the leaves' gradients are in their slots then.
+  void run_backward(const Tensor& y, const Tensor& cotangent);
   bool needs_grad(const Tensor& x) const;
   void* arena_allocate(size_t size, size_t align);
   void add_input(const Tensor* x);  // null for an absent optional
@@ -103,7 +116,6 @@ class Tape {
   void abandon();
 
   std::unique_ptr<Impl> impl_;
-  Tape* outer_;
 };
 
 // While one is in scope, nothing is recorded in this thread.
@@ -113,9 +125,6 @@ class NoGrad {
   ~NoGrad();
   NoGrad(const NoGrad&) = delete;
   NoGrad& operator=(const NoGrad&) = delete;
-
- private:
-  Tape* suspended_;
 };
 
 namespace detail {

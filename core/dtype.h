@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <iosfwd>
+#include <limits>
 #include <type_traits>
 
 namespace altgrad {
@@ -30,5 +31,15 @@ template <>
 struct DTypeOf<uint8_t> : std::integral_constant<DType, DType::u8> {};
 template <class T>
 inline constexpr DType dtype_of = DTypeOf<T>::value;
+
+// Can a T hold x, for integers without the digits after the point?
+template <class T>
+constexpr bool fits(double x) {
+  if constexpr (std::is_integral_v<T>) {
+    return x >= double(std::numeric_limits<T>::min()) && x < double(std::numeric_limits<T>::max()) + 1;
+  } else {
+    return true;
+  }
+}
 
 }  // namespace altgrad

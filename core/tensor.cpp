@@ -43,6 +43,7 @@ Tensor Tensor::full(const Shape& shape, double value, TensorOptions options) {
 
 Tensor Tensor::arange(int64_t n, TensorOptions options) {
   if (n < 0) fail("arange: n = ", n);
+  if (options.dtype == DType::u8 && n > 256) fail("arange: u8 cannot hold ", n - 1);
   Tensor t = empty({n}, {options.dtype});
   dispatch_all(t, [&]<class D, class T>() {
     for (int64_t i = 0; i < n; ++i) t.ptr<T>()[i] = T(i);
@@ -101,15 +102,19 @@ void Tensor::check_data(DType wanted) const {
   if (!device().is_cpu()) fail("data: this tensor is on ", device(), "; copy it with to(Device::cpu())");
 }
 
-double Tensor::item_value() const {
+Tensor::Item Tensor::only_item() const {
   if (numel() != 1) fail("item: needs one element, shape is ", shape());
-  double value = 0;
+  Item item{dtype(), 0, 0};
   dispatch_all(*this, [&]<class D, class T>() {
     T element;
     copy_bytes(&element, Device::cpu(), raw(), device(), sizeof(T));
-    value = double(element);
+    if constexpr (std::is_floating_point_v<T>) {
+      item.floating = element;
+    } else {
+      item.integer = element;
+    }
   });
-  return value;
+  return item;
 }
 
 void Tensor::copy_(const Tensor& src) const {
@@ -130,7 +135,10 @@ void Tensor::copy_(const Tensor& src) const {
 }
 
 void Tensor::fill_(double value) const {
-  dispatch_all(*this, [&]<class D, class T>() { kernels::fill<D>(ptr<T>(), T(value), numel()); });
+  dispatch_all(*this, [&]<class D, class T>() {
+    if (!fits<T>(value)) fail("fill: ", dtype(), " cannot hold ", value);
+    kernels::fill<D>(ptr<T>(), T(value), numel());
+  });
 }
 
 Tensor Tensor::detach() const { return alias(shape()); }

@@ -12,6 +12,7 @@
 
 #include <span>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace altgrad {
@@ -76,7 +77,9 @@ class Tensor {
   // The same memory?
   bool is(const Tensor& other) const;
 
-  // The elements. Throws std::invalid_argument on another dtype than T or off the CPU.
+  // The elements, for as long as a tensor holds this memory: a temporary's are gone at the end of its expression,
+  // and for (float v : f(x).data<float>()) reads what is not there any more. Throws std::invalid_argument on
+  // another dtype than T or off the CPU.
   template <class T>
   std::span<T> data() const {
     check_data(dtype_of<T>);
@@ -88,11 +91,10 @@ class Tensor {
   T* ptr() const {
     return static_cast<T*>(raw());
   }
-  // The only element, converted to T. Throws std::invalid_argument where numel is not 1.
+  // The only element, converted to T. Throws std::invalid_argument where numel is not 1, or T is an integer type
+  // that cannot hold it.
   template <class T>
-  T item() const {
-    return static_cast<T>(item_value());
-  }
+  T item() const;
 
   // Overwrites the elements with those of src (same shape; dtype and device may differ). Not recorded.
   void copy_(const Tensor& src) const;
@@ -111,8 +113,9 @@ class Tensor {
   Tensor permute(std::initializer_list<int> axes) const {
     return permute(std::span<const int>(axes.begin(), axes.size()));
   }
-  Tensor clone() const;            // copies
-  Tensor to(DType dtype) const;    // itself where nothing changes
+  Tensor clone() const;  // copies
+  // Itself where nothing changes. Floats become integers toward zero, kept in range; NaN becomes 0.
+  Tensor to(DType dtype) const;
   Tensor to(Device device) const;  // itself where nothing changes
 
   // Leaves. A tensor that requires a gradient gets one in backward, added to what grad() holds.
@@ -134,7 +137,12 @@ class Tensor {
  private:
   explicit Tensor(detail::Body* body);
   void check_data(DType dtype) const;
-  double item_value() const;
+  struct Item {
+    DType dtype;
+    double floating;
+    int64_t integer;
+  };
+  Item only_item() const;
   static Tensor from_raw(const void* values, size_t count, const Shape& shape, DType dtype);
 
   detail::Ref<detail::Body> body_;
@@ -170,6 +178,17 @@ inline Tensor::Tensor(const Tensor&) = default;
 inline Tensor::Tensor(Tensor&&) noexcept = default;
 inline Tensor& Tensor::operator=(const Tensor&) = default;
 inline Tensor& Tensor::operator=(Tensor&&) noexcept = default;
+
+template <class T>
+T Tensor::item() const {
+  const Item only = only_item();
+  const bool floating = is_floating(only.dtype);
+  if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>) {
+    if (floating ? !fits<T>(only.floating) : !std::in_range<T>(only.integer))
+      fail("item: the integer type asked for cannot hold the element");
+  }
+  return floating ? static_cast<T>(only.floating) : static_cast<T>(only.integer);
+}
 
 template <class T>
 Tensor Tensor::from(std::span<T> values, const Shape& shape) {

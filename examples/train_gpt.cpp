@@ -52,10 +52,11 @@ std::string text(const char* format, auto... values) {
 
 // What a checkpoint must agree on with the flags that resume from it: all that the run depends on but --steps,
 // which may be raised to train longer.
-nlohmann::ordered_json run_settings(const Options& o, int64_t vocab_size) {
+nlohmann::ordered_json run_settings(const Options& o, const ag::models::CharDataset& data) {
   const Recipe r = o.recipe();
   return {{"--size", o.size},
-          {"vocabulary of --data", vocab_size},
+          {"vocabulary of --data", data.vocab_size()},
+          {"tokens of --data", data.size("train") + data.size("val")},
           {"--block", r.block},
           {"--dropout", r.dropout},
           {"--batch", r.batch},
@@ -187,7 +188,7 @@ class Training {
     ag::nn::save_checkpoint(file("checkpoint.safetensors"), model, opt,
                             {.step = step,
                              .generator = ag::default_generator().state(),
-                             .extra = {{"settings", run_settings(o, data.vocab_size()).dump()},
+                             .extra = {{"settings", run_settings(o, data).dump()},
                                        {"best_val_loss", text("%.17g", best_val_loss)}}});
   }
 
@@ -198,7 +199,7 @@ class Training {
     ag::load_safetensors(path, &metadata);
     auto saved = nlohmann::json::parse(metadata["extra.settings"], nullptr, /*allow_exceptions=*/false);
     if (!saved.is_object()) ag::fail("--resume: ", path, " is not a checkpoint of this program");
-    const auto settings = run_settings(o, data.vocab_size());
+    const auto settings = run_settings(o, data);
     for (const auto& [name, value] : settings.items()) {
       if (saved[name] == value) continue;
       ag::fail("--resume: ", path, " has ", name, " ", saved[name], ", not ", value);

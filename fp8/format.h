@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <limits>
 #include <span>
+#include <stdexcept>
 #include <string_view>
 #include <type_traits>
 
@@ -55,12 +56,37 @@ AG_HD constexpr double times_pow2(double m, int k) {
 }
 }  // namespace detail
 
+// A name of up to 31 characters, held in place: a Format does not depend on the string it was named with. Throws
+// std::invalid_argument where there are more.
+class FormatName {
+ public:
+  template <class S = const char*>
+  requires std::convertible_to<const S&, std::string_view>
+  constexpr FormatName(const S& text = "") {
+    const std::string_view view = text;
+    if (view.size() >= sizeof text_)
+      throw std::invalid_argument("format: a name has more than 31 characters");
+    for (; size_ < view.size(); ++size_) text_[size_] = view[size_];
+  }
+  constexpr operator std::string_view() const { return {text_, size_}; }
+  friend constexpr bool operator==(const FormatName& a, std::string_view b) {
+    return std::string_view(a) == b;
+  }
+  friend std::ostream& operator<<(std::ostream& out, const FormatName& name) {
+    return out << std::string_view(name);
+  }
+
+ private:
+  char text_[32] = {};
+  std::size_t size_ = 0;
+};
+
 struct Format {
   int exponent_bits = 0;
   int mantissa_bits = 0;
   int bias = 0;
   Specials specials = Specials::finite_only;
-  std::string_view name = "";
+  FormatName name = "";
   bool has_sign = true;
   bool has_subnormals = true;  // false: exponent field 0 is a binade like any other, so there is no 0 (E8M0)
 

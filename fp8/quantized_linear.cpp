@@ -134,6 +134,7 @@ QuantizedLinear::QuantizedLinear(const QuantizedLinear& other)
       quantizers_(other.quantizers_) {}
 
 Tensor QuantizedLinear::forward(const Tensor& x) {
+  if (!linear_) fail("quantized_linear: the layer was moved from");
   return quantized_linear(x, weight(), bias(), quantizers_, training());
 }
 

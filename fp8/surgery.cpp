@@ -44,13 +44,23 @@ std::vector<std::string_view> components(std::string_view path) {
   return parts;
 }
 
-// '*' matches any characters, also none.
+// '*' matches any characters, also none. After a mismatch only the last '*' need take one more.
 bool matches_component(std::string_view pattern, std::string_view text) {
-  if (pattern.empty()) return text.empty();
-  if (pattern[0] != '*')
-    return !text.empty() && pattern[0] == text[0] && matches_component(pattern.substr(1), text.substr(1));
-  return matches_component(pattern.substr(1), text) ||
-         (!text.empty() && matches_component(pattern, text.substr(1)));
+  size_t p = 0, t = 0, star = pattern.npos, taken = 0;
+  while (t < text.size()) {
+    if (p < pattern.size() && pattern[p] == '*') {
+      star = p++;
+      taken = t;
+    } else if (p < pattern.size() && pattern[p] == text[t]) {
+      ++p, ++t;
+    } else if (star != pattern.npos) {
+      p = star + 1;
+      t = ++taken;
+    } else {
+      return false;
+    }
+  }
+  return pattern.find_first_not_of('*', p) == pattern.npos;
 }
 
 // Is the pattern a run of the path's components?

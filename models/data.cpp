@@ -28,12 +28,13 @@ Mapped map_file(const std::string& path) {
   const auto refuse = [&](int error) {
     fail_runtime("CharDataset: cannot read ", path, ": ", std::strerror(error));
   };
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe without writer would wait
   if (fd < 0) refuse(errno);
   const std::shared_ptr<void> closer(nullptr, [fd](void*) { ::close(fd); });
   struct stat info = {};
   if (::fstat(fd, &info) != 0) refuse(errno);
   if (S_ISDIR(info.st_mode)) refuse(EISDIR);
+  if (!S_ISREG(info.st_mode)) fail_runtime("CharDataset: cannot read ", path, ": not a regular file");
   const int64_t size = info.st_size;
   if (size == 0) return {};  // an empty file has no map
   void* map = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);

@@ -174,7 +174,7 @@ Tensor GPT::generate(const Tensor& ids, int64_t n, const GenerateOptions& option
     fail("generate: the prompt must be i64, (tokens) or (batch, tokens), with a token at least, got ",
          ids.dtype(), " ", ids.shape());
   }
-  if (n < 0) fail("generate: the number of tokens must not be negative, got ", n);
+  if (n < 0 || n > INT32_MAX) fail("generate: the number of tokens must be in [0, 2^31), got ", n);
   if (!std::isfinite(options.temperature) || options.temperature < 0) {
     fail("generate: temperature must be finite and not negative, got ", options.temperature);
   }

@@ -3,6 +3,7 @@
 #include <altgrad/nn/safetensors.h>
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -221,7 +222,7 @@ StateDict parse(std::string_view file, Metadata* metadata) {
 class MappedFile {
  public:
   explicit MappedFile(const std::string& path) {
-    const File file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    const File file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     struct stat info;
     if (file.fd < 0 || ::fstat(file.fd, &info) != 0) refuse(path, errno);
     if (!S_ISREG(info.st_mode)) refuse(path, S_ISDIR(info.st_mode) ? EISDIR : EINVAL);
@@ -280,6 +281,7 @@ class Replacement {
     const std::filesystem::path folder = std::filesystem::path(path_).parent_path();
     const File directory(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (directory.fd < 0 || ::fsync(directory.fd) != 0) refuse();
+    remove_abandoned(folder);
   }
 
  private:
@@ -295,6 +297,17 @@ class Replacement {
       refuse();
     }
     return fd;
+  }
+  // What processes that were killed while they saved to this path have left.
+  void remove_abandoned(const std::filesystem::path& folder) const {
+    const std::string prefix = std::filesystem::path(path_).filename().string() + ".tmp-";
+    std::error_code error;
+    for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+      const std::string name = entry.path().filename();
+      if (!name.starts_with(prefix)) continue;
+      const int process = std::atoi(name.c_str() + prefix.size());
+      if (process > 0 && ::kill(process, 0) != 0 && errno == ESRCH) ::unlink(entry.path().c_str());
+    }
   }
   [[noreturn]] void refuse() const {
     fail_runtime("save_safetensors: cannot write ", path_, ": ", errno_text(errno));

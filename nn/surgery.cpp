@@ -71,6 +71,7 @@ class Clone final : public Visitor {
     std::shared_ptr<Module>& copy = place->second;
     if (first) {
       copy = source.copy();
+      if (!copy) fail("clone: copy() of ", source.type_name(), " gave null");
       const Module& made = *copy;
       if (typeid(made) != typeid(source)) {
         fail("clone: the class ", detail::type_name(typeid(source)), " derives from ", copy->type_name(),

@@ -314,3 +314,13 @@ TEST_CASE("validate names what is wrong with a format", "[format]") {
   CHECK(contains(complaint({.exponent_bits = 0, .mantissa_bits = 7, .bias = 1, .has_subnormals = false}),
                  "exponent bit"));
 }
+
+TEST_CASE("a format keeps its name when the string it was named with is gone", "[format]") {
+  Format f = E4M3;
+  {
+    const std::string name = "E" + std::to_string(4) + "M3 of my own making";
+    f = {.exponent_bits = 4, .mantissa_bits = 3, .bias = 7, .name = name};
+  }
+  CHECK(f.name == "E4M3 of my own making");
+  CHECK_THROWS_AS((Format{.name = std::string(32, 'x')}), std::invalid_argument);
+}

@@ -1,5 +1,5 @@
 // checkpoint: the gradients of the function itself, for less memory.
-#include <altgrad/autograd/ops.h>
+#include <altgrad/altgrad.h>
 
 #include "errors.h"
 #include "reference.h"
@@ -32,6 +32,12 @@ Result run(bool recompute) {
   tape.backward(y, randn({5, 4}, 4));
   return {y, x.grad(), net.w1.grad(), net.w2.grad(), default_generator().state()};
 }
+
+struct Refuses final : Op {
+  static constexpr const char* name = "refuses";
+  Tensor forward(const Tensor& x) { return x.clone(); }
+  void backward(const Tensor&, Grads&) override { throw std::runtime_error("no gradient today"); }
+};
 
 }  // namespace
 
@@ -110,4 +116,59 @@ TEST_CASE("an exception inside a checkpointed function passes through and restor
   CHECK(throws<std::runtime_error>([&] { tape.backward(y); }, {"second call"}));
   CHECK(default_generator().state() == state);
   CHECK_FALSE(x.has_grad());
+}
+
+TEST_CASE("leaves that a checkpointed function holds change only after the last op has run", "[checkpoint]") {
+  const Tensor x = randn({2, 3}), w = randn({2, 3}, 2);
+  x.requires_grad(true), w.requires_grad(true);
+  Tape tape;
+  const Tensor y = sum(checkpoint([&](const Tensor& t) { return t * w; }, apply<Refuses>(x)));
+  CHECK(throws<std::runtime_error>([&] { tape.backward(y); }, {"no gradient today"}));
+  CHECK_FALSE(w.has_grad());
+}
+
+TEST_CASE("a checkpointed function that holds another result of the tape is refused", "[checkpoint]") {
+  const Tensor x = randn({2, 3}), w = randn({2, 3}, 2);
+  x.requires_grad(true), w.requires_grad(true);
+  {
+    Tape tape;
+    const Tensor h = w * 5.0, y = sum(checkpoint([&](const Tensor&t) { return t * h; }, x));
+    CHECK(throws([&] { tape.backward(y); }, {"outer tape", "detach"}));
+    CHECK_FALSE((x.has_grad() || w.has_grad()));
+  }
+  Tape tape;
+  const Tensor h = w * 5.0, y = sum(checkpoint([&](const Tensor&t) { return t * h.detach(); }, x));
+  tape.backward(y);
+  CHECK(same_bits(x.grad(), h.detach()));
+}
+
+TEST_CASE("a quantized layer inside a checkpoint records once and scales the same both times",
+          "[checkpoint]") {
+  for (const fp8::Scaling scaling : {fp8::Scaling::window, fp8::Scaling::delayed, fp8::Scaling::current}) {
+    const auto train = [&](bool recompute, bool twice_nested) {
+      auto layer = fp8::QuantizedLinear::from_linear(
+          nn::Linear(Tensor::from({1.f, 0.5f}, {1, 2})), fp8::E4M3,
+          {.input_format = fp8::E4M3, .grad_format = fp8::E5M2, .scaling = scaling});
+      layer.weight().requires_grad(true);
+      std::vector<float> seen;
+      for (const float large : {1.f, 37.f, 5.f}) {
+        const Tensor x = Tensor::from({large, 0.3f}, {1, 2});
+        layer.zero_grad();
+        const auto run = [&](const Tensor& t) { return layer.forward(t); };
+        const auto nested = [&](const Tensor& t) { return checkpoint(run, t); };
+        Tape tape;
+        const Tensor y = twice_nested ? checkpoint(nested, x) : recompute ? checkpoint(run, x) : run(x);
+        tape.backward(sum(y));
+        for (const float v : layer.weight().grad().data<float>()) seen.push_back(v);
+      }
+      for (const fp8::AmaxHistory* h :
+           {&layer.weight_history(), &layer.input_history(), &layer.grad_history()})
+        seen.push_back(float(h->recorded()));
+      return seen;
+    };
+    const std::vector<float> plain = train(false, false);
+    CHECK(train(true, false) == plain);
+    CHECK(train(true, true) == plain);
+    CHECK(plain.back() == 3);
+  }
 }

@@ -50,7 +50,9 @@ TEST_CASE("narrow, transpose, permute, clone and cat move every element to its p
     check(x.transpose(0, -1), {5, 4, 3}, [](const Index& i) { return Index{i[2], i[1], i[0]}; });
     check(x.transpose(1, 1), {3, 4, 5}, [](const Index& i) { return i; });
     check(x.permute({1, 2, 0}), {4, 5, 3}, [](const Index& i) { return Index{i[2], i[0], i[1]}; });
-    check(x.permute(std::vector<int>{-1, 0, 1}), {5, 3, 4}, [](const Index& i) { return Index{i[1], i[2], i[0]}; });
+    check(x.permute(std::vector<int>{-1, 0, 1}), {5, 3, 4}, [](const Index& i) {
+      return Index{i[1], i[2], i[0]};
+    });
     check(x.clone(), {3, 4, 5}, [](const Index& i) { return i; });
     check(cat({x.narrow(1, 2, 2), x.narrow(1, 0, 2)}, 1), {3, 4, 5}, [](const Index& i) {
       return Index{i[0], (i[1] + 2) % 4, i[2]};

@@ -216,18 +216,22 @@ TEST_CASE("nested tapes record apart", "[tape]") {
   CHECK(x.grad().item<double>() == 5 + 27);
 }
 
-TEST_CASE("a result of an outer tape is a constant to an inner one", "[tape]") {
+TEST_CASE("a result of an outer tape goes into an inner one only detached", "[tape]") {
   const Tensor x = Tensor::full({}, 3, {.dtype = DType::f64}).requires_grad(true);
   Tape outer;
   const Tensor y = x * x;
   {
     Tape inner;
-    const Tensor z = y * x;  // d/dx = y
-    inner.backward(z);
+    CHECK(throws([&] { y* x; }, {"outer tape", "detach"}));
+    CHECK(inner.num_ops() == 0);
+    inner.backward(y.detach() * x);  // d/dx = y
   }
   CHECK(x.grad().item<double>() == 9);
   outer.backward(y);
   CHECK(x.grad().item<double>() == 9 + 6);
+  Tape later;
+  later.backward(y * x);  // the tape of y has run: y is a value
+  CHECK(x.grad().item<double>() == 9 + 6 + 9);
 }
 
 TEST_CASE("each thread has its own tape", "[tape]") {

@@ -4,6 +4,7 @@
 
 #include "allocations.h"
 #include "catch.h"
+#include "errors.h"
 
 #include <numeric>
 #include <thread>
@@ -185,4 +186,22 @@ TEST_CASE("Eigen sees a tensor's memory and gives copies back", "[core]") {
   CHECK(as_matrix(x.reshape({1, 2, 3})).rows() == 2);
   CHECK_THROWS_AS(as_matrix<double>(x), std::invalid_argument);
   CHECK_THROWS_AS(as_matrix(Tensor::zeros({})), std::invalid_argument);
+}
+
+TEST_CASE("integers and floats meet exactly, or with an error", "[tensor]") {
+  const int64_t big = 9007199254740993;  // no double
+  CHECK(Tensor::from({big}, {1}).item<int64_t>() == big);
+  CHECK(throws([&] { Tensor::from({big}, {1}).item<int>(); }, {"item"}));
+  CHECK(throws([&] { Tensor::from({1e30}, {1}).item<int64_t>(); }, {"item"}));
+  CHECK(throws([&] { Tensor::full({1}, NAN).item<int64_t>(); }, {"item"}));
+  CHECK(Tensor::full({1}, -2.75).item<int>() == -2);
+  CHECK(throws([&] { Tensor::full({1}, 300, {.dtype = DType::u8}); }, {"fill", "300"}));
+  CHECK(throws([&] { Tensor::full({1}, NAN, {.dtype = DType::i64}); }, {"fill"}));
+  CHECK(throws([&] { Tensor::arange(257, {.dtype = DType::u8}); }, {"arange"}));
+  const Tensor x = Tensor::from({-1.5, 300.0, double(NAN), 1e30, -1e30, 7.9}, {6});
+  const Tensor bytes = x.to(DType::u8), wide = x.to(DType::i64);
+  const std::vector<uint8_t> expected = {0, 255, 0, 255, 0, 7};
+  CHECK(std::equal(expected.begin(), expected.end(), bytes.data<uint8_t>().begin()));
+  const std::vector<int64_t> expected_wide = {-1, 300, 0, INT64_MAX, INT64_MIN, 7};
+  CHECK(std::equal(expected_wide.begin(), expected_wide.end(), wide.data<int64_t>().begin()));
 }

@@ -145,7 +145,13 @@ void cast(To* y, const From* x, int64_t n) {
   parallel_for(n, grain, [=](int64_t begin, int64_t end) {
     To* __restrict out = y;
     const From* __restrict in = x;
-    for (int64_t i = begin; i < end; ++i) out[i] = To(in[i]);
+    if constexpr (std::is_floating_point_v<From> && std::is_integral_v<To>) {
+      constexpr To low = std::numeric_limits<To>::min(), high = std::numeric_limits<To>::max();
+      for (int64_t i = begin; i < end; ++i)
+        out[i] = fits<To>(in[i]) ? To(in[i]) : in[i] < 0 ? low : in[i] > 0 ? high : To(0);
+    } else {
+      for (int64_t i = begin; i < end; ++i) out[i] = To(in[i]);
+    }
   });
 }
 

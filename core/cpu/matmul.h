@@ -26,4 +26,16 @@ PackedMatmul matmul_avx2, matmul_avx512;
 // Blocks of B and of a column-major A while they are packed, in floats, for panels of up to 32 columns.
 constexpr int64_t packed_scratch = 384 * 384 + 36 * 16 * (192 + 1);
 
+// The same for bf16 values, sums in f32. Memory of A and B is filled up with zeros to multiples of bf16_padding
+// rows and columns, and m and n only cut off what is stored: blocks of A and B begin at such multiples.
+// bf16_scratch words, aligned to 64 bytes.
+constexpr int64_t bf16_padding = 32;
+using Bf16Matmul = void(float* c, int64_t ldc, Operand<uint16_t> a, Operand<uint16_t> b, int64_t m, int64_t n,
+                        int64_t k, float alpha, float beta, uint32_t* scratch);
+Bf16Matmul matmul_amx, matmul_avx512_bf16;
+constexpr int64_t bf16_scratch = 512 * (224 + 256);
+
+// The one for this CPU, null where it has no such instructions.
+Bf16Matmul* bf16_matmul_for_this_cpu();
+
 }  // namespace altgrad::cpu

@@ -100,10 +100,13 @@ void max_grad(T* dx, const T* dy, const T* x, const T* y, int64_t outer, int64_t
 
 template <class D, class T>
 void argmax(int64_t* y, const T* x, int64_t rows, int64_t n) {
+  const auto below = [](T a, T b) {
+    return a < b || (std::isnan(b) && !std::isnan(a));
+  };  // NaN is the largest
   parallel_for(rows, std::max<int64_t>(1, task_work / std::max<int64_t>(1, n)),
                [=](int64_t begin, int64_t end) {
                  for (int64_t r = begin; r < end; ++r)
-                   y[r] = std::max_element(x + r * n, x + (r + 1) * n) - (x + r * n);
+                   y[r] = std::max_element(x + r * n, x + (r + 1) * n, below) - (x + r * n);
                });
 }
 

@@ -1,0 +1,48 @@
+// A checkpointed function runs twice, and must compute the same both times. replayed(f) is for numbers that come
+// from state which f changes, such as the scale that an amax history gives: f() in the first run, and in the
+// second what it gave in the first, without calling it. Outside of checkpoints it is f().
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+namespace altgrad::detail {
+
+class Journal {
+ public:
+  // While one is in scope, replayed() goes through the journal in this thread.
+  class Scope {
+   public:
+    Scope(Journal& journal, bool second_run);
+    ~Scope();
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+
+   private:
+    Journal* outer_;
+  };
+
+  template <class F>
+  float get(F&& f) {
+    if (second_run_ && next_ < values_.size()) return values_[next_++];
+    const float value = outer_ ? outer_->get(f) : f();
+    values_.push_back(value);
+    ++next_;
+    return value;
+  }
+  static Journal* current();
+
+ private:
+  std::vector<float> values_;
+  size_t next_ = 0;
+  bool second_run_ = false;
+  Journal* outer_ = nullptr;
+};
+
+template <class F>
+float replayed(F&& f) {
+  Journal* const journal = Journal::current();
+  return journal ? journal->get(f) : f();
+}
+
+}  // namespace altgrad::detail
