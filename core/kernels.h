@@ -25,6 +25,15 @@ void gemm(T* c, const T* a, const T* b, const Gemm& g);
 template <class D, class T>
 void linear(T* y, const T* x, const T* w, const T* bias, int64_t rows, int64_t n, int64_t k);
 
+// Products of bf16 values with f32 sums, where the machine has instructions for them. A matrix of bf16 has rows
+// of bf16_padded(columns) elements, and zeros in all rows and columns beyond its own up to multiples of 32.
+constexpr int64_t bf16_padded(int64_t n) { return (n + 31) / 32 * 32; }
+template <class D>
+bool has_bf16();
+// As gemm for a single product; with bias (n), not null, each row of C begins as that.
+template <class D>
+void gemm_bf16(float* c, const uint16_t* a, const uint16_t* b, const float* bias, const Gemm& g);
+
 // ---- Elementwise (core/cpu/elementwise.cpp); functors in core/functors.h ----
 
 // y = f.value(x)

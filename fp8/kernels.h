@@ -3,7 +3,7 @@
 // Inf.
 #pragma once
 
-#include <altgrad/core/dispatch.h>
+#include <altgrad/core/kernels.h>
 #include <altgrad/core/random.h>
 #include <altgrad/fp8/format.h>
 
@@ -15,6 +15,13 @@ namespace altgrad::kernels {
 template <class D, class T>
 void quantize(T* y, const T* x, T scale, const fp8::Rounder<T>& rounder, std::optional<RandomStream> random,
               int64_t n);
+// rounder(q(x)) in bf16, for formats whose numbers bf16 holds: x (rows, n) -> y as gemm_bf16 reads it; and back,
+// y (rows, n) = x * scale.
+template <class D>
+void quantize_bf16(uint16_t* y, const float* x, float scale, const fp8::Rounder<float>& rounder,
+                   std::optional<RandomStream> random, int64_t rows, int64_t n);
+template <class D>
+void dequantize_bf16(float* y, const uint16_t* x, float scale, int64_t rows, int64_t n);
 // codes = rounder.code(rounder(q(x)))
 template <class D, class T>
 void encode(uint8_t* codes, const T* x, T scale, const fp8::Rounder<T>& rounder,

@@ -1,9 +1,10 @@
 // The layer and its op. Backward uses the rounded operands of forward (they are what was multiplied), so the
 // op keeps those, and the originals only where a clipped straight-through gradient has to look at them.
+// Where both operands of a product are rounded and the machine multiplies bf16, the product runs on the codes.
 #include <altgrad/fp8/quantized_linear.h>
 
 #include <altgrad/autograd/common.h>
-#include <altgrad/core/kernels.h>
+#include <altgrad/fp8/kernels.h>
 
 namespace altgrad::fp8 {
 namespace {
@@ -28,62 +29,123 @@ void check_shapes(const Tensor& x, const Tensor& w, const std::optional<Tensor>&
   if (b) altgrad::detail::check_same_kind(op, *b, w);
 }
 
+// A matrix (rows, columns) rounded to a format, in one of two forms: the values on x's own scale, in x's dtype; or
+// those of the codes in bf16, to be multiplied by `scale` after a product, which is exact until then.
+struct Rounded {
+  Tensor values;
+  float scale = 1;
+  bool codes = false;
+  int64_t rows = 0, columns = 0;
+
+  static Rounded of(const Tensor& x, const Quantizer& quantizer, float scale, bool as_codes) {
+    Rounded r{{}, scale, as_codes, x.shape().product(0, x.dim() - 1), x.size(-1)};
+    if (!as_codes) {
+      r.values = quantizer(x, scale);
+      return r;
+    }
+    const int64_t bytes =
+        kernels::bf16_padded(r.rows) * kernels::bf16_padded(r.columns) * int64_t(sizeof(uint16_t));
+    r.values = Tensor::empty({bytes}, {DType::u8, x.device()});
+    const Rounder<float> rounder(*quantizer.format, quantizer.cast.rounding, quantizer.cast.overflow);
+    std::optional<RandomStream> random;
+    if (quantizer.cast.rounding == Rounding::stochastic) random = default_generator().next();
+    dispatch_device(x.device(), [&]<class D>() {
+      kernels::quantize_bf16<D>(r.values.ptr<uint16_t>(), x.ptr<float>(), scale, rounder, random, r.rows,
+                                r.columns);
+    });
+    return r;
+  }
+
+  // The values on x's own scale, as `like`.
+  Tensor on_scale(TensorOptions like) const {
+    if (!codes) return values;
+    const Tensor y = Tensor::empty({rows, columns}, like);
+    dispatch_device(y.device(), [&]<class D>() {
+      kernels::dequantize_bf16<D>(y.ptr<float>(), values.ptr<uint16_t>(), scale, rows, columns);
+    });
+    return y;
+  }
+};
+
+// Are all products of two numbers of such formats, and sums of those, floats, with room to spare?
+bool fits_codes(const std::optional<Format>& f) {
+  return f && f->mantissa_bits <= 7 && f->max() <= 0x1p48 && f->min_subnormal() >= 0x1p-60;
+}
+// Can the product of tensors like x run on codes?
+bool on_codes(const Tensor& x, const Quantizer& a, const Quantizer& b) {
+  return x.dtype() == DType::f32 && fits_codes(a.format) && fits_codes(b.format) &&
+         dispatch_device(x.device(), []<class D>() { return kernels::has_bf16<D>(); });
+}
+
+// c = op(a) op(b), and bias where there is one.
+void product(const Tensor& c, const Rounded& a, const Rounded& b, kernels::Gemm g,
+             const std::optional<Tensor>& bias = {}) {
+  if (a.codes && b.codes) {
+    g.alpha = double(a.scale) * b.scale;
+    dispatch_device(c.device(), [&]<class D>() {
+      kernels::gemm_bf16<D>(c.ptr<float>(), a.values.ptr<uint16_t>(), b.values.ptr<uint16_t>(),
+                            altgrad::detail::ptr_or_null<float>(bias), g);
+    });
+    return;
+  }
+  const Tensor left = a.on_scale(c.options()), right = b.on_scale(c.options());
+  dispatch("quantized_linear", c, [&]<class D, class T>() {
+    if (g.trans_b && !g.trans_a) {
+      kernels::linear<D>(c.ptr<T>(), left.ptr<T>(), right.ptr<T>(), altgrad::detail::ptr_or_null<T>(bias),
+                         g.m, g.n, g.k);
+    } else {
+      kernels::gemm<D>(c.ptr<T>(), left.ptr<T>(), right.ptr<T>(), g);
+    }
+  });
+}
+
 struct QuantizedLinearOp final : Op {
   static constexpr const char* name = "quantized_linear";
-  Tensor x, w, qx, qw;  // x and w only where the straight-through gradient needs them
-  float x_scale, w_scale;
+  Rounded qx, qw;
+  Tensor x, w;  // only where the straight-through gradient needs them
+  Shape x_shape;
   bool has_bias, training;
   std::optional<LinearQuantizers> quantizers;  // handles: the layer may be gone when backward runs
 
   // y (rows, out) = Q(x) (rows, in) Q(w)^T (in, out) + b
   Tensor forward(const Tensor& in, const Tensor& weight, const std::optional<Tensor>& b, LinearQuantizers& q,
                  bool in_training) {
-    x_scale = q.input.next_scale(in, in_training);
-    w_scale = q.weight.next_scale(weight, in_training);
-    qx = q.input(in, x_scale);
-    qw = q.weight(weight, w_scale);
+    const bool codes = on_codes(in, q.input, q.weight);
+    const float x_scale = q.input.next_scale(in, in_training),
+                w_scale = q.weight.next_scale(weight, in_training);
+    qx = Rounded::of(in, q.input, x_scale, codes);
+    qw = Rounded::of(weight, q.weight, w_scale, codes);
     if (q.input.clips()) x = in;
     if (q.weight.clips()) w = weight;
+    x_shape = in.shape();
     has_bias = b.has_value();
     training = in_training;
     quantizers = q;
-    Tensor y = Tensor::empty(in.shape().with(-1, weight.size(0)), in.options());
-    dispatch(name, y, [&]<class D, class T>() {
-      kernels::linear<D>(y.ptr<T>(), qx.ptr<T>(), qw.ptr<T>(), b ? b->ptr<T>() : nullptr, rows(), out(),
-                         in_features());
-    });
+    const Tensor y = Tensor::empty(in.shape().with(-1, qw.rows), in.options());
+    product(y, qx, qw, {.m = qx.rows, .n = qw.rows, .k = qw.columns, .trans_b = true}, b);
     return y;
   }
 
   // dx = Q(dy) Q(w), dw = Q(dy)^T Q(x), db = sum over rows of dy
   void backward(const Tensor& dy, Grads& d) override {
-    Quantizer& grad = quantizers->grad;
-    const bool products = d.needs(0) || d.needs(1);
-    const Tensor qdy = products ? grad(dy, grad.next_scale(dy, training && grad.format)) : dy;
-    dispatch(name, dy, [&]<class D, class T>() {
+    const int64_t rows = qx.rows, out = qw.rows, in = qw.columns;
+    if (d.needs(0) || d.needs(1)) {
+      Quantizer& grad = quantizers->grad;
+      const float scale = grad.next_scale(dy, training && grad.format);
+      const Rounded qdy = Rounded::of(dy, grad, scale, qx.codes && fits_codes(grad.format));
       if (d.needs(0)) {
-        const Tensor dx = Tensor::empty(qx.shape(), qx.options());
-        kernels::gemm<D>(dx.ptr<T>(), qdy.ptr<T>(), qw.ptr<T>(),
-                         {.m = rows(), .n = in_features(), .k = out()});
-        d.add(0, quantizers->input.gradient(dx, x, x_scale));
+        const Tensor dx = Tensor::empty(x_shape, dy.options());
+        product(dx, qdy, qw, {.m = rows, .n = in, .k = out});
+        d.add(0, quantizers->input.gradient(dx, x, qx.scale));
       }
       if (d.needs(1)) {
-        const Tensor dw = Tensor::empty(qw.shape(), qw.options());
-        kernels::gemm<D>(dw.ptr<T>(), qdy.ptr<T>(), qx.ptr<T>(),
-                         {.m = out(), .n = in_features(), .k = rows(), .trans_a = true});
-        d.add(1, quantizers->weight.gradient(dw, w, w_scale));
+        const Tensor dw = Tensor::empty({out, in}, dy.options());
+        product(dw, qdy, qx, {.m = out, .n = in, .k = rows, .trans_a = true});
+        d.add(1, quantizers->weight.gradient(dw, w, qw.scale));
       }
-      if (has_bias && d.needs(2)) {
-        const Tensor db = Tensor::empty({out()}, dy.options());
-        kernels::sum<D>(db.ptr<T>(), dy.ptr<T>(), 1, rows(), out());
-        d.add(2, db);
-      }
-    });
+    }
+    if (has_bias && d.needs(2)) d.add(2, altgrad::detail::sum_to(dy, {qw.rows}));
   }
-
-  int64_t out() const { return qw.size(0); }
-  int64_t in_features() const { return qw.size(1); }
-  int64_t rows() const { return qx.shape().product(0, qx.dim() - 1); }
 };
 
 }  // namespace

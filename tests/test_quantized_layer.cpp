@@ -62,7 +62,7 @@ TEST_CASE("delayed scaling saturates a grown input and its clipped gradient is z
     const Tensor x = Tensor::from({4.f, 0.5f}, {1, 2}).requires_grad(true);
     Tape tape;
     const Tensor y = layer(x);
-    REQUIRE(y.item<float>() == 1.5f);  // 4 became 1
+    REQUIRE(y.item<float>() == Approx(1.5).epsilon(2e-7));  // 4 became 1, but for the last bits of the scales
     tape.backward(y);
     REQUIRE(x.grad().data<float>()[0] == (ste == Ste::clipped ? 0 : 1));
     REQUIRE(x.grad().data<float>()[1] == 1);
@@ -92,8 +92,8 @@ TEST_CASE("eval uses the scale that training left", "[fp8]") {
   auto layer = QuantizedLinear::from_linear(linear, E4M3, {.input_format = float4_e2m1fn});
   layer(Tensor::from({6.f}, {1, 1}));
   layer.eval();
-  REQUIRE(layer(Tensor::from({1.2f}, {1, 1})).item<float>() == 1);   // on the grid of scale 1
-  REQUIRE(layer(Tensor::from({100.f}, {1, 1})).item<float>() == 6);  // saturated
+  REQUIRE(layer(Tensor::from({1.2f}, {1, 1})).item<float>() == 1);  // on the grid of scale 1
+  REQUIRE(layer(Tensor::from({100.f}, {1, 1})).item<float>() == Approx(6).epsilon(2e-7));  // saturated
 }
 
 TEST_CASE("a non-finite input poisons its own step but no later one", "[fp8]") {

@@ -8,11 +8,17 @@
 
 #include <type_traits>
 
+#if defined(ALTGRAD_X86_KERNELS)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace altgrad {
 namespace cpu {
 namespace {
 
-PackedMatmul* best_for_this_cpu() {
+PackedMatmul* packed_matmul_for_this_cpu() {
 #if defined(ALTGRAD_X86_KERNELS)
   if (__builtin_cpu_supports("avx512f")) return matmul_avx512;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return matmul_avx2;
@@ -20,14 +26,39 @@ PackedMatmul* best_for_this_cpu() {
   return nullptr;
 }
 
+#if defined(ALTGRAD_X86_KERNELS)
+// AMX, and the system lets this process use its registers.
+bool has_amx() {
+  unsigned a, b, c, d;
+  constexpr unsigned bf16_and_tiles = 1u << 22 | 1u << 24;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & bf16_and_tiles) != bf16_and_tiles) return false;
+#if defined(__linux__)
+  constexpr int request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+  return false;
+#endif
+}
+#endif
+
 }  // namespace
+
+Bf16Matmul* bf16_matmul_for_this_cpu() {
+#if defined(ALTGRAD_X86_KERNELS)
+  if (__builtin_cpu_supports("avx512bw")) {
+    if (has_amx()) return matmul_amx;
+    if (__builtin_cpu_supports("avx512bf16")) return matmul_avx512_bf16;
+  }
+#endif
+  return nullptr;
+}
 
 template <class T>
 void matmul(T* c, int64_t ldc, Operand<T> a, Operand<T> b, int64_t m, int64_t n, int64_t k, T alpha, T beta) {
   if (m == 0 || n == 0) return;
   auto C = block_at(c, m, n, ldc);
   if constexpr (std::is_same_v<T, float>) {
-    static PackedMatmul* const packed = best_for_this_cpu();
+    static PackedMatmul* const packed = packed_matmul_for_this_cpu();
     if (packed && k > 0) {
       return packed(c, ldc, a, b, m, n, k, alpha, beta,
                     static_cast<float*>(packing_memory(packed_scratch * sizeof(float))));
@@ -59,8 +90,8 @@ namespace {
 
 // Below this many multiplications for each thread, starting threads costs more than it saves.
 constexpr int64_t work_per_thread = 1 << 16;
-// The kernels' tiles, more or less: what the grid's cuts keep whole.
-constexpr int64_t tile_rows = 14, tile_columns = 32;
+// Columns and rows that blocks are cut at: those of the kernels' tiles.
+constexpr int64_t block_columns = 32, f32_rows = 14, bf16_rows = 32;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -68,9 +99,9 @@ int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // grids that a number of threads allows, the one whose largest block has the fewest tiles; then the one with
 // the narrowest blocks, as each packs its own columns of B.
 template <class F>
-void for_blocks(int64_t m, int64_t n, int64_t k, F&& f) {
+void for_blocks(int64_t m, int64_t n, int64_t k, int64_t block_rows, F&& f) {
   const int64_t threads = std::clamp<int64_t>(m * n * k / work_per_thread, 1, num_threads());
-  const int64_t tiles_m = divide_up(m, tile_rows), tiles_n = divide_up(n, tile_columns);
+  const int64_t tiles_m = divide_up(m, block_rows), tiles_n = divide_up(n, block_columns);
   int64_t across = 1, least = tiles_m * tiles_n + 1;
   for (int64_t columns = 1; columns <= threads; ++columns) {
     if (threads % columns != 0) continue;
@@ -80,9 +111,9 @@ void for_blocks(int64_t m, int64_t n, int64_t k, F&& f) {
   const int64_t down = threads / across;
   parallel_tasks(threads, [&](int64_t task) {
     const int64_t i = task / across, j = task % across;
-    const int64_t row = m * i / down, column = std::min(n, tiles_n * j / across * tile_columns);
-    const int64_t end_row = m * (i + 1) / down,
-                  end_column = std::min(n, tiles_n * (j + 1) / across * tile_columns);
+    const int64_t row = tiles_m * i / down * block_rows, column = tiles_n * j / across * block_columns;
+    const int64_t end_row = std::min(m, tiles_m * (i + 1) / down * block_rows),
+                  end_column = std::min(n, tiles_n * (j + 1) / across * block_columns);
     if (row < end_row && column < end_column) f(row, end_row - row, column, end_column - column);
   });
 }
@@ -104,7 +135,7 @@ void gemm(T* c, const T* a, const T* b, const Gemm& g) {
   if (g.m == 0 || g.n == 0) return;
   const auto A = operand(a, g.trans_a, g.m, g.k), B = operand(b, g.trans_b, g.k, g.n);
   if (g.batch == 1) {
-    for_blocks(g.m, g.n, g.k, [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
+    for_blocks(g.m, g.n, g.k, f32_rows, [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
       cpu::matmul(c + row * g.n + column, g.n, at(A, row, 0), at(B, 0, column), rows, columns, g.k,
                   T(g.alpha), T(g.beta));
     });
@@ -119,12 +150,34 @@ void gemm(T* c, const T* a, const T* b, const Gemm& g) {
 template <class D, class T>
 void linear(T* y, const T* x, const T* w, const T* bias, int64_t rows, int64_t n, int64_t k) {
   const auto X = operand(x, false, rows, k), W = operand(w, true, k, n);
-  for_blocks(rows, n, k, [&](int64_t row, int64_t count, int64_t column, int64_t columns) {
+  for_blocks(rows, n, k, f32_rows, [&](int64_t row, int64_t count, int64_t column, int64_t columns) {
     T* block = y + row * n + column;
     if (bias) {
       for (int64_t r = 0; r < count; ++r) std::copy_n(bias + column, columns, block + r * n);
     }
     cpu::matmul(block, n, at(X, row, 0), at(W, 0, column), count, columns, k, T(1), T(bias ? 1 : 0));
+  });
+}
+
+template <>
+bool has_bf16<Cpu>() {
+  static const bool has = cpu::bf16_matmul_for_this_cpu() != nullptr;
+  return has;
+}
+
+template <>
+void gemm_bf16<Cpu>(float* c, const uint16_t* a, const uint16_t* b, const float* bias, const Gemm& g) {
+  static cpu::Bf16Matmul* const matmul = cpu::bf16_matmul_for_this_cpu();
+  const auto A = operand(a, g.trans_a, bf16_padded(g.m), bf16_padded(g.k)),
+             B = operand(b, g.trans_b, bf16_padded(g.k), bf16_padded(g.n));
+  for_blocks(g.m, g.n, g.k, bf16_rows, [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
+    float* block = c + row * g.n + column;
+    if (bias) {
+      for (int64_t r = 0; r < rows; ++r) std::copy_n(bias + column, columns, block + r * g.n);
+    }
+    auto* memory = static_cast<uint32_t*>(packing_memory(cpu::bf16_scratch * sizeof(uint32_t)));
+    matmul(block, g.n, at(A, row, 0), at(B, 0, column), rows, columns, g.k, float(g.alpha),
+           bias ? 1 : float(g.beta), memory);
   });
 }
 

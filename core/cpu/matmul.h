@@ -35,7 +35,7 @@ using Bf16Matmul = void(float* c, int64_t ldc, Operand<uint16_t> a, Operand<uint
 Bf16Matmul matmul_amx, matmul_avx512_bf16;
 constexpr int64_t bf16_scratch = 512 * (224 + 256);
 
-// The one for this CPU, null where it has no such instructions.
+// The best one for this CPU, null where it has no such instructions.
 Bf16Matmul* bf16_matmul_for_this_cpu();
 
 }  // namespace altgrad::cpu

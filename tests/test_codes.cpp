@@ -1,0 +1,226 @@
+// Products on codes in bf16: the kernels against plain loops in f64, the layer against products of rounded values,
+// and the short ways of dividing and rounding against the long ones.
+#include <altgrad/altgrad.h>
+#include <altgrad/core/cpu/matmul.h>
+#include <altgrad/fp8/kernels.h>
+
+#include "reference.h"
+
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <random>
+
+using namespace altgrad;
+using reference::distance;
+using reference::randn;
+
+namespace {
+
+// Normal numbers rounded to E4M3, in bf16, as gemm_bf16 reads them.
+std::vector<uint16_t> random_codes(int64_t rows, int64_t columns, unsigned seed) {
+  const Tensor x = randn({rows, columns}, seed) * 100.0;
+  std::vector<uint16_t> all(kernels::bf16_padded(rows) * kernels::bf16_padded(columns));
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; ++c) {
+      const float value = float(fp8::E4M3.decode(fp8::E4M3.encode(x.ptr<double>()[r * columns + c])));
+      all[r * kernels::bf16_padded(columns) + c] = uint16_t(std::bit_cast<uint32_t>(value) >> 16);
+    }
+  }
+  return all;
+}
+double value_of(uint16_t bits) { return std::bit_cast<float>(uint32_t(bits) << 16); }
+
+using Product = std::function<void(float*, const uint16_t*, const uint16_t*, const kernels::Gemm&)>;
+
+std::vector<std::pair<const char*, Product>> products() {
+  std::vector<std::pair<const char*, Product>> all;
+  if (kernels::has_bf16<Cpu>()) {
+    all.emplace_back("in use", [](float* c, const uint16_t* a, const uint16_t* b, const kernels::Gemm& g) {
+      kernels::gemm_bf16<Cpu>(c, a, b, nullptr, g);
+    });
+  }
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512bf16")) {
+    all.emplace_back(
+        "avx512_bf16", [](float* c, const uint16_t* a, const uint16_t* b, const kernels::Gemm& g) {
+          const std::unique_ptr<void, decltype(&std::free)> memory(
+              std::aligned_alloc(64, cpu::bf16_scratch * sizeof(uint32_t)), std::free);
+          const int64_t lda = kernels::bf16_padded(g.trans_a ? g.m : g.k),
+                        ldb = kernels::bf16_padded(g.trans_b ? g.k : g.n);
+          using Operand = cpu::Operand<uint16_t>;
+          cpu::matmul_avx512_bf16(c, g.n, g.trans_a ? Operand{a, 1, lda} : Operand{a, lda, 1},
+                                  g.trans_b ? Operand{b, 1, ldb} : Operand{b, ldb, 1}, g.m, g.n, g.k,
+                                  float(g.alpha), float(g.beta), static_cast<uint32_t*>(memory.get()));
+        });
+  }
+#endif
+  return all;
+}
+
+void check(const Product& product, int64_t m, int64_t n, int64_t k, bool trans_a, bool trans_b, double alpha,
+           double beta) {
+  CAPTURE(m, n, k, trans_a, trans_b, alpha, beta);
+  const auto a = trans_a ? random_codes(k, m, 1) : random_codes(m, k, 1);
+  const auto b = trans_b ? random_codes(n, k, 2) : random_codes(k, n, 2);
+  const int64_t lda = kernels::bf16_padded(trans_a ? m : k), ldb = kernels::bf16_padded(trans_b ? k : n);
+  const float before = beta == 0 ? NAN : 100.f;  // NaN must not be read
+  std::vector<float> c(m * n + 1, before);
+  product(c.data(), a.data(), b.data(), {m, n, k, trans_a, trans_b, alpha, beta});
+  double worst = 0, largest = 0;
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      double sum = 0;
+      for (int64_t p = 0; p < k; ++p) {
+        sum += value_of(a[trans_a ? p * lda + i : i * lda + p]) *
+               value_of(b[trans_b ? j * ldb + p : p * ldb + j]);
+      }
+      const double expected = alpha * sum + (beta == 0 ? 0 : beta * before);
+      const double off = std::abs(c[i * n + j] - expected);
+      worst = off <= worst ? worst : off;
+      largest = std::max(largest, std::abs(expected));
+    }
+  }
+  REQUIRE(worst <= 3e-7 * largest);
+  REQUIRE((std::isnan(before) ? std::isnan(c[m * n]) : c[m * n] == before));
+}
+
+}  // namespace
+
+TEST_CASE("products of bf16 agree with plain loops in f64", "[codes]") {
+  for (const auto& [name, product] : products()) {
+    INFO(name);
+    for (const bool trans_a : {false, true}) {
+      for (const bool trans_b : {false, true}) {
+        for (const int64_t m : {1, 13, 15, 32, 33, 65}) {
+          for (const int64_t n : {1, 16, 31, 33, 65}) {
+            for (const int64_t k : {1, 2, 31, 32, 65}) check(product, m, n, k, trans_a, trans_b, 1, 0);
+          }
+        }
+        for (const auto& [m, n, k] : std::vector<std::array<int64_t, 3>>{
+                 {300, 40, 1100}, {31, 530, 65}, {460, 33, 70}, {5, 7, 2050}}) {
+          check(product, m, n, k, trans_a, trans_b, 0.37, 0);
+          check(product, m, n, k, trans_a, trans_b, 1, 1);
+          check(product, m, n, k, trans_a, trans_b, 2, -0.5);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("products of bf16 have the same bits on any number of threads", "[codes]") {
+  if (!kernels::has_bf16<Cpu>()) return;
+  const int before = num_threads();
+  for (const auto& [m, n, k] :
+       std::vector<std::array<int64_t, 3>>{{130, 100, 300}, {768, 65, 128}, {65, 700, 200}}) {
+    const auto a = random_codes(m, k, 1), b = random_codes(k, n, 2);
+    const Tensor bias = randn({n}, 3).to(DType::f32);
+    std::vector<float> one;
+    for (const int threads : {1, 2, 3}) {
+      set_num_threads(threads);
+      std::vector<float> c(m * n);
+      kernels::gemm_bf16<Cpu>(c.data(), a.data(), b.data(), bias.ptr<float>(), {.m = m, .n = n, .k = k});
+      if (threads == 1) one = c;
+      CHECK(std::memcmp(c.data(), one.data(), c.size() * sizeof(float)) == 0);
+    }
+  }
+  set_num_threads(before);
+}
+
+TEST_CASE("a layer that runs on codes gives the products of rounded values", "[codes]") {
+  using namespace fp8;
+  const auto rounded = [](const Tensor& x, const Format& f) {
+    const Tensor wide = x.to(DType::f64);
+    return quantize(wide, f, compute_scale(amax(x), f));
+  };
+  for (const auto& [weight, input, grad] :
+       std::vector<std::array<Format, 3>>{{E4M3, E4M3, E5M2},
+                                          {E5M2, E3M4, E4M3},
+                                          {E2M5, E0M7, E6M1},
+                                          {E7M0, E4M3, E4M3},
+                                          {bf16, bf16, bf16},
+                                          {fp16, E4M3, E4M3},
+                                          {float8_e4m3fnuz, float8_e5m2fnuz, float4_e2m1fn}}) {
+    for (const auto& [rows, in, out] :
+         std::vector<std::array<int64_t, 3>>{{1, 1, 1}, {37, 65, 33}, {64, 96, 128}}) {
+      CAPTURE(weight.name, input.name, grad.name, rows, in, out);
+      const Tensor x = randn({rows, in}, 1).to(DType::f32), w = randn({out, in}, 2).to(DType::f32),
+                   b = randn({out}, 3).to(DType::f32), dy = randn({rows, out}, 4).to(DType::f32);
+      for (const Tensor& t : {x, w, b}) t.requires_grad(true);
+      auto layer = QuantizedLinear::from_linear(nn::Linear(w, b), weight,
+                                                {.input_format = input, .grad_format = grad});
+      Tape tape;
+      const Tensor y = layer(x);
+      tape.backward(y, dy);
+      const Tensor qx = rounded(x, input), qw = rounded(w, weight), qdy = rounded(dy, grad);
+      const double limit = 1e-6;  // of the largest element
+      const auto close = [&](const Tensor& got, const Tensor& expected) {
+        return distance(got, expected) <= limit * max(abs(expected)).item<double>();
+      };
+      CHECK(close(y, matmul(qx, qw.transpose()) + b.to(DType::f64)));
+      CHECK(close(x.grad(), matmul(qdy, qw)));
+      CHECK(close(w.grad(), matmul(qdy.transpose(), qx)));
+      CHECK(close(b.grad(), sum(dy.to(DType::f64), {0})));
+    }
+  }
+}
+
+TEST_CASE("the short way of rounding gives the bits of the long one", "[codes][format]") {
+  int with = 0;
+  for (const fp8::Format& f : fp8::formats()) {
+    for (const fp8::Overflow overflow :
+         {fp8::Overflow::to_special, fp8::Overflow::saturate_finite, fp8::Overflow::saturate_all}) {
+      const fp8::Rounder<float> r(f, fp8::Rounding::nearest_even, overflow);
+      const fp8::Rounder<double> wide(f, fp8::Rounding::nearest_even, overflow);
+      if (!r.has_nearest()) continue;
+      ++with;
+      std::mt19937_64 random(7);
+      int64_t wrong = 0;
+      for (uint32_t i = 0; i < 400'000; ++i) {
+        // All upper halves, with lower halves around the ties; then anything.
+        const uint32_t low[] = {0, 1, 0x7fff, 0x8000, 0x8001, 0xffff};
+        const uint32_t bits = i < 6 * 65536 ? (i / 6) << 16 | low[i % 6] : uint32_t(random());
+        const float x = std::bit_cast<float>(bits);
+        const float a = r(x), b = r.nearest(x);
+        const double d = wide(double(x)), e = wide.nearest(double(x));
+        wrong +=
+            std::bit_cast<uint32_t>(a) != std::bit_cast<uint32_t>(b) && !(std::isnan(a) && std::isnan(b));
+        wrong +=
+            std::bit_cast<uint64_t>(d) != std::bit_cast<uint64_t>(e) && !(std::isnan(d) && std::isnan(e));
+      }
+      CAPTURE(f.name, int(overflow));
+      CHECK(wrong == 0);
+    }
+  }
+  CHECK(with > 50);
+}
+
+TEST_CASE("rounding x / scale divides exactly", "[codes]") {
+  // Close to ties of x / scale, where a quotient that is off by its last bit rounds to another code.
+  std::mt19937_64 random(5);
+  const int64_t n = 1 << 14;
+  for (int trial = 0; trial < 200; ++trial) {
+    const float scale = std::ldexp(1 + float(random() % (1 << 23)) * 0x1p-23f, int(random() % 60) - 30);
+    const fp8::Format& f = trial % 2 ? fp8::E4M3 : fp8::E5M2;
+    const Tensor x = Tensor::empty({n}),
+                 codes = Tensor::empty({2 * kernels::bf16_padded(n) * 32}, {.dtype = DType::u8});
+    for (int64_t i = 0; i < n; ++i) {
+      const double middle = (f.decode(uint32_t(random() % 120)) + f.decode(uint32_t(random() % 120))) / 2;
+      float near = float(middle * scale);
+      for (int64_t step = int64_t(random() % 5) - 2; step != 0; step += step < 0 ? 1 : -1)
+        near = std::nextafter(near, step < 0 ? -INFINITY : INFINITY);
+      x.ptr<float>()[i] = i % 7 == 0 ? -near : near;
+    }
+    const fp8::Rounder<float> rounder(f);
+    const Tensor y = fp8::quantize(x, f, scale);
+    kernels::quantize_bf16<Cpu>(codes.ptr<uint16_t>(), x.ptr<float>(), scale, rounder, {}, 1, n);
+    int64_t wrong = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      const float expected = rounder(x.ptr<float>()[i] / scale);
+      wrong += y.ptr<float>()[i] != expected * scale;
+      wrong += value_of(codes.ptr<uint16_t>()[i]) != expected;
+    }
+    CAPTURE(scale, f.name);
+    REQUIRE(wrong == 0);
+  }
+}
