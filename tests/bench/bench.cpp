@@ -1,0 +1,247 @@
+// What altgrad's time goes to on this machine: whole training steps of three GPTs in three modes, and the kernels
+// they are made of, as shares of the FMA peak or of memcpy measured around each sample.
+#include <altgrad/altgrad.h>
+#include <altgrad/core/kernels.h>
+#include <altgrad/fp8/kernels.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "measure.h"
+
+namespace ag = altgrad;
+namespace k = altgrad::kernels;
+using bench::measure;
+
+namespace {
+
+struct Size {
+  const char* name;
+  int64_t layers, heads, channels, length, batch, vocabulary;
+
+  // 6 operations a parameter of a matrix and token, and attention over the full length x length.
+  double operations() const {
+    const double matrices = double(12 * layers * channels * channels + vocabulary * channels);
+    return 6 * matrices * double(batch * length) + 12.0 * double(layers * batch * length * length * channels);
+  }
+};
+constexpr Size sizes[] = {
+    {"tiny", 4, 4, 128, 64, 12, 65}, {"baby", 6, 6, 384, 256, 8, 65}, {"gpt2", 12, 12, 768, 256, 2, 50257}};
+
+// f32; E4M3 weights; or E4M3 weights and inputs and E5M2 gradients. The tied head stays as it is.
+const char* const modes[] = {"f32", "weights", "full"};
+
+// A model in training, on a batch of random tokens.
+class Training {
+ public:
+  Training(const Size& s, const std::string& mode)
+      : model({.n_layer = s.layers,
+               .n_head = s.heads,
+               .n_embd = s.channels,
+               .block_size = s.length,
+               .vocab_size = s.vocabulary}),
+        opt(model.parameters(), {.lr = 1e-3, .betas = {0.9, 0.95}, .weight_decay = 0.1}),
+        x(ag::Tensor::randint(s.vocabulary, {s.batch, s.length})),
+        y(ag::Tensor::randint(s.vocabulary, {s.batch, s.length})) {
+    using namespace ag::fp8;
+    if (mode == "weights") quantize_model(model, E4M3, {.skip_patterns = {"lm_head"}});
+    if (mode == "full") {
+      quantize_model(model, E4M3, {.skip_patterns = {"lm_head"}, .input_format = E4M3, .grad_format = E5M2});
+    }
+  }
+  void step() {
+    ag::Tape tape;
+    tape.backward(model.loss(x, y));
+    opt.step();
+    opt.zero_grad();
+  }
+
+ private:
+  ag::models::GPT model;
+  ag::optim::AdamW opt;
+  ag::Tensor x, y;
+};
+
+class Bench {
+ public:
+  Bench(int threads, int samples, std::string only, const std::string& json)
+      : threads_(threads), samples_(samples), only_(std::move(only)) {
+    if (!json.empty()) json_.open(json);
+    std::printf("%d threads, FMA peak %.0f GFLOP/s, bf16 dot products %.0f GFLOP/s\n", threads,
+                bench::fma_rate(threads) / 1e9, bench::bf16_rate(threads) / 1e9);
+    std::printf("%-34s %12s %10s\n", "", "median", "share of");
+  }
+
+  // f() does so many floating-point operations.
+  template <class F>
+  void arithmetic(const std::string& name, double operations, F&& f, int samples = 0) {
+    if (!wanted(name)) return;
+    show(name, "FMA peak",
+         measure(
+             operations, [&] { return bench::fma_rate(threads_); }, f, samples ? samples : samples_));
+  }
+  // f() reads or writes about so many bytes: compared with a memcpy that does.
+  template <class F>
+  void memory(const std::string& name, int64_t bytes, F&& f) {
+    if (!wanted(name)) return;
+    const ag::Tensor from = ag::Tensor::zeros({bytes / 8}), to = ag::Tensor::zeros({bytes / 8});
+    const auto copy = [&] {
+      constexpr int times = 20;
+      const double start = bench::seconds();
+      for (int i = 0; i < times; ++i) {
+#pragma omp parallel for num_threads(threads_)
+        for (int t = 0; t < threads_; ++t) {
+          const size_t begin = from.nbytes() * size_t(t) / size_t(threads_),
+                       end = from.nbytes() * size_t(t + 1) / size_t(threads_);
+          std::memcpy(static_cast<char*>(to.raw()) + begin, static_cast<char*>(from.raw()) + begin,
+                      end - begin);
+        }
+      }
+      return times * 2.0 * double(from.nbytes()) / (bench::seconds() - start);
+    };
+    show(name, "memcpy", measure(double(bytes), copy, f, samples_));
+  }
+  // f() alone: seconds.
+  template <class F>
+  void time(const std::string& name, F&& f) {
+    if (wanted(name))
+      show(name, "",
+           measure(
+               0, [] { return 1.0; }, f, samples_));
+  }
+  bool wanted(const std::string& name) const { return name.find(only_) != name.npos; }
+
+ private:
+  void show(const std::string& name, const char* of, bench::Sample s) {
+    const bool micro = s.seconds < 1e-3;
+    std::printf("%-34s %9.3f %s", name.c_str(), s.seconds * (micro ? 1e6 : 1e3), micro ? "us" : "ms");
+    if (*of) std::printf(" %9.2f %s", s.per_peak, of);
+    std::printf("\n");
+    std::fflush(stdout);
+    if (!json_.is_open()) return;
+    nlohmann::ordered_json line{{"name", name}, {"threads", threads_}, {"seconds", s.seconds}};
+    if (*of) line.update({{"share", s.per_peak}, {"of", of}});
+    line["peak_bytes"] = ag::memory_stats().peak;
+    json_ << line.dump() << std::endl;
+  }
+
+  int threads_, samples_;
+  std::string only_;
+  std::ofstream json_;
+};
+
+void steps(Bench& b) {
+  for (const Size& s : sizes) {
+    for (const char* mode : modes) {
+      const std::string name = std::string("step ") + s.name + " " + mode;
+      if (!b.wanted(name)) continue;
+      ag::empty_cache();
+      ag::reset_peak_memory();
+      Training training(s, mode);
+      for (int i = 0; i < 3; ++i) training.step();
+      b.arithmetic(
+          name, s.operations(), [&] { training.step(); }, s.layers == 12 ? 5 : 15);
+    }
+  }
+}
+
+// The linear layers of the three models, forward and backward, in f32 and on codes.
+void products(Bench& b) {
+  struct Shape {
+    int64_t rows, out, in;
+  };
+  for (const auto& [rows, out, in] :
+       {Shape{768, 384, 128}, Shape{768, 512, 128}, Shape{768, 128, 512}, Shape{2048, 1152, 384},
+        Shape{2048, 384, 1536}, Shape{512, 2304, 768}, Shape{512, 768, 3072}}) {
+    const k::Gemm forward{.m = rows, .n = out, .k = in, .trans_b = true}, dx{.m = rows, .n = in, .k = out},
+        dw{.m = out, .n = in, .k = rows, .trans_a = true};
+    for (const auto& [what, g] : {std::pair{"y", forward}, std::pair{"dx", dx}, std::pair{"dw", dw}}) {
+      const std::string shape = ag::concat(what, " ", g.m, " x ", g.n, " x ", g.k);
+      const double operations = 2.0 * double(g.m * g.n * g.k);
+      const ag::Tensor a = ag::Tensor::randn({g.m, g.k}), w = ag::Tensor::randn({g.k, g.n}),
+                       c = ag::Tensor::empty({g.m, g.n});
+      b.arithmetic("gemm f32 " + shape, operations,
+                   [&] { k::gemm<ag::Cpu>(c.ptr<float>(), a.ptr<float>(), w.ptr<float>(), g); });
+      if (!k::has_bf16<ag::Cpu>()) continue;
+      const auto codes = [](int64_t r, int64_t n) {
+        return ag::Tensor::zeros({2 * k::bf16_padded(r) * k::bf16_padded(n)}, {.dtype = ag::DType::u8});
+      };
+      const ag::Tensor left = codes(g.m, g.k), right = codes(g.k, g.n);
+      b.arithmetic("gemm codes " + shape, operations, [&] {
+        k::gemm_bf16<ag::Cpu>(c.ptr<float>(), left.ptr<uint16_t>(), right.ptr<uint16_t>(), nullptr, g);
+      });
+    }
+  }
+}
+
+void others(Bench& b) {
+  for (const auto& [where, n] : {std::pair{"L2", int64_t(1) << 16}, std::pair{"L3", int64_t(1) << 20},
+                                 std::pair{"RAM", int64_t(1) << 25}}) {
+    const ag::Tensor x = ag::Tensor::randn({n}), y = ag::Tensor::empty({n});
+    const ag::fp8::Rounder<float> rounder(ag::fp8::E4M3);
+    b.memory(std::string("amax + round to E4M3, ") + where, 8 * n, [&] {
+      const float scale = ag::fp8::compute_scale(ag::fp8::amax(x), ag::fp8::E4M3);
+      k::quantize<ag::Cpu, float>(y.ptr<float>(), x.ptr<float>(), scale, rounder, {}, n);
+    });
+  }
+  for (const auto& [B, T, H, C] :
+       {std::array<int64_t, 4>{12, 64, 4, 128}, std::array<int64_t, 4>{8, 256, 6, 384}}) {
+    const ag::Tensor qkv = ag::Tensor::randn({B, T, 3 * C}).requires_grad(true),
+                     dy = ag::Tensor::randn({B, T, C});
+    b.arithmetic(ag::concat("attention ", B, " x ", T, " x ", C, ", ", H, " heads"),
+                 12.0 * double(B * T * T * C), [&, heads = H] {
+                   ag::Tape tape;
+                   tape.backward(ag::causal_attention(qkv, heads), dy);
+                 });
+  }
+  const int64_t rows = 2048, n = 768, V = 8192;
+  const ag::Tensor x = ag::Tensor::randn({rows, n}).requires_grad(true),
+                   w = ag::Tensor::ones({n}).requires_grad(true), dy = ag::Tensor::randn({rows, n});
+  b.memory("layer norm, forward and backward", 4 * 5 * rows * n, [&] {
+    ag::Tape tape;
+    tape.backward(ag::layer_norm(x, w), dy);
+    x.set_grad({}), w.set_grad({});
+  });
+  const ag::Tensor logits = ag::Tensor::randn({512, V}).requires_grad(true),
+                   ids = ag::Tensor::randint(V, {512});
+  b.memory("cross entropy, forward and backward", 4 * 3 * 512 * V, [&] {
+    ag::Tape tape;
+    tape.backward(ag::cross_entropy(logits, ids));
+    logits.set_grad({});
+  });
+  ag::Tensor p = ag::Tensor::randn({1 << 24}).requires_grad(true);
+  p.set_grad(ag::Tensor::randn({1 << 24}));
+  ag::optim::AdamW opt({p}, {.lr = 1e-3});
+  b.memory("AdamW, 16 M parameters", int64_t(4) * 7 << 24, [&] { opt.step(); });
+
+  const ag::Tensor small = ag::Tensor::randn({64}).requires_grad(true), seed = ag::Tensor::ones({64});
+  constexpr int ops = 100;
+  b.time("100 ops on 64 floats, both ways", [&] {
+    ag::Tape tape;
+    ag::Tensor y = small;
+    for (int i = 0; i < ops; ++i) y = ag::neg(y);
+    tape.backward(y, seed);
+    small.set_grad({});
+  });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("times altgrad on this machine");
+  int threads = ag::num_threads(), samples = 11;
+  std::string only, json;
+  app.add_option("--threads", threads, "threads")->check(CLI::Range(1, 1024));
+  app.add_option("--samples", samples, "samples that a median is taken of")->check(CLI::Range(1, 1000));
+  app.add_option("--only", only, "run what has this text in its name");
+  app.add_option("--json", json, "write a JSON line for each result to this file");
+  CLI11_PARSE(app, argc, argv);
+  ag::set_num_threads(threads);
+  Bench b(threads, samples, only, json);
+  steps(b);
+  products(b);
+  others(b);
+}

@@ -1,0 +1,51 @@
+// Timing on machines that drift: what is timed stands between two looks at what the machine can do just then, and
+// medians are shown, as shares of that.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <vector>
+
+namespace bench {
+
+inline double seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+inline double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
+}
+
+// Floating-point operations a second that these threads reach without touching memory: f32 multiply-adds, and dot
+// products of bf16 (0 where the CPU has none).
+double fma_rate(int threads);
+double bf16_rate(int threads);
+
+struct Sample {
+  double seconds;   // of one call, the median
+  double per_peak;  // work a second / what the machine did in a second around it, the median
+};
+
+// f() is called until a sample takes min_seconds; reference() gives the machine's work a second.
+template <class F, class R>
+Sample measure(double work, R&& reference, F&& f, int samples, double min_seconds = 0.02) {
+  f();
+  double start = seconds();
+  f();
+  const double once = seconds() - start;
+  const int calls = std::max(1, int(min_seconds / std::max(once, 1e-9)));
+  std::vector<double> times, shares;
+  double before = reference();
+  for (int i = 0; i < samples; ++i) {
+    start = seconds();
+    for (int c = 0; c < calls; ++c) f();
+    const double time = (seconds() - start) / calls, after = reference();
+    times.push_back(time);
+    shares.push_back(work / time / ((before + after) / 2));
+    before = after;
+  }
+  return {median(times), median(shares)};
+}
+
+}  // namespace bench
