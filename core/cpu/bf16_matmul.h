@@ -8,7 +8,8 @@
 #include <altgrad/core/cpu/matmul.h>
 
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC bug 105593: set off by its own intrinsics
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC bug 105593: both set off by its own intrinsics
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 #include <immintrin.h>
 

@@ -7,6 +7,7 @@
 #include <altgrad/core/kernels.h>
 
 #include <type_traits>
+#include <utility>
 
 #if defined(ALTGRAD_X86_KERNELS)
 #include <cpuid.h>
@@ -96,17 +97,19 @@ constexpr int64_t block_columns = 32, f32_rows = 14, bf16_rows = 32;
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // f(first row, rows, first column, columns) for the blocks of an (m, n) result, one for each thread. Of the
-// grids that a number of threads allows, the one whose largest block has the fewest tiles; then the one with
-// the narrowest blocks, as each packs its own columns of B.
+// grids that a number of threads allows, the one whose largest block has the fewest tiles; among those the one
+// whose blocks read least of A and B, a column of B counting twice because each thread packs its own.
 template <class F>
 void for_blocks(int64_t m, int64_t n, int64_t k, int64_t block_rows, F&& f) {
   const int64_t threads = std::clamp<int64_t>(m * n * k / work_per_thread, 1, num_threads());
   const int64_t tiles_m = divide_up(m, block_rows), tiles_n = divide_up(n, block_columns);
-  int64_t across = 1, least = tiles_m * tiles_n + 1;
+  int64_t across = 1;
+  auto least = std::pair(INT64_MAX, INT64_MAX);
   for (int64_t columns = 1; columns <= threads; ++columns) {
     if (threads % columns != 0) continue;
-    const int64_t work = divide_up(tiles_m, threads / columns) * divide_up(tiles_n, columns);
-    if (work <= least) across = columns, least = work;
+    const int64_t high = divide_up(tiles_m, threads / columns), wide = divide_up(tiles_n, columns);
+    const auto cost = std::pair(high * wide, high * block_rows + 2 * wide * block_columns);
+    if (cost < least) across = columns, least = cost;
   }
   const int64_t down = threads / across;
   parallel_tasks(threads, [&](int64_t task) {
