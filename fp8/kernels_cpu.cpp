@@ -31,10 +31,6 @@ float quotient(float x, float scale, float inverse) {
   const float huge = std::abs(x) <= std::numeric_limits<float>::max() ? std::copysign(0x1p100f, q) : q;
   return std::abs(q) < 0x1p100f ? std::copysign(corrected, x) : huge;  // -0 stays -0
 }
-constexpr bool has_fma = true;
-#else
-float quotient(float x, float scale, float) { return quotient(x, scale); }
-constexpr bool has_fma = false;
 #endif
 
 // y = finish(rounder(q(x))) on one thread; words may be null. All by value or __restrict, or the loops do not
@@ -46,13 +42,15 @@ void round_piece(Out* __restrict y, const T* __restrict x, T scale, fp8::Rounder
     for (int64_t i = 0; i < n; ++i) y[i] = finish(rounder(quotient(x[i], scale), words[i]));
     return;
   }
-  if constexpr (std::is_same_v<T, float> && has_fma) {
+#if defined(__FMA__)
+  if constexpr (std::is_same_v<T, float>) {
     if (rounder.has_nearest() && scale >= 0x1p-40f && scale <= 0x1p60f) {
       const float inverse = 1 / scale;
       for (int64_t i = 0; i < n; ++i) y[i] = finish(rounder.nearest(quotient(x[i], scale, inverse)));
       return;
     }
   }
+#endif
   for (int64_t i = 0; i < n; ++i) y[i] = finish(rounder(quotient(x[i], scale)));
 }
 
