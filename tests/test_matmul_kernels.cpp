@@ -40,7 +40,8 @@ struct Case {
   float alpha, beta;
 };
 
-// The largest |difference| from f64 in units of max |C|; Inf where memory beside C was written.
+// The largest |difference| from f64, in units of the largest sum that such terms would make with random signs (a sum
+// may cancel out, its rounding does not); Inf where memory beside C was written.
 double error(const Product& product, const Case& s) {
   constexpr int64_t pad = 3;  // columns around each matrix, filled with NaN
   constexpr float nan = std::numeric_limits<float>::quiet_NaN();
@@ -63,12 +64,16 @@ double error(const Product& product, const Case& s) {
   double largest = 0;
   for (int64_t i = 0; i < s.m; ++i) {
     for (int64_t j = 0; j < s.n; ++j) {
-      double sum = 0;
-      for (int64_t p = 0; p < s.k; ++p)
-        sum += double(A.data[i * A.row + p * A.column]) * double(B.data[p * B.row + j * B.column]);
+      double sum = 0, squares = 0;
+      for (int64_t p = 0; p < s.k; ++p) {
+        const double term =
+            double(A.data[i * A.row + p * A.column]) * double(B.data[p * B.row + j * B.column]);
+        sum += term;
+        squares += term * term;
+      }
       float& old = c[i * (s.n + pad) + j];
       expected[i * s.n + j] = s.alpha * sum + (s.beta == 0 ? 0 : s.beta * double(old));
-      largest = std::max(largest, std::abs(expected[i * s.n + j]));
+      largest = std::max({largest, std::abs(expected[i * s.n + j]), std::abs(s.alpha) * std::sqrt(squares)});
       if (s.beta == 0) old = nan;  // must not be read
     }
   }
