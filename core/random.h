@@ -58,9 +58,10 @@ class Generator {
   State state_;
 };
 
-// The calling thread's generator, which everything uses that is not given one.
+// The calling thread's generator, which everything uses that is not given one. In every thread it begins with
+// seed 0: threads that must not draw the same numbers need seeds of their own.
 Generator& default_generator();
-// Restarts the calling thread's generator from this seed.
+// Restarts the calling thread's generator, and no other, from this seed.
 void manual_seed(uint64_t seed);
 
 }  // namespace altgrad
