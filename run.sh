@@ -129,7 +129,7 @@ case ${1:-} in
     shift
     install_missing train
     configure_and_build train_gpt -DALTGRAD_TESTS=OFF  # no Catch2 needed
-    export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}  # threads that wait sleep: no slower, and far faster on a busy machine
+    export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}  # threads that wait sleep: no slower, and faster on a busy machine
     exec "$build/examples/train_gpt" "$@"
     ;;
   test)

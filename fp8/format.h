@@ -222,7 +222,7 @@ class Rounder {
   // Is nearest(x) the same as (*this)(x)? So for rounding to nearest even on grids with mantissa bits that lie
   // well inside T's range: all 8-bit formats but E7M0 and E8M0.
   AG_HD constexpr bool has_nearest() const { return cap_ != 0; }
-  // The same in half as many operations: x + 2^k - 2^k, where 2^k is the power whose last bit is the grid's step
+  // The same in fewer operations: x + 2^k - 2^k, where 2^k is the power whose last bit is the grid's step
   // at x.
   AG_HD constexpr T nearest(T x) const {
     const Bits all = std::bit_cast<Bits>(x), u = all & ~top, cap = cap_, floor = floor_, overflow = overflow_;

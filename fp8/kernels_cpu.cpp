@@ -23,9 +23,9 @@ T quotient(T x, T scale) {
 }
 
 #if defined(__FMA__)
-// The same for floats in a fifth of the time, where |x / scale| beyond 2^100 need not be told from 2^100: one step
-// of Newton's brings x * (1 / scale) to the correctly rounded quotient (Markstein, "Computation of elementary
-// functions on the IBM RISC System/6000 processor", 1990, theorem 8).
+// The same for floats without dividing, where |x / scale| beyond 2^100 need not be told from 2^100: the residual of
+// x * (1 / scale) brings it to the correctly rounded quotient (Markstein, "Computation of elementary functions on
+// the IBM RISC System/6000 processor", 1990).
 float quotient(float x, float scale, float inverse) {
   const float q = x * inverse, corrected = std::fma(std::fma(-q, scale, x), inverse, q);
   const float huge = std::abs(x) <= std::numeric_limits<float>::max() ? std::copysign(0x1p100f, q) : q;

@@ -162,6 +162,8 @@ void linear(T* y, const T* x, const T* w, const T* bias, int64_t rows, int64_t n
   });
 }
 
+static_assert(bf16_padded(1) == cpu::bf16_padding);
+
 template <>
 bool has_bf16<Cpu>() {
   static const bool has = cpu::bf16_matmul_for_this_cpu() != nullptr;
