@@ -30,7 +30,7 @@ void linear(T* y, const T* x, const T* w, const T* bias, int64_t rows, int64_t n
 constexpr int64_t bf16_padded(int64_t n) { return (n + 31) / 32 * 32; }
 template <class D>
 bool has_bf16();
-// As gemm for a single product; with bias (n), not null, each row of C begins as that.
+// As gemm for a single product, + bias (n), which may be null, in every row.
 template <class D>
 void gemm_bf16(float* c, const uint16_t* a, const uint16_t* b, const float* bias, const Gemm& g);
 

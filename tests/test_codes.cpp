@@ -51,7 +51,8 @@ std::vector<std::pair<const char*, Product>> products() {
           using Operand = cpu::Operand<uint16_t>;
           cpu::matmul_avx512_bf16(c, g.n, g.trans_a ? Operand{a, 1, lda} : Operand{a, lda, 1},
                                   g.trans_b ? Operand{b, 1, ldb} : Operand{b, ldb, 1}, g.m, g.n, g.k,
-                                  float(g.alpha), float(g.beta), static_cast<uint32_t*>(memory.get()));
+                                  float(g.alpha), float(g.beta), nullptr,
+                                  static_cast<uint32_t*>(memory.get()));
         });
   }
 #endif

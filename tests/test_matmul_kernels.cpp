@@ -17,19 +17,35 @@ using reference::randn;
 namespace {
 
 using Product = std::function<void(float*, int64_t, Operand<float>, Operand<float>, int64_t, int64_t, int64_t,
-                                   float, float)>;
+                                   float, float, const float*)>;
+using Memory = std::unique_ptr<float[], decltype(&std::free)>;
 
-Product with_scratch(cpu::PackedMatmul* kernel) {
-  const std::shared_ptr<void> memory(std::aligned_alloc(64, cpu::packed_scratch * sizeof(float)), std::free);
-  return [=](auto... args) { kernel(args..., static_cast<float*>(memory.get())); };
+Memory aligned(int64_t floats) {
+  return {static_cast<float*>(std::aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64)), std::free};
+}
+
+Product whole(const cpu::PackedKernels& kernels) {
+  const std::shared_ptr<float[]> memory = aligned(cpu::packed_scratch);
+  return [=, &kernels](auto... args) { cpu::packed_matmul(kernels, args..., memory.get()); };
+}
+
+// Through a Factor; the bias is added afterwards.
+void factored(float* c, int64_t ldc, Operand<float> a, Operand<float> b, int64_t m, int64_t n, int64_t k,
+              float alpha, float beta, const float* bias) {
+  const Memory memory = aligned(cpu::Factor<float>::size(k, n));
+  const cpu::Factor<float> factor(memory.get(), b, k, n);
+  factor.multiply(c, ldc, a, m, n, k, alpha, beta);
+  for (int64_t i = 0; bias && i < m; ++i) {
+    for (int64_t j = 0; j < n; ++j) c[i * ldc + j] += bias[j];
+  }
 }
 
 std::vector<std::pair<const char*, Product>> products() {
-  std::vector<std::pair<const char*, Product>> all = {{"in use", cpu::matmul<float>}};
+  std::vector<std::pair<const char*, Product>> all = {{"in use", cpu::matmul<float>}, {"factor", factored}};
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f")) all.emplace_back("avx512", with_scratch(cpu::matmul_avx512));
+  if (__builtin_cpu_supports("avx512f")) all.emplace_back("avx512", whole(cpu::packed_avx512));
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    all.emplace_back("avx2", with_scratch(cpu::matmul_avx2));
+    all.emplace_back("avx2", whole(cpu::packed_avx2));
 #endif
   return all;
 }
@@ -38,6 +54,7 @@ struct Case {
   int64_t m, n, k;
   bool trans_a, trans_b;
   float alpha, beta;
+  bool bias = false;
 };
 
 // The largest |difference| from f64, in units of the largest sum that such terms would make with random signs (a sum
@@ -60,6 +77,7 @@ double error(const Product& product, const Case& s) {
   const Operand<float> B =
       s.trans_b ? Operand<float>{b.data(), 1, s.k + pad} : Operand<float>{b.data(), s.n + pad, 1};
 
+  const Tensor bias = randn({s.n}, 4).to(DType::f32);
   std::vector<double> expected(s.m * s.n);
   double largest = 0;
   for (int64_t i = 0; i < s.m; ++i) {
@@ -72,12 +90,14 @@ double error(const Product& product, const Case& s) {
         squares += term * term;
       }
       float& old = c[i * (s.n + pad) + j];
-      expected[i * s.n + j] = s.alpha * sum + (s.beta == 0 ? 0 : s.beta * double(old));
+      expected[i * s.n + j] = s.alpha * sum + (s.beta == 0 ? 0 : s.beta * double(old)) +
+                              (s.bias ? bias.ptr<float>()[j] : 0);
       largest = std::max({largest, std::abs(expected[i * s.n + j]), std::abs(s.alpha) * std::sqrt(squares)});
       if (s.beta == 0) old = nan;  // must not be read
     }
   }
-  product(c.data(), s.n + pad, A, B, s.m, s.n, s.k, s.alpha, s.beta);
+  product(c.data(), s.n + pad, A, B, s.m, s.n, s.k, s.alpha, s.beta,
+          s.bias ? bias.ptr<float>() : nullptr);
   double worst = 0;
   for (int64_t i = 0; i < s.m; ++i) {
     for (int64_t j = 0; j < s.n + pad; ++j) {
@@ -119,13 +139,38 @@ TEST_CASE("packed products of several blocks, scaled and added", "[matmul]") {
     for (const bool trans_a : {false, true}) {
       for (const bool trans_b : {false, true}) {
         for (const auto& [m, n, k] : std::vector<std::array<int64_t, 3>>{
-                 {600, 40, 400}, {31, 800, 193}, {3, 385, 769}, {530, 33, 385}, {1, 1, 1000}}) {
+                 {600, 40, 400}, {31, 800, 193}, {3, 385, 769}, {530, 33, 385}, {1, 1, 1000}, {30, 40, 1021}}) {
           CAPTURE(m, n, k, trans_a, trans_b);
           CHECK(error(product, {m, n, k, trans_a, trans_b, 1, 0}) < 1e-6);
           CHECK(error(product, {m, n, k, trans_a, trans_b, -0.5f, 2}) < 1e-6);
           CHECK(error(product, {m, n, k, trans_a, trans_b, 3, 1}) < 1e-6);
+          CHECK(error(product, {m, n, k, trans_a, trans_b, 2, 0, true}) < 1e-6);
+          CHECK(error(product, {m, n, k, trans_a, trans_b, 1, -1, true}) < 1e-6);
         }
       }
+    }
+  }
+}
+
+TEST_CASE("a factor gives the product with its first rows and columns", "[matmul]") {
+  const int64_t k = 400, n = 100, m = 30;
+  const Tensor a = randn({m, k}, 1).to(DType::f32), b = randn({k, n}, 2).to(DType::f32);
+  const Memory memory = aligned(cpu::Factor<float>::size(k, n));
+  for (const bool trans : {false, true}) {
+    const Operand<float> B{b.ptr<float>(), trans ? 1 : n, trans ? k : 1};
+    const Operand<float> A{a.ptr<float>(), trans ? 1 : k, trans ? m : 1};
+    const cpu::Factor<float> factor(memory.get(), B, k, n);
+    for (const auto& [rows, columns] : {std::pair{1, 1}, {32, 64}, {65, 33}, {399, 99}, {400, 100}}) {
+      CAPTURE(trans, rows, columns);
+      std::vector<float> got(m * columns, NAN), expected(m * columns);
+      factor.multiply(got.data(), columns, A, m, columns, rows, 1, 0);
+      cpu::matmul<float>(expected.data(), columns, A, B, m, columns, rows, 1, 0);
+      double worst = 0;
+      for (size_t i = 0; i < got.size(); ++i) {
+        const double off = std::abs(double(got[i]) - expected[i]);
+        worst = off <= worst ? worst : off;  // NaN counts
+      }
+      CHECK(worst < 1e-4);
     }
   }
 }

@@ -6,42 +6,86 @@
 #include <altgrad/core/math.h>
 
 #include <cmath>
+#include <limits>
 
 namespace altgrad::kernels {
 namespace {
 
-constexpr int64_t strip = 32;  // queries handled together
+constexpr int64_t strip =
+    32;  // queries handled together, and the unit of keys that their scores are made for
+
+// From one row of scores to the next: the keys in whole units and a little more, or long rows share cache sets.
+int64_t row_stride(int64_t keys) { return (keys + strip - 1) / strip * strip + 16; }
+
+// Of a block of `strip` keys on the diagonal, those after query r's own become x.
+template <class T>
+void mask_diagonal(T* __restrict block, int64_t r, T x) {
+  for (int j = 0; j < int(strip); ++j) block[j] = j <= int(r) ? block[j] : x;
+}
+
+// Where the parts of one head lie, and the memory that its strips are worked on in.
+template <class T>
+struct Head {
+  int64_t length, size, channels;
+  const T *q, *k, *v;  // rows 3 * channels apart
+
+  Head(const T* qkv, int64_t pair, int64_t length, int64_t heads, int64_t size)
+      : length(length), size(size), channels(heads * size) {
+    q = qkv + pair / heads * length * stride() + pair % heads * size;
+    k = q + channels;
+    v = k + channels;
+  }
+  int64_t stride() const { return 3 * channels; }
+  // Rows of q, k or v as they are, and turned.
+  cpu::Operand<T> rows(const T* of, int64_t first = 0) const { return {of + first * stride(), stride(), 1}; }
+  cpu::Operand<T> columns(const T* of, int64_t first = 0) const {
+    return {of + first * stride(), 1, stride()};
+  }
+  int64_t factor_size() const {
+    const int64_t n = std::max(cpu::Factor<T>::size(size, length), cpu::Factor<T>::size(length, size));
+    return (n + 15) / 16 * 16;
+  }
+};
 
 }  // namespace
 
+// The strips of a head are one task where there are heads for all threads; else they are dealt out to several.
 template <class D, class T>
 void attention(T* y, T* lse, const T* qkv, int64_t batch, int64_t length, int64_t heads, int64_t head_size) {
-  const int64_t channels = heads * head_size, stride = 3 * channels, strips = (length + strip - 1) / strip;
+  const int64_t pairs = batch * heads, strips = (length + strip - 1) / strip;
+  const int64_t parts = std::clamp<int64_t>(2 * num_threads() / std::max<int64_t>(pairs, 1), 1, strips);
   const T scale = T(1) / std::sqrt(T(head_size));
-  parallel_tasks(batch * heads * strips, [=](int64_t task) {
-    const int64_t pair = task / strips, b = pair / heads, h = pair % heads;
-    const int64_t first = task % strips * strip, rows = std::min(strip, length - first), keys = first + rows;
-    const T* q = qkv + b * length * stride + h * head_size;
-    T* scores = static_cast<T*>(scratch(size_t(rows * keys) * sizeof(T)));
-
-    cpu::matmul<T>(scores, keys, {q + first * stride, stride, 1}, {q + channels, 1, stride}, rows, keys,
-                   head_size, scale, 0);
-    for (int64_t r = 0; r < rows; ++r) {  // softmax over the keys up to the query's own
-      T* __restrict s = scores + r * keys;
-      const int64_t seen = first + r + 1;
-      T top = s[0];
+  parallel_tasks(pairs * parts, [=](int64_t task) {
+    const int64_t pair = task / parts;
+    const Head<T> head(qkv, pair, length, heads, head_size);
+    const int64_t ld = row_stride(length), space = head.factor_size();
+    T* const scores = static_cast<T*>(scratch(size_t(strip * ld + 2 * space) * sizeof(T)));
+    T* const out = y + pair / heads * length * head.channels + pair % heads * head_size;
+    const cpu::Factor<T> keys(scores + strip * ld, head.columns(head.k), head_size, length);
+    const cpu::Factor<T> values(scores + strip * ld + space, head.rows(head.v), length, head_size);
+    for (int64_t first = task % parts * strip; first < length; first += parts * strip) {
+      const int64_t rows = std::min(strip, length - first), count = first + rows;
+      keys.multiply(scores, ld, head.rows(head.q, first), rows, count, head_size, scale, T(0));
+      T inverse[strip];
+      for (int64_t r = 0; r < rows; ++r) {  // exp(s - max), and 1 / its sum
+        T* __restrict s = scores + r * ld;
+        mask_diagonal(s + first, r, -std::numeric_limits<T>::infinity());
+        T top = s[0];
 #pragma omp simd reduction(max : top)
-      for (int64_t j = 0; j < seen; ++j) top = s[j] > top ? s[j] : top;
-      T total = 0;
+        for (int64_t j = 0; j < first + strip; ++j) top = s[j] > top ? s[j] : top;
+        T total = 0;
 #pragma omp simd reduction(+ : total)
-      for (int64_t j = 0; j < seen; ++j) total += s[j] = math::exp(s[j] - top);
-      const T inverse = T(1) / total;
-      for (int64_t j = 0; j < seen; ++j) s[j] *= inverse;
-      std::fill(s + seen, s + keys, T(0));
-      lse[pair * length + first + r] = top + std::log(total);
+        for (int64_t j = 0; j < first + strip; ++j) total += s[j] = math::exp(s[j] - top);
+        inverse[r] = T(1) / total;
+        lse[pair * length + first + r] = top + std::log(total);
+      }
+      T* const y_rows = out + first * head.channels;
+      values.multiply(y_rows, head.channels, {scores, ld, 1}, rows, head_size, count, T(1), T(0));
+      for (int64_t r = 0; r < rows; ++r) {
+        T* __restrict row = y_rows + r * head.channels;
+        for (int64_t c = 0; c < head_size; ++c) row[c] *= inverse[r];
+      }
     }
-    cpu::matmul<T>(y + b * length * channels + h * head_size + first * channels, channels, {scores, keys, 1},
-                   {q + 2 * channels, stride, 1}, rows, head_size, keys, 1, 0);
   });
 }
 
@@ -52,45 +96,46 @@ void attention(T* y, T* lse, const T* qkv, int64_t batch, int64_t length, int64_
 template <class D, class T>
 void attention_grad(T* dqkv, const T* dy, const T* qkv, const T* y, const T* lse, int64_t batch,
                     int64_t length, int64_t heads, int64_t head_size) {
-  const int64_t channels = heads * head_size, stride = 3 * channels, strips = (length + strip - 1) / strip;
+  const int64_t strips = (length + strip - 1) / strip;
   const T scale = T(1) / std::sqrt(T(head_size));
   parallel_tasks(batch * heads, [=](int64_t pair) {
-    const int64_t b = pair / heads, h = pair % heads;
-    const T* q = qkv + b * length * stride + h * head_size;
-    T* dq = dqkv + b * length * stride + h * head_size;
-    const int64_t at = b * length * channels + h * head_size;
-    T* probs = static_cast<T*>(scratch(size_t(2 * strip * length) * sizeof(T)));
-    T* dscores = probs + strip * length;
+    const Head<T> head(qkv, pair, length, heads, head_size);
+    const int64_t stride = head.stride(), channels = head.channels;
+    T* const dq = dqkv + (head.q - qkv);
+    const int64_t at = pair / heads * length * channels + pair % heads * head_size;
+    const int64_t ld = row_stride(length), space = head.factor_size();
+    T* const probs = static_cast<T*>(scratch(size_t(2 * strip * ld + 4 * space) * sizeof(T)));
+    T* const dscores = probs + strip * ld;
+    T* const memory = dscores + strip * ld;
+    const cpu::Factor<T> keys(memory, head.columns(head.k), head_size, length);
+    const cpu::Factor<T> values(memory + space, head.columns(head.v), head_size, length);
+    const cpu::Factor<T> key_rows(memory + 2 * space, head.rows(head.k), length, head_size);
     for (int64_t i = strips - 1; i >= 0; --i) {
-      const int64_t first = i * strip, rows = std::min(strip, length - first), keys = first + rows;
-      const T *queries = q + first * stride, *keys_at = q + channels, *values = q + 2 * channels;
-      const T* dout = dy + at + first * channels;
-      cpu::matmul<T>(probs, keys, {queries, stride, 1}, {keys_at, 1, stride}, rows, keys, head_size, scale,
-                     0);
-      cpu::matmul<T>(dscores, keys, {dout, channels, 1}, {values, 1, stride}, rows, keys, head_size, 1, 0);
+      const int64_t first = i * strip, rows = std::min(strip, length - first), count = first + rows;
+      const cpu::Operand<T> queries = head.rows(head.q, first), dout{dy + at + first * channels, channels, 1};
+      keys.multiply(probs, ld, queries, rows, count, head_size, scale, T(0));
+      values.multiply(dscores, ld, dout, rows, count, head_size, T(1), T(0));
       for (int64_t r = 0; r < rows; ++r) {
-        T* __restrict p = probs + r * keys, * __restrict ds = dscores + r * keys;
+        T* __restrict p = probs + r * ld, * __restrict ds = dscores + r * ld;
         const T* __restrict g = dy + at + (first + r) * channels, * __restrict out =
                                                                       y + at + (first + r) * channels;
         const T log_sum = lse[pair * length + first + r];
         T delta = 0;
 #pragma omp simd reduction(+ : delta)
         for (int64_t c = 0; c < head_size; ++c) delta += g[c] * out[c];
-        const int64_t seen = first + r + 1;
-        for (int64_t j = 0; j < seen; ++j) {
+        mask_diagonal(p + first, r, -std::numeric_limits<T>::infinity());
+        mask_diagonal(ds + first, r, T(0));
+        for (int64_t j = 0; j < first + strip; ++j) {
           p[j] = math::exp(p[j] - log_sum);
           ds[j] = scale * p[j] * (ds[j] - delta);
         }
-        std::fill(p + seen, p + keys, T(0));
-        std::fill(ds + seen, ds + keys, T(0));
       }
       const T add = i == strips - 1 ? 0 : 1;
-      cpu::matmul<T>(dq + first * stride, stride, {dscores, keys, 1}, {keys_at, stride, 1}, rows, head_size,
-                     keys, 1, 0);
-      cpu::matmul<T>(dq + channels, stride, {dscores, 1, keys}, {queries, stride, 1}, keys, head_size, rows,
-                     1, add);
-      cpu::matmul<T>(dq + 2 * channels, stride, {probs, 1, keys}, {dout, channels, 1}, keys, head_size, rows,
-                     1, add);
+      key_rows.multiply(dq + first * stride, stride, {dscores, ld, 1}, rows, head_size, count, T(1), T(0));
+      const cpu::Factor<T> query_rows(memory + 3 * space, queries, rows, head_size);
+      query_rows.multiply(dq + channels, stride, {dscores, 1, ld}, count, head_size, rows, T(1), add);
+      const cpu::Factor<T> dout_rows(memory + 3 * space, dout, rows, head_size);
+      dout_rows.multiply(dq + 2 * channels, stride, {probs, 1, ld}, count, head_size, rows, T(1), add);
     }
   });
 }

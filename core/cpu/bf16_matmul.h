@@ -89,14 +89,15 @@ void pack_a(uint16_t* out, Operand<uint16_t> a, int64_t m, int64_t k) {
   }
 }
 
-// C (rows, columns) = alpha * sums + beta * C; sums has rows of 32.
-void finish(float* c, int64_t ldc, const float* sums, int64_t rows, int64_t columns, float alpha,
-            float beta) {
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t j = 0; j < columns; j += 16) {
-      const __mmask16 mask = columns - j >= 16 ? 0xffff : __mmask16((1 << (columns - j)) - 1);
+// C (rows, columns) = alpha * sums + beta * C + bias; sums has rows of 32, bias may be null.
+void finish(float* c, int64_t ldc, const float* sums, int64_t rows, int64_t columns, float alpha, float beta,
+            const float* bias) {
+  for (int64_t j = 0; j < columns; j += 16) {
+    const __mmask16 mask = columns - j >= 16 ? 0xffff : __mmask16((1 << (columns - j)) - 1);
+    const __m512 first = bias ? _mm512_maskz_loadu_ps(mask, bias + j) : _mm512_setzero_ps();
+    for (int64_t r = 0; r < rows; ++r) {
       float* y = c + r * ldc + j;
-      __m512 value = _mm512_mul_ps(_mm512_set1_ps(alpha), _mm512_load_ps(sums + r * panel + j));
+      __m512 value = _mm512_fmadd_ps(_mm512_set1_ps(alpha), _mm512_load_ps(sums + r * panel + j), first);
       if (beta != 0) value = _mm512_fmadd_ps(_mm512_set1_ps(beta), _mm512_maskz_loadu_ps(mask, y), value);
       _mm512_mask_storeu_ps(y, mask, value);
     }
@@ -107,13 +108,13 @@ void finish(float* c, int64_t ldc, const float* sums, int64_t rows, int64_t colu
 // rows <= Tile::rows.
 template <class Tile>
 void bf16_matmul(float* c, int64_t ldc, Operand<uint16_t> a, Operand<uint16_t> b, int64_t m, int64_t n,
-                 int64_t k, float alpha, float beta, uint32_t* scratch) {
+                 int64_t k, float alpha, float beta, const float* bias, uint32_t* scratch) {
   const Tile tile;
   uint32_t* const packed_b = scratch;
   uint16_t* const packed_a = reinterpret_cast<uint16_t*>(scratch + max_k / 2 * max_n);
   const bool pack = a.column != 1;
   const int64_t padded_k = round_up(k, bf16_padding);
-  for (int64_t p = 0; p < padded_k; p += max_k, beta = 1) {
+  for (int64_t p = 0; p < padded_k; p += max_k, beta = 1, bias = nullptr) {
     const int64_t depth = least(max_k, padded_k - p);
     for (int64_t j = 0; j < n; j += max_n) {
       const int64_t width = least(max_n, n - j);
@@ -129,7 +130,8 @@ void bf16_matmul(float* c, int64_t ldc, Operand<uint16_t> a, Operand<uint16_t> b
           for (int64_t q = 0; q < width; q += panel) {
             alignas(64) float sums[Tile::rows * panel];
             tile(sums, first + r * lda, lda, packed_b + q * (depth / 2), depth, rows);
-            finish(c + (i + r) * ldc + j + q, ldc, sums, rows, least(panel, width - q), alpha, beta);
+            finish(c + (i + r) * ldc + j + q, ldc, sums, rows, least(panel, width - q), alpha, beta,
+                   bias ? bias + j + q : nullptr);
           }
         }
       }

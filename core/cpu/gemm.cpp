@@ -1,91 +1,12 @@
-// Matrix products: the packed kernels where the CPU has the instructions for them, Eigen, single-threaded,
-// for f64 and elsewhere. A product is shared among threads in a grid of blocks of C; no sum is cut, so the
-// result does not depend on the number of threads.
-#include <altgrad/core/cpu/eigen_maps.h>
+// Matrix products shared among threads in a grid of blocks of C; no sum is cut, so the result does not depend on
+// the number of threads.
 #include <altgrad/core/cpu/matmul.h>
 #include <altgrad/core/cpu/parallel.h>
 #include <altgrad/core/kernels.h>
 
-#include <type_traits>
 #include <utility>
 
-#if defined(ALTGRAD_X86_KERNELS)
-#include <cpuid.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
-
 namespace altgrad {
-namespace cpu {
-namespace {
-
-PackedMatmul* packed_matmul_for_this_cpu() {
-#if defined(ALTGRAD_X86_KERNELS)
-  if (__builtin_cpu_supports("avx512f")) return matmul_avx512;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return matmul_avx2;
-#endif
-  return nullptr;
-}
-
-#if defined(ALTGRAD_X86_KERNELS)
-// AMX, and the system lets this process use its registers.
-bool has_amx() {
-  unsigned a, b, c, d;
-  constexpr unsigned bf16_and_tiles = 1u << 22 | 1u << 24;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & bf16_and_tiles) != bf16_and_tiles) return false;
-#if defined(__linux__)
-  constexpr int request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
-#else
-  return false;
-#endif
-}
-#endif
-
-}  // namespace
-
-Bf16Matmul* bf16_matmul_for_this_cpu() {
-#if defined(ALTGRAD_X86_KERNELS)
-  if (__builtin_cpu_supports("avx512bw")) {
-    if (has_amx()) return matmul_amx;
-    if (__builtin_cpu_supports("avx512bf16")) return matmul_avx512_bf16;
-  }
-#endif
-  return nullptr;
-}
-
-template <class T>
-void matmul(T* c, int64_t ldc, Operand<T> a, Operand<T> b, int64_t m, int64_t n, int64_t k, T alpha, T beta) {
-  if (m == 0 || n == 0) return;
-  auto C = block_at(c, m, n, ldc);
-  if constexpr (std::is_same_v<T, float>) {
-    static PackedMatmul* const packed = packed_matmul_for_this_cpu();
-    if (packed && k > 0) {
-      return packed(c, ldc, a, b, m, n, k, alpha, beta,
-                    static_cast<float*>(packing_memory(packed_scratch * sizeof(float))));
-    }
-  }
-  if (beta == 0) {
-    C.setZero();
-  } else if (beta != 1) {
-    C *= beta;
-  }
-  const bool trans_a = a.column != 1, trans_b = b.column != 1;
-  const auto A = trans_a ? block_at(a.data, k, m, a.column) : block_at(a.data, m, k, a.row);
-  const auto B = trans_b ? block_at(b.data, n, k, b.column) : block_at(b.data, k, n, b.row);
-  if (trans_a && trans_b) C.noalias() += alpha * A.transpose() * B.transpose();
-  if (trans_a && !trans_b) C.noalias() += alpha * A.transpose() * B;
-  if (!trans_a && trans_b) C.noalias() += alpha * A * B.transpose();
-  if (!trans_a && !trans_b) C.noalias() += alpha * A * B;
-}
-
-template void matmul(float*, int64_t, Operand<float>, Operand<float>, int64_t, int64_t, int64_t, float,
-                     float);
-template void matmul(double*, int64_t, Operand<double>, Operand<double>, int64_t, int64_t, int64_t, double,
-                     double);
-
-}  // namespace cpu
-
 namespace kernels {
 namespace {
 
@@ -154,11 +75,8 @@ template <class D, class T>
 void linear(T* y, const T* x, const T* w, const T* bias, int64_t rows, int64_t n, int64_t k) {
   const auto X = operand(x, false, rows, k), W = operand(w, true, k, n);
   for_blocks(rows, n, k, f32_rows, [&](int64_t row, int64_t count, int64_t column, int64_t columns) {
-    T* block = y + row * n + column;
-    if (bias) {
-      for (int64_t r = 0; r < count; ++r) std::copy_n(bias + column, columns, block + r * n);
-    }
-    cpu::matmul(block, n, at(X, row, 0), at(W, 0, column), count, columns, k, T(1), T(bias ? 1 : 0));
+    cpu::matmul(y + row * n + column, n, at(X, row, 0), at(W, 0, column), count, columns, k, T(1), T(0),
+                bias ? bias + column : nullptr);
   });
 }
 
@@ -176,13 +94,9 @@ void gemm_bf16<Cpu>(float* c, const uint16_t* a, const uint16_t* b, const float*
   const auto A = operand(a, g.trans_a, bf16_padded(g.m), bf16_padded(g.k)),
              B = operand(b, g.trans_b, bf16_padded(g.k), bf16_padded(g.n));
   for_blocks(g.m, g.n, g.k, bf16_rows, [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
-    float* block = c + row * g.n + column;
-    if (bias) {
-      for (int64_t r = 0; r < rows; ++r) std::copy_n(bias + column, columns, block + r * g.n);
-    }
     auto* memory = static_cast<uint32_t*>(packing_memory(cpu::bf16_scratch * sizeof(uint32_t)));
-    matmul(block, g.n, at(A, row, 0), at(B, 0, column), rows, columns, g.k, float(g.alpha),
-           bias ? 1 : float(g.beta), memory);
+    matmul(c + row * g.n + column, g.n, at(A, row, 0), at(B, 0, column), rows, columns, g.k, float(g.alpha),
+           float(g.beta), bias ? bias + column : nullptr, memory);
   });
 }
 

@@ -13,25 +13,56 @@ struct Operand {
   int64_t row, column;
 };
 
-// C (m, n), rows ldc apart, = alpha A (m, k) B (k, n) + beta C; with beta = 0, C is not read.
+// C (m, n), rows ldc apart, = alpha A (m, k) B (k, n) + beta C + bias; with beta = 0, C is not read; bias (n) is
+// added to every row and may be null.
 template <class T>
-void matmul(T* c, int64_t ldc, Operand<T> a, Operand<T> b, int64_t m, int64_t n, int64_t k, T alpha, T beta);
+void matmul(T* c, int64_t ldc, Operand<T> a, Operand<T> b, int64_t m, int64_t n, int64_t k, T alpha, T beta,
+            const T* bias = nullptr);
 
-// The f32 kernels (packed_matmul.h), compiled for CPUs that this program may not run on. scratch:
-// packed_scratch floats, aligned to 64 bytes; m, n, k > 0.
-using PackedMatmul = void(float* c, int64_t ldc, Operand<float> a, Operand<float> b, int64_t m, int64_t n,
-                          int64_t k, float alpha, float beta, float* scratch);
-PackedMatmul matmul_avx2, matmul_avx512;
+// A right-hand factor that several products share: packed once where there are packed kernels, read where it lies
+// elsewhere.
+template <class T>
+class Factor {
+ public:
+  static int64_t size(int64_t k, int64_t n);  // elements of its memory, which is aligned to 64 bytes
+  Factor(T* memory, Operand<T> b, int64_t k, int64_t n);
+  // C (m, n) = alpha A (m, k) B + beta C, with the first k rows and n columns of the factor as B.
+  void multiply(T* c, int64_t ldc, Operand<T> a, int64_t m, int64_t n, int64_t k, T alpha, T beta) const;
 
-// Blocks of B and of a column-major A while they are packed, in floats, for panels of up to 32 columns.
-constexpr int64_t packed_scratch = 384 * 384 + 36 * 16 * (192 + 1);
+ private:
+  Operand<T> b_;
+  T* panels_;
+  int64_t depth_;
+};
+
+// The f32 kernels (packed_matmul.h), compiled for CPUs that this program may not run on. B (k, n) is packed into
+// panels of `panel` columns, in rows one after the other, the last panel filled up with zeros.
+struct PackedKernels {
+  int64_t panel;
+  void (*pack)(float* panels, Operand<float> b, int64_t k, int64_t n);
+  // C (m, n) = alpha A (m, k) B + beta C + bias, where panels have `depth` rows each, of which B are the first k.
+  // packed_a: packed_a_size floats; a column-major A has k <= packed_max_k_by_column.
+  void (*multiply)(float* c, int64_t ldc, Operand<float> a, const float* panels, int64_t depth, int64_t m,
+                   int64_t n, int64_t k, float alpha, float beta, const float* bias, float* packed_a);
+};
+extern const PackedKernels packed_avx2, packed_avx512;
+
+// A whole product: B in blocks that stay in the L2 cache. scratch: packed_scratch floats, aligned to 64 bytes;
+// m, n, k > 0.
+void packed_matmul(const PackedKernels& kernels, float* c, int64_t ldc, Operand<float> a, Operand<float> b,
+                   int64_t m, int64_t n, int64_t k, float alpha, float beta, const float* bias,
+                   float* scratch);
+constexpr int64_t packed_max_k = 384, packed_max_n = 384;  // a block of B: 576 KiB
+constexpr int64_t packed_max_k_by_column = 192;            // of a block of a column-major A
+constexpr int64_t packed_a_size = 36 * 16 * (packed_max_k_by_column + 1);
+constexpr int64_t packed_scratch = packed_max_k * packed_max_n + packed_a_size;
 
 // The same for bf16 values, sums in f32. Memory of A and B is filled up with zeros to multiples of bf16_padding
 // rows and columns, and m and n only cut off what is stored: blocks of A and B begin at such multiples.
 // bf16_scratch words, aligned to 64 bytes.
 constexpr int64_t bf16_padding = 32;
 using Bf16Matmul = void(float* c, int64_t ldc, Operand<uint16_t> a, Operand<uint16_t> b, int64_t m, int64_t n,
-                        int64_t k, float alpha, float beta, uint32_t* scratch);
+                        int64_t k, float alpha, float beta, const float* bias, uint32_t* scratch);
 Bf16Matmul matmul_amx, matmul_avx512_bf16;
 constexpr int64_t bf16_scratch = 512 * (224 + 256);
 

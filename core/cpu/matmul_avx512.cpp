@@ -11,9 +11,6 @@ constexpr int64_t lanes = 16;
 
 namespace altgrad::cpu {
 
-void matmul_avx512(float* c, int64_t ldc, Operand<float> a, Operand<float> b, int64_t m, int64_t n, int64_t k,
-                   float alpha, float beta, float* scratch) {
-  packed_matmul(c, ldc, a, b, m, n, k, alpha, beta, scratch);
-}
+constinit const PackedKernels packed_avx512{panel, pack_b, multiply};
 
 }  // namespace altgrad::cpu

@@ -14,12 +14,11 @@
 namespace altgrad::cpu {
 namespace {
 
-constexpr int64_t panel = 2 * lanes;                    // columns of a packed panel of B
-constexpr int64_t max_k = 384, max_n = 384;             // a block of B: 576 KiB
-constexpr int64_t max_packed_k = 192, max_strips = 36;  // a block of a column-major A: 434 KiB
-constexpr int64_t strip_rows = 16;                      // floats for each k in a packed strip of A
+constexpr int64_t panel = 2 * lanes;                      // columns of a packed panel of B
+constexpr int64_t max_k = packed_max_k, max_strips = 36;  // a block of a column-major A: 434 KiB
+constexpr int64_t strip_rows = 16;                        // floats for each k in a packed strip of A
 constexpr int64_t strip_size(int64_t k) { return (k + 1) * strip_rows; }  // odd, or strips share cache sets
-static_assert(max_k * max_n + max_strips * strip_size(max_packed_k) <= packed_scratch);
+static_assert(max_strips * strip_size(packed_max_k_by_column) <= packed_a_size);
 
 typedef float Vector __attribute__((vector_size(lanes * sizeof(float))));
 
@@ -33,15 +32,24 @@ void store(float* p, Vector x) { __builtin_memcpy(p, &x, sizeof x); }
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// C (R, columns) = alpha A B + beta C: element k of A's row r is a[r * a_row + k * a_k], B is a packed panel.
+// C (R, columns) = alpha A B + beta C + bias: element k of A's row r is a[r * a_row + k * a_k], B is a packed
+// panel, bias may be null.
 template <int R, int V>
 void tile(float* c, int64_t ldc, const float* a, int64_t a_row, int64_t a_k, const float* b, int64_t k,
-          int64_t columns, float alpha, float beta) {
+          int64_t columns, float alpha, float beta, const float* bias) {
   Vector sum[R][V] = {};
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {  // C is on its way while the sums are made
+    __builtin_prefetch(c + r * ldc, 1);
+    if (V == 2) __builtin_prefetch(c + r * ldc + lanes, 1);
+  }
   for (int64_t i = 0; i < k; ++i, a += a_k, b += panel) {
     Vector row[V];
 #pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) row[v] = load(b + v * lanes);
+    for (int v = 0; v < V; ++v) {
+      row[v] = load(b + v * lanes);
+      __builtin_prefetch(b + 8 * panel + v * lanes);
+    }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const float x = a[r * a_row];
@@ -50,12 +58,14 @@ void tile(float* c, int64_t ldc, const float* a, int64_t a_row, int64_t a_k, con
     }
   }
   if (columns == V * lanes) {
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) {
+    for (int v = 0; v < V; ++v) {
+      const Vector first = bias ? load(bias + v * lanes) : Vector{};
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
         float* y = c + r * ldc + v * lanes;
-        store(y, beta == 0 ? alpha * sum[r][v] : alpha * sum[r][v] + beta * load(y));
+        const Vector value = alpha * sum[r][v] + first;
+        store(y, beta == 0 ? value : value + beta * load(y));
       }
     }
     return;
@@ -69,7 +79,8 @@ void tile(float* c, int64_t ldc, const float* a, int64_t a_row, int64_t a_k, con
   for (int r = 0; r < R; ++r) {
     for (int64_t j = 0; j < columns; ++j) {
       float& y = c[r * ldc + j];
-      y = beta == 0 ? alpha * rest[r][j] : alpha * rest[r][j] + beta * y;
+      const float value = alpha * rest[r][j] + (bias ? bias[j] : 0);
+      y = beta == 0 ? value : value + beta * y;
     }
   }
 }
@@ -150,34 +161,35 @@ void pack_a(float* out, Operand<float> a, int64_t m, const Strips& strips, int64
   }
 }
 
-void packed_matmul(float* c, int64_t ldc, Operand<float> a, Operand<float> b, int64_t m, int64_t n, int64_t k,
-                   float alpha, float beta, float* scratch) {
-  float* const packed_b = scratch;
-  float* const packed_a = scratch + max_k * max_n;
-  const bool pack = a.column != 1;
-  // Blocks of equal size, none much smaller than the others.
-  const int64_t k_step = divide_up(k, divide_up(k, pack ? max_packed_k : max_k));
-  const int64_t n_step = divide_up(divide_up(n, divide_up(n, max_n)), panel) * panel;
+// A row-major strip of A, copied so that its rows no longer share cache sets.
+Operand<float> copied(float* out, Operand<float> strip, int64_t rows, int64_t k) {
+  const int64_t stride = divide_up(k, 2 * lanes) * 2 * lanes + lanes;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = 0; i < k; ++i) out[r * stride + i] = strip.data[r * strip.row + i];
+  }
+  return {out, stride, 1};
+}
+
+// PackedKernels::multiply.
+void multiply(float* c, int64_t ldc, Operand<float> a, const float* panels, int64_t depth, int64_t m,
+              int64_t n, int64_t k, float alpha, float beta, const float* bias, float* packed_a) {
+  const bool by_column = a.column != 1;
+  const bool collides = !by_column && a.row % 1024 == 0 && k <= max_k;  // rows of A share cache sets
   const int64_t m_tiles = divide_up(m, max_rows);
-  for (int64_t p = 0; p < k; p += k_step, beta = 1) {
-    const int64_t depth = least(k_step, k - p);
-    for (int64_t j = 0; j < n; j += n_step) {
-      const int64_t width = least(n_step, n - j);
-      pack_b(packed_b, {b.data + p * b.row + j * b.column, b.row, b.column}, depth, width);
-      for (int64_t t = 0; t < m_tiles; t += max_strips) {
-        const int64_t count = least(max_strips, m_tiles - t);
-        const Strips strips(m, m_tiles, t, t + count);
-        if (pack) pack_a(packed_a, {a.data + p * a.column, a.row, a.column}, m, strips, count, depth);
-        for (int64_t s = 0; s < count; ++s) {
-          const int64_t i = strips.first[s], rows = strips.first[s + 1] - i;
-          const float* strip = pack ? packed_a + s * strip_size(depth) : a.data + i * a.row + p;
-          for (int64_t q = 0; q < width; q += panel) {
-            const int64_t columns = least(panel, width - q);
-            const auto run = (columns > lanes ? TilesOf<2>::of : TilesOf<1>::of)[rows - 1];
-            run(c + i * ldc + j + q, ldc, strip, pack ? 1 : a.row, pack ? strip_rows : 1,
-                packed_b + q * depth, depth, columns, alpha, beta);
-          }
-        }
+  for (int64_t t = 0; t < m_tiles; t += max_strips) {
+    const int64_t count = least(max_strips, m_tiles - t);
+    const Strips strips(m, m_tiles, t, t + count);
+    if (by_column) pack_a(packed_a, a, m, strips, count, k);
+    for (int64_t s = 0; s < count; ++s) {
+      const int64_t i = strips.first[s], rows = strips.first[s + 1] - i;
+      Operand<float> strip{a.data + i * a.row, a.row, a.column};
+      if (by_column) strip = {packed_a + s * strip_size(k), 1, strip_rows};
+      if (collides) strip = copied(packed_a, strip, rows, k);
+      for (int64_t q = 0; q < n; q += panel) {
+        const int64_t columns = least(panel, n - q);
+        const auto run = (columns > lanes ? TilesOf<2>::of : TilesOf<1>::of)[rows - 1];
+        run(c + i * ldc + q, ldc, strip.data, strip.row, strip.column, panels + q * depth, k, columns, alpha,
+            beta, bias ? bias + q : nullptr);
       }
     }
   }

@@ -1,0 +1,155 @@
+// Matrix products on one thread: the packed kernels where the CPU has the instructions for them, Eigen, single-
+// threaded, for f64 and elsewhere.
+#include <altgrad/core/cpu/eigen_maps.h>
+#include <altgrad/core/cpu/matmul.h>
+#include <altgrad/core/cpu/parallel.h>
+
+#include <type_traits>
+
+#if defined(ALTGRAD_X86_KERNELS)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace altgrad::cpu {
+namespace {
+
+const PackedKernels* packed_kernels_for_this_cpu() {
+#if defined(ALTGRAD_X86_KERNELS)
+  if (__builtin_cpu_supports("avx512f")) return &packed_avx512;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &packed_avx2;
+#endif
+  return nullptr;
+}
+
+#if defined(ALTGRAD_X86_KERNELS)
+// AMX, and the system lets this process use its registers.
+bool has_amx() {
+  unsigned a, b, c, d;
+  constexpr unsigned bf16_and_tiles = 1u << 22 | 1u << 24;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & bf16_and_tiles) != bf16_and_tiles) return false;
+#if defined(__linux__)
+  constexpr int request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+  return false;
+#endif
+}
+#endif
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+template <class T>
+Operand<T> at(const Operand<T>& x, int64_t row, int64_t column) {
+  return {x.data + row * x.row + column * x.column, x.row, x.column};
+}
+
+// The kernels for T, null where Eigen has to do.
+template <class T>
+const PackedKernels* packed_kernels() {
+  static const PackedKernels* const kernels =
+      std::is_same_v<T, float> ? packed_kernels_for_this_cpu() : nullptr;
+  return kernels;
+}
+
+float* packing_scratch() { return static_cast<float*>(packing_memory(packed_scratch * sizeof(float))); }
+
+template <class T>
+void eigen_matmul(T* c, int64_t ldc, Operand<T> a, Operand<T> b, int64_t m, int64_t n, int64_t k, T alpha,
+                  T beta, const T* bias) {
+  auto C = block_at(c, m, n, ldc);
+  if (beta == 0) {
+    C.setZero();
+  } else if (beta != 1) {
+    C *= beta;
+  }
+  if (bias) C += block_at(bias, 1, n, n).replicate(m, 1);
+  const bool trans_a = a.column != 1, trans_b = b.column != 1;
+  const auto A = trans_a ? block_at(a.data, k, m, a.column) : block_at(a.data, m, k, a.row);
+  const auto B = trans_b ? block_at(b.data, n, k, b.column) : block_at(b.data, k, n, b.row);
+  if (trans_a && trans_b) C.noalias() += alpha * A.transpose() * B.transpose();
+  if (trans_a && !trans_b) C.noalias() += alpha * A.transpose() * B;
+  if (!trans_a && trans_b) C.noalias() += alpha * A * B.transpose();
+  if (!trans_a && !trans_b) C.noalias() += alpha * A * B;
+}
+
+}  // namespace
+
+Bf16Matmul* bf16_matmul_for_this_cpu() {
+#if defined(ALTGRAD_X86_KERNELS)
+  if (__builtin_cpu_supports("avx512bw")) {
+    if (has_amx()) return matmul_amx;
+    if (__builtin_cpu_supports("avx512bf16")) return matmul_avx512_bf16;
+  }
+#endif
+  return nullptr;
+}
+
+void packed_matmul(const PackedKernels& kernels, float* c, int64_t ldc, Operand<float> a, Operand<float> b,
+                   int64_t m, int64_t n, int64_t k, float alpha, float beta, const float* bias,
+                   float* scratch) {
+  float* const panels = scratch;
+  float* const packed_a = scratch + packed_max_k * packed_max_n;
+  // Blocks of equal size, none much smaller than the others.
+  const int64_t k_step = divide_up(k, divide_up(k, a.column == 1 ? packed_max_k : packed_max_k_by_column));
+  const int64_t n_step = divide_up(divide_up(n, divide_up(n, packed_max_n)), kernels.panel) * kernels.panel;
+  for (int64_t p = 0; p < k; p += k_step, beta = 1, bias = nullptr) {
+    const int64_t depth = std::min(k_step, k - p);
+    for (int64_t j = 0; j < n; j += n_step) {
+      const int64_t width = std::min(n_step, n - j);
+      kernels.pack(panels, at(b, p, j), depth, width);
+      kernels.multiply(c + j, ldc, at(a, 0, p), panels, depth, m, width, depth, alpha, beta,
+                       bias ? bias + j : nullptr, packed_a);
+    }
+  }
+}
+
+template <class T>
+void matmul(T* c, int64_t ldc, Operand<T> a, Operand<T> b, int64_t m, int64_t n, int64_t k, T alpha, T beta,
+            const T* bias) {
+  if (m == 0 || n == 0) return;
+  if constexpr (std::is_same_v<T, float>) {
+    if (const PackedKernels* kernels = packed_kernels<T>(); kernels && k > 0) {
+      return packed_matmul(*kernels, c, ldc, a, b, m, n, k, alpha, beta, bias, packing_scratch());
+    }
+  }
+  eigen_matmul(c, ldc, a, b, m, n, k, alpha, beta, bias);
+}
+
+template <class T>
+int64_t Factor<T>::size(int64_t k, int64_t n) {
+  const PackedKernels* kernels = packed_kernels<T>();
+  return kernels ? divide_up(n, kernels->panel) * kernels->panel * k : 0;
+}
+
+template <class T>
+Factor<T>::Factor(T* memory, Operand<T> b, int64_t k, int64_t n) : b_(b), panels_(memory), depth_(k) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (const PackedKernels* kernels = packed_kernels<T>()) kernels->pack(panels_, b, k, n);
+  }
+}
+
+template <class T>
+void Factor<T>::multiply(T* c, int64_t ldc, Operand<T> a, int64_t m, int64_t n, int64_t k, T alpha,
+                         T beta) const {
+  if constexpr (std::is_same_v<T, float>) {
+    if (const PackedKernels* kernels = packed_kernels<T>()) {
+      const int64_t step = a.column == 1 ? packed_max_k : packed_max_k_by_column;
+      for (int64_t p = 0; p < k; p += step, beta = 1) {
+        kernels->multiply(c, ldc, at(a, 0, p), panels_ + p * kernels->panel, depth_, m, n,
+                          std::min(step, k - p), alpha, beta, nullptr, packing_scratch());
+      }
+      return;
+    }
+  }
+  eigen_matmul<T>(c, ldc, a, b_, m, n, k, alpha, beta, nullptr);
+}
+
+#define AG_INSTANTIATE(T)                                                                               \
+  template void matmul(T*, int64_t, Operand<T>, Operand<T>, int64_t, int64_t, int64_t, T, T, const T*); \
+  template class Factor<T>;
+AG_INSTANTIATE(float)
+AG_INSTANTIATE(double)
+
+}  // namespace altgrad::cpu
