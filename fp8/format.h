@@ -209,30 +209,31 @@ class Rounder {
     special_bits_ = f.has_nan() && !f.has_inf() ? inf | one >> 1 : 0;
 
     const bool inside = f.max() <= 0x1p60 && f.min_subnormal() >= 0x1p-60;
-    if (rounding == Rounding::nearest_even && f.mantissa_bits > 0 && f.has_sign && f.has_subnormals &&
-        inside) {
-      cap_ = std::bit_cast<Bits>(static_cast<T>(2 * f.max()));
+    if (rounding == Rounding::nearest_even && overflow != Overflow::to_special && f.mantissa_bits > 0 &&
+        f.has_sign && f.has_subnormals && inside) {
       floor_ = static_cast<Bits>(f.min_exponent() + exponent_bias) << p;
-      shift_ = static_cast<Bits>(p - f.mantissa_bits) << p;
+      shift_ = (static_cast<Bits>(p - f.mantissa_bits) << p) + one / 2;
     }
   }
 
   AG_HD constexpr T operator()(T x) const { return round<false>(x, 0); }
 
-  // Is nearest(x) the same as (*this)(x)? So for rounding to nearest even on grids with mantissa bits that lie
-  // well inside T's range: all 8-bit formats but E7M0 and E8M0.
-  AG_HD constexpr bool has_nearest() const { return cap_ != 0; }
-  // The same in fewer operations: x + 2^k - 2^k, where 2^k is the power whose last bit is the grid's step
-  // at x.
-  AG_HD constexpr T nearest(T x) const {
-    const Bits all = std::bit_cast<Bits>(x), u = all & ~top, cap = cap_, floor = floor_, overflow = overflow_;
-    const Bits kept = u < cap ? u : cap, field = kept & ~(one - 1);
-    const T power = std::bit_cast<T>((field < floor ? floor : field) + shift_);
-    const Bits rounded = std::bit_cast<Bits>((std::bit_cast<T>(kept) + power) - power);
-    const Bits inside = rounded > max_ ? overflow : rounded;
-    const Bits r = u >= specials_ ? u | special_bits_ : inside;
-    return std::bit_cast<T>(r | (all & (r == 0 ? zero_sign_ : top)));
+  // Is nearest(x) the same as (*this)(x) for finite x? So for rounding to nearest even that saturates, on grids
+  // with mantissa bits that lie well inside T's range: all 8-bit formats but E7M0 and E8M0.
+  AG_HD constexpr bool has_nearest() const { return floor_ != 0; }
+  // The same in fewer operations: x + c - c, where c = 1.5 * 2^k and 2^k's last bit is the grid's step at x. Without
+  // `clamp`, |x| must not exceed the format's max. A zero gets its sign from `sign`.
+  template <bool clamp = true>
+  AG_HD constexpr T nearest(T x, T sign) const {
+    const T max = std::bit_cast<T>(max_), upper = x < max ? x : max, clamped = upper > -max ? upper : -max;
+    const T kept = clamp ? clamped : x;
+    const Bits field = std::bit_cast<Bits>(kept) & inf, floor = floor_;
+    const T c = std::bit_cast<T>((field < floor ? floor : field) + shift_);
+    const Bits rounded = std::bit_cast<Bits>((kept + c) - c);
+    return std::bit_cast<T>(rounded | (std::bit_cast<Bits>(sign) & zero_sign_));
   }
+  AG_HD constexpr T nearest(T x) const { return nearest(x, x); }
+  AG_HD constexpr T max() const { return std::bit_cast<T>(max_); }  // the largest result but Inf
   AG_HD constexpr T operator()(T x, std::uint32_t random) const { return round<true>(x, random); }
 
   AG_HD constexpr std::uint32_t code(T rounded) const {
@@ -318,7 +319,7 @@ class Rounder {
   Int first_, last_, last_at_;          // bounds of t
   Bits base_, lowest_, field_floor_, last_bit_;
   Bits coarsest_;                                          // g++ 12 vectorises no shift of a constant
-  Bits cap_ = 0, floor_ = 0, shift_ = 0;                   // of nearest()
+  Bits floor_ = 0, shift_ = 0;                             // of nearest()
   Bits least_, max_, overflow_, specials_, special_bits_;  // what is out of range, and what becomes of it
 };
 

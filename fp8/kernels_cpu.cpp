@@ -22,17 +22,6 @@ T quotient(T x, T scale) {
   return std::abs(x) <= limit ? bounded : q;
 }
 
-#if defined(__FMA__)
-// The same for floats without dividing, where |x / scale| beyond 2^100 need not be told from 2^100: the residual of
-// x * (1 / scale) brings it to the correctly rounded quotient (Markstein, "Computation of elementary functions on
-// the IBM RISC System/6000 processor", 1990).
-float quotient(float x, float scale, float inverse) {
-  const float q = x * inverse, corrected = std::fma(std::fma(-q, scale, x), inverse, q);
-  const float huge = std::abs(x) <= std::numeric_limits<float>::max() ? std::copysign(0x1p100f, q) : q;
-  return std::abs(q) < 0x1p100f ? std::copysign(corrected, x) : huge;  // -0 stays -0
-}
-#endif
-
 // y = finish(rounder(q(x))) on one thread; words may be null. All by value or __restrict, or the loops do not
 // vectorise.
 template <class Out, class T, class F>
@@ -40,26 +29,63 @@ void round_piece(Out* __restrict y, const T* __restrict x, T scale, fp8::Rounder
                  const uint32_t* __restrict words, int64_t n, F finish) {
   if (words) {
     for (int64_t i = 0; i < n; ++i) y[i] = finish(rounder(quotient(x[i], scale), words[i]));
-    return;
+  } else {
+    for (int64_t i = 0; i < n; ++i) y[i] = finish(rounder(quotient(x[i], scale)));
   }
+}
+
 #if defined(__FMA__)
-  if constexpr (std::is_same_v<T, float>) {
-    if (rounder.has_nearest() && scale >= 0x1p-40f && scale <= 0x1p60f) {
-      const float inverse = 1 / scale;
-      for (int64_t i = 0; i < n; ++i) y[i] = finish(rounder.nearest(quotient(x[i], scale, inverse)));
-      return;
+// x / scale for floats of moderate size, without dividing: the residual of x * (1 / scale) brings it to the
+// correctly rounded quotient (Markstein, "Computation of elementary functions on the IBM RISC System/6000 processor",
+// 1990), but that -0 becomes 0.
+float quotient(float x, float scale, float inverse) {
+  const float q = x * inverse;
+  return std::fma(std::fma(-q, scale, x), inverse, q);
+}
+
+// The largest |x|; NaN counts as larger than all numbers.
+float largest(const float* __restrict x, int64_t n) {
+  uint32_t top = 0;
+  for (int64_t i = 0; i < n; ++i) top = std::max(top, std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu);
+  return std::bit_cast<float>(top);
+}
+
+// round_piece for a rounder that has nearest() and 2^-40 <= scale <= 2^60, in blocks that stay in the L1 cache.
+template <class Out, class F>
+void round_nearest(Out* __restrict y, const float* __restrict x, float scale, fp8::Rounder<float> rounder,
+                   float max, int64_t n, F finish) {
+  constexpr int64_t block = 2048;
+  const float inverse = 1 / scale;
+  for (int64_t first = 0; first < n; first += block) {
+    const int64_t end = std::min(n, first + block);
+    const float top = largest(x + first, end - first);
+    if (top <= max * scale) {  // then x / scale <= max, but for a last bit, which rounding drops
+      for (int64_t i = first; i < end; ++i)
+        y[i] = finish(rounder.template nearest<false>(quotient(x[i], scale, inverse), x[i]));
+    } else if (top <= 0x1p80f) {
+      for (int64_t i = first; i < end; ++i)
+        y[i] = finish(rounder.nearest(quotient(x[i], scale, inverse), x[i]));
+    } else {
+      round_piece(y + first, x + first, scale, rounder, nullptr, end - first, finish);
     }
   }
-#endif
-  for (int64_t i = 0; i < n; ++i) y[i] = finish(rounder(quotient(x[i], scale)));
 }
+#endif
 
 // The same for elements [first, first + n) of a tensor, whose random words, where there is randomness, are drawn a
 // run at a time.
 template <class Out, class T, class F>
 void round_range(Out* y, const T* x, T scale, const fp8::Rounder<T>& rounder,
                  const std::optional<RandomStream>& random, int64_t first, int64_t n, F finish) {
-  if (!random) return round_piece<Out>(y, x, scale, rounder, nullptr, n, finish);
+  if (!random) {
+#if defined(__FMA__)
+    if constexpr (std::is_same_v<T, float>) {
+      if (rounder.has_nearest() && scale >= 0x1p-40f && scale <= 0x1p60f)
+        return round_nearest(y, x, scale, rounder, rounder.max(), n, finish);
+    }
+#endif
+    return round_piece<Out>(y, x, scale, rounder, nullptr, n, finish);
+  }
   uint32_t words[run];
   for (int64_t i = 0; i < n;) {
     const int64_t skipped = (first + i) % 4, count = std::min(run - skipped, n - i);

@@ -90,14 +90,13 @@ double error(const Product& product, const Case& s) {
         squares += term * term;
       }
       float& old = c[i * (s.n + pad) + j];
-      expected[i * s.n + j] = s.alpha * sum + (s.beta == 0 ? 0 : s.beta * double(old)) +
-                              (s.bias ? bias.ptr<float>()[j] : 0);
+      expected[i * s.n + j] =
+          s.alpha * sum + (s.beta == 0 ? 0 : s.beta * double(old)) + (s.bias ? bias.ptr<float>()[j] : 0);
       largest = std::max({largest, std::abs(expected[i * s.n + j]), std::abs(s.alpha) * std::sqrt(squares)});
       if (s.beta == 0) old = nan;  // must not be read
     }
   }
-  product(c.data(), s.n + pad, A, B, s.m, s.n, s.k, s.alpha, s.beta,
-          s.bias ? bias.ptr<float>() : nullptr);
+  product(c.data(), s.n + pad, A, B, s.m, s.n, s.k, s.alpha, s.beta, s.bias ? bias.ptr<float>() : nullptr);
   double worst = 0;
   for (int64_t i = 0; i < s.m; ++i) {
     for (int64_t j = 0; j < s.n + pad; ++j) {
@@ -138,8 +137,12 @@ TEST_CASE("packed products of several blocks, scaled and added", "[matmul]") {
     INFO(name);
     for (const bool trans_a : {false, true}) {
       for (const bool trans_b : {false, true}) {
-        for (const auto& [m, n, k] : std::vector<std::array<int64_t, 3>>{
-                 {600, 40, 400}, {31, 800, 193}, {3, 385, 769}, {530, 33, 385}, {1, 1, 1000}, {30, 40, 1021}}) {
+        for (const auto& [m, n, k] : std::vector<std::array<int64_t, 3>>{{600, 40, 400},
+                                                                         {31, 800, 193},
+                                                                         {3, 385, 769},
+                                                                         {530, 33, 385},
+                                                                         {1, 1, 1000},
+                                                                         {30, 40, 1021}}) {
           CAPTURE(m, n, k, trans_a, trans_b);
           CHECK(error(product, {m, n, k, trans_a, trans_b, 1, 0}) < 1e-6);
           CHECK(error(product, {m, n, k, trans_a, trans_b, -0.5f, 2}) < 1e-6);
