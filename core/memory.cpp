@@ -13,6 +13,10 @@
 #include <new>
 #include <vector>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace altgrad {
 namespace {
 
@@ -25,8 +29,18 @@ size_t size_class(size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
+// Large blocks ask for huge pages: kernels that walk a matrix by columns touch a page with every row.
 void* system_allocate(size_t bytes, Device device) {
-  return device.is_cpu() ? std::aligned_alloc(alignment, bytes) : cuda::allocate(bytes, device.index);
+  if (!device.is_cpu()) return cuda::allocate(bytes, device.index);
+#if defined(MADV_HUGEPAGE)
+  constexpr size_t huge_page = size_t(2) << 20;
+  if (bytes >= huge_page) {
+    void* p = std::aligned_alloc(huge_page, (bytes + huge_page - 1) / huge_page * huge_page);
+    if (p) madvise(p, bytes, MADV_HUGEPAGE);
+    return p;
+  }
+#endif
+  return std::aligned_alloc(alignment, bytes);
 }
 void system_free(void* p, Device device) { device.is_cpu() ? std::free(p) : cuda::free(p, device.index); }
 
