@@ -52,7 +52,7 @@ struct Head {
 // The strips of a head are one task where there are heads for all threads; else they are dealt out to several.
 template <class D, class T>
 void attention(T* y, T* lse, const T* qkv, int64_t batch, int64_t length, int64_t heads, int64_t head_size) {
-  const int64_t pairs = batch * heads, strips = (length + strip - 1) / strip;
+  const int64_t pairs = batch * heads, strips = std::max<int64_t>(1, (length + strip - 1) / strip);
   const int64_t parts = std::clamp<int64_t>(2 * num_threads() / std::max<int64_t>(pairs, 1), 1, strips);
   const T scale = T(1) / std::sqrt(T(head_size));
   parallel_tasks(pairs * parts, [=](int64_t task) {
