@@ -186,6 +186,11 @@ TEST_CASE("a product without terms is beta C", "[matmul]") {
   c[0] = NAN;
   cpu::matmul<float>(c.data(), 2, {&none, 1, 1}, {&none, 2, 1}, 2, 2, 0, 1, 0);
   CHECK(c == std::vector<float>(4));
+  c = {1, 2, 3, 4};
+  const Memory memory = aligned(16);
+  const cpu::Factor<float> factor(memory.get(), {&none, 2, 1}, 0, 2);
+  factor.multiply(c.data(), 2, {&none, 1, 1}, 2, 2, 0, 1, 0.5f);
+  CHECK(c == std::vector<float>{0.5f, 1, 1.5f, 2});
 }
 
 TEST_CASE("products have the same bits on any number of threads", "[matmul]") {

@@ -11,8 +11,7 @@
 namespace altgrad::kernels {
 namespace {
 
-constexpr int64_t strip =
-    32;  // queries handled together, and the unit of keys that their scores are made for
+constexpr int64_t strip = 32;  // queries handled together, and the unit of keys they are scored against
 
 // From one row of scores to the next: the keys in whole units and a little more, or long rows share cache sets.
 int64_t row_stride(int64_t keys) { return (keys + strip - 1) / strip * strip + 16; }
@@ -23,7 +22,7 @@ void mask_diagonal(T* __restrict block, int64_t r, T x) {
   for (int j = 0; j < int(strip); ++j) block[j] = j <= int(r) ? block[j] : x;
 }
 
-// Where the parts of one head lie, and the memory that its strips are worked on in.
+// Where the parts of one head lie.
 template <class T>
 struct Head {
   int64_t length, size, channels;
@@ -41,6 +40,7 @@ struct Head {
   cpu::Operand<T> columns(const T* of, int64_t first = 0) const {
     return {of + first * stride(), 1, stride()};
   }
+  // Elements for any of its matrices as a cpu::Factor, in whole lines of the cache.
   int64_t factor_size() const {
     const int64_t n = std::max(cpu::Factor<T>::size(size, length), cpu::Factor<T>::size(length, size));
     return (n + 15) / 16 * 16;
@@ -49,7 +49,8 @@ struct Head {
 
 }  // namespace
 
-// The strips of a head are one task where there are heads for all threads; else they are dealt out to several.
+// The strips of a head are one task where there are heads for all threads; else they are dealt out to several,
+// each of which packs the head for itself.
 template <class D, class T>
 void attention(T* y, T* lse, const T* qkv, int64_t batch, int64_t length, int64_t heads, int64_t head_size) {
   const int64_t pairs = batch * heads, strips = std::max<int64_t>(1, (length + strip - 1) / strip);

@@ -133,8 +133,9 @@ Factor<T>::Factor(T* memory, Operand<T> b, int64_t k, int64_t n) : b_(b), panels
 template <class T>
 void Factor<T>::multiply(T* c, int64_t ldc, Operand<T> a, int64_t m, int64_t n, int64_t k, T alpha,
                          T beta) const {
+  if (m == 0 || n == 0) return;
   if constexpr (std::is_same_v<T, float>) {
-    if (const PackedKernels* kernels = packed_kernels<T>()) {
+    if (const PackedKernels* kernels = packed_kernels<T>(); kernels && k > 0) {
       const int64_t step = a.column == 1 ? packed_max_k : packed_max_k_by_column;
       for (int64_t p = 0; p < k; p += step, beta = 1) {
         kernels->multiply(c, ldc, at(a, 0, p), panels_ + p * kernels->panel, depth_, m, n,
