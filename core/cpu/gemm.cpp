@@ -47,11 +47,6 @@ cpu::Operand<T> operand(const T* data, bool trans, int64_t rows, int64_t columns
   return trans ? cpu::Operand<T>{data, 1, rows} : cpu::Operand<T>{data, columns, 1};
 }
 
-template <class T>
-cpu::Operand<T> at(const cpu::Operand<T>& x, int64_t row, int64_t column) {
-  return {x.data + row * x.row + column * x.column, x.row, x.column};
-}
-
 }  // namespace
 
 template <class D, class T>

@@ -40,11 +40,6 @@ bool has_amx() {
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-template <class T>
-Operand<T> at(const Operand<T>& x, int64_t row, int64_t column) {
-  return {x.data + row * x.row + column * x.column, x.row, x.column};
-}
-
 // The kernels for T, null where Eigen has to do.
 template <class T>
 const PackedKernels* packed_kernels() {

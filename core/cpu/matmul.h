@@ -13,6 +13,12 @@ struct Operand {
   int64_t row, column;
 };
 
+// x from element (row, column) on. Not for the kernels' own files, which share no functions (packed_matmul.h).
+template <class T>
+Operand<T> at(const Operand<T>& x, int64_t row, int64_t column) {
+  return {x.data + row * x.row + column * x.column, x.row, x.column};
+}
+
 // C (m, n), rows ldc apart, = alpha A (m, k) B (k, n) + beta C + bias; with beta = 0, C is not read; bias (n) is
 // added to every row and may be null.
 template <class T>
