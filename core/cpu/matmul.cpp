@@ -86,9 +86,12 @@ void packed_matmul(const PackedKernels& kernels, float* c, int64_t ldc, Operand<
                    float* scratch) {
   float* const panels = scratch;
   float* const packed_a = scratch + packed_max_k * packed_max_n;
-  // Blocks of equal size, none much smaller than the others.
-  const int64_t k_step = divide_up(k, divide_up(k, a.column == 1 ? packed_max_k : packed_max_k_by_column));
-  const int64_t n_step = divide_up(divide_up(n, divide_up(n, packed_max_n)), kernels.panel) * kernels.panel;
+  // Blocks of equal size, none much smaller than the others. A column-major A is packed again for each block of B,
+  // which is wider instead of deep.
+  const int64_t max_k = a.column == 1 ? packed_max_k : packed_max_k_by_column,
+                max_n = packed_max_k * packed_max_n / max_k;
+  const int64_t k_step = divide_up(k, divide_up(k, max_k));
+  const int64_t n_step = divide_up(divide_up(n, divide_up(n, max_n)), kernels.panel) * kernels.panel;
   for (int64_t p = 0; p < k; p += k_step, beta = 1, bias = nullptr) {
     const int64_t depth = std::min(k_step, k - p);
     for (int64_t j = 0; j < n; j += n_step) {
