@@ -23,12 +23,12 @@ struct Embedding final : Op {
   }
   // dw = each row of dy added to the row it came from
   void backward(const Tensor& dy, Grads& d) override {
-    Tensor dw = Tensor::empty(w_shape, dy.options());
-    dispatch(name, dy, [&]<class D, class T>() {
-      kernels::gather_grad<D, T>(dw.ptr<T>(), dy.ptr<T>(), ids.ptr<int64_t>(), 1, w_shape[0], ids.numel(),
-                                 w_shape[1]);
+    d.accumulate(1, [&](const Tensor& dw, double beta) {
+      dispatch(name, dy, [&]<class D, class T>() {
+        kernels::gather_grad<D, T>(dw.ptr<T>(), beta, dy.ptr<T>(), ids.ptr<int64_t>(), 1, w_shape[0],
+                                   ids.numel(), w_shape[1]);
+      });
     });
-    d.add(1, dw);
   }
 };
 

@@ -50,19 +50,18 @@ struct Matmul final : Op {
             .stride_c = s.m * s.k});
       d.add(0, detail::sum_to(da, {s.a_repeats ? 1 : s.batch, s.m, s.k}).alias(a.shape()));
     }
-    if (d.needs(1)) {
-      Tensor db = Tensor::empty(b.shape(), b.options());
+    d.accumulate(1, [&](const Tensor& db, double beta) {
       gemm(db, a, dc,
            {.m = s.k,
             .n = s.n,
             .k = s.m,
             .trans_a = true,
+            .beta = beta,
             .batch = s.batch,
             .stride_a = a_stride(),
             .stride_b = s.m * s.n,
             .stride_c = s.k * s.n});
-      d.add(1, db);
-    }
+    });
   }
 
   int64_t a_stride() const { return s.a_repeats ? 0 : s.m * s.k; }
@@ -86,16 +85,12 @@ struct LinearOp final : Op {
   // dx = dy w, dw = dy^T x, db = the column sums of dy
   void backward(const Tensor& dy, Grads& d) override {
     const int64_t n = w.shape()[0], k = w.shape()[1];
-    if (d.needs(0)) {
-      Tensor dx = Tensor::empty(x.shape(), x.options());
-      gemm(dx, dy, w, {.m = rows(), .n = k, .k = n});
-      d.add(0, dx);
-    }
-    if (d.needs(1)) {
-      Tensor dw = Tensor::empty(w.shape(), w.options());
-      gemm(dw, dy, x, {.m = n, .n = k, .k = rows(), .trans_a = true});
-      d.add(1, dw);
-    }
+    d.accumulate(0, [&](const Tensor& dx, double beta) {
+      gemm(dx, dy, w, {.m = rows(), .n = k, .k = n, .beta = beta});
+    });
+    d.accumulate(1, [&](const Tensor& dw, double beta) {
+      gemm(dw, dy, x, {.m = n, .n = k, .k = rows(), .trans_a = true, .beta = beta});
+    });
     if (d.needs(2)) d.add(2, detail::sum_to(dy, {n}));
   }
 

@@ -77,16 +77,21 @@ struct LayerNorm final : Op {
   // With h = (x - mean) * rstd and g = dy * w, over each row: dx = rstd * (g - mean(g) - h * mean(g * h));
   // over all rows: dw = sum(dy * h), db = sum(dy)
   void backward(const Tensor& dy, Grads& d) override {
-    Tensor dx, dw, db;
-    if (d.needs(0)) dx = Tensor::empty(x.shape(), x.options());
+    Tensor dw, db;
     if (d.needs(1)) dw = Tensor::empty(w.shape(), w.options());
     if (d.needs(2)) db = Tensor::empty(w.shape(), w.options());
-    dispatch(name, x, [&]<class D, class T>() {
-      kernels::layer_norm_grad<D, T>(detail::ptr_or_null<T>(dx), detail::ptr_or_null<T>(dw),
-                                     detail::ptr_or_null<T>(db), dy.ptr<T>(), x.ptr<T>(), mean.ptr<T>(),
-                                     rstd.ptr<T>(), w.ptr<T>(), rows_of(x), x.size(-1));
-    });
-    if (dx.defined()) d.add(0, dx);
+    const auto run = [&](const Tensor& dx, double beta) {
+      dispatch(name, x, [&]<class D, class T>() {
+        kernels::layer_norm_grad<D, T>(detail::ptr_or_null<T>(dx), beta, detail::ptr_or_null<T>(dw),
+                                       detail::ptr_or_null<T>(db), dy.ptr<T>(), x.ptr<T>(), mean.ptr<T>(),
+                                       rstd.ptr<T>(), w.ptr<T>(), rows_of(x), x.size(-1));
+      });
+    };
+    if (d.needs(0)) {
+      d.accumulate(0, run);
+    } else {
+      run({}, 0);
+    }
     if (dw.defined()) d.add(1, dw);
     if (db.defined()) d.add(2, db);
   }
@@ -109,14 +114,20 @@ struct RmsNorm final : Op {
   // With h = x * rstd and g = dy * w, over each row: dx = rstd * (g - h * mean(g * h));
   // over all rows: dw = sum(dy * h)
   void backward(const Tensor& dy, Grads& d) override {
-    Tensor dx, dw;
-    if (d.needs(0)) dx = Tensor::empty(x.shape(), x.options());
+    Tensor dw;
     if (d.needs(1)) dw = Tensor::empty(w.shape(), w.options());
-    dispatch(name, x, [&]<class D, class T>() {
-      kernels::rms_norm_grad<D, T>(detail::ptr_or_null<T>(dx), detail::ptr_or_null<T>(dw), dy.ptr<T>(),
-                                   x.ptr<T>(), rstd.ptr<T>(), w.ptr<T>(), rows_of(x), x.size(-1));
-    });
-    if (dx.defined()) d.add(0, dx);
+    const auto run = [&](const Tensor& dx, double beta) {
+      dispatch(name, x, [&]<class D, class T>() {
+        kernels::rms_norm_grad<D, T>(detail::ptr_or_null<T>(dx), beta, detail::ptr_or_null<T>(dw),
+                                     dy.ptr<T>(), x.ptr<T>(), rstd.ptr<T>(), w.ptr<T>(), rows_of(x),
+                                     x.size(-1));
+      });
+    };
+    if (d.needs(0)) {
+      d.accumulate(0, run);
+    } else {
+      run({}, 0);
+    }
     if (dw.defined()) d.add(1, dw);
   }
 };

@@ -158,13 +158,13 @@ struct IndexSelect final : Op {
   }
   // dx = each slice of dy added to the one it came from
   void backward(const Tensor& dy, Grads& d) override {
-    if (!d.needs(0)) return;
-    Tensor dx = Tensor::empty(x_shape, dy.options());
-    dispatch(name, dy, [&]<class D, class T>() {
-      kernels::gather_grad<D, T>(dx.ptr<T>(), dy.ptr<T>(), ids.ptr<int64_t>(), x_shape.product(0, axis),
-                                 x_shape[axis], ids.numel(), x_shape.product(axis + 1, x_shape.dim()));
+    d.accumulate(0, [&](const Tensor& dx, double beta) {
+      dispatch(name, dy, [&]<class D, class T>() {
+        kernels::gather_grad<D, T>(dx.ptr<T>(), beta, dy.ptr<T>(), ids.ptr<int64_t>(),
+                                   x_shape.product(0, axis), x_shape[axis], ids.numel(),
+                                   x_shape.product(axis + 1, x_shape.dim()));
+      });
     });
-    d.add(0, dx);
   }
 };
 

@@ -91,6 +91,9 @@ void add_in_place(const Tensor& sum, const Tensor& x) {
            [&]<class D, class T>() { kernels::axpy<D>(sum.ptr<T>(), x.ptr<T>(), 1, sum.numel()); });
 }
 
+// An input by its number; a leaf that is none has -1.
+std::string whose(int input) { return input < 0 ? "a leaf" : concat("input ", input); }
+
 bool has_nan(const Tensor& x) {
   if (!is_floating(x.dtype())) return false;
   return dispatch("detect_anomaly", x,
@@ -302,22 +305,34 @@ void Grads::add_leaf(const Tensor& leaf, const Tensor& dx) {
 
 void Grads::add_to_slot(int32_t index, int input, const Tensor& dx) {
   GradSlot& slot = tape_.impl_->slots[size_t(index)];
-  const char* name = tape_.impl_->nodes[size_t(node_)].name;
-  const auto whose = [&] { return input < 0 ? std::string("a leaf") : concat("input ", input); };
   if (!slot.fits(dx)) {
-    fail(name, ": backward gives ", whose(), " a gradient ", dx.shape(), " ", dx.dtype(), ", the input is ",
-         slot.shape, " ", slot.dtype);
+    fail(tape_.impl_->nodes[size_t(node_)].name, ": backward gives ", whose(input), " a gradient ",
+         dx.shape(), " ", dx.dtype(), ", the input is ", slot.shape, " ", slot.dtype);
   }
-  if (tape_.impl_->options.detect_anomaly && has_nan(dx)) {
-    fail_runtime("detect_anomaly: backward of op ", node_, " '", name, "' gave ", whose(), " NaN, shape ",
-                 dx.shape());
-  }
+  check_for_nan(input, dx);
   if (!slot.grad.defined()) {
     slot.grad = dx;
     return;
   }
   if (!alone(slot.grad)) slot.grad = copy_of(slot.grad);  // someone else holds it: leave theirs as it is
   add_in_place(slot.grad, dx);
+}
+
+std::pair<Tensor, double> Grads::place(int i) {
+  const Node& node = tape_.impl_->nodes[size_t(node_)];
+  GradSlot& slot = tape_.impl_->slots[size_t(tape_.impl_->inputs[size_t(node.first_input + i)])];
+  if (!slot.grad.defined()) {
+    slot.grad = Tensor::empty(slot.shape, {slot.dtype, slot.device});
+    return {slot.grad, 0};
+  }
+  if (!alone(slot.grad)) slot.grad = copy_of(slot.grad);
+  return {slot.grad, 1};
+}
+
+void Grads::check_for_nan(int input, const Tensor& dx) const {
+  if (!tape_.impl_->options.detect_anomaly || !has_nan(dx)) return;
+  fail_runtime("detect_anomaly: backward of op ", node_, " '", tape_.impl_->nodes[size_t(node_)].name,
+               "' gave ", whose(input), " NaN, shape ", dx.shape());
 }
 
 void Tape::print(std::ostream& out) const {

@@ -20,6 +20,7 @@
 #include <iostream>
 #include <memory>
 #include <optional>
+#include <utility>
 
 namespace altgrad {
 
@@ -54,6 +55,10 @@ class Grads {
   // Adds dx to the gradient of input i. Throws std::invalid_argument, naming the op, where shape, dtype or
   // device differ from the input's.
   void add(int i, const Tensor& dx);
+  // Where input i needs its gradient: f(dx, beta) writes it in place, dx = beta * dx + the gradient, without
+  // reading dx where beta = 0.
+  template <class F>
+  void accumulate(int i, F&& f);
   // Adds dx to the gradient of a leaf that is not among the inputs. Throws as add does.
   void add_leaf(const Tensor& leaf, const Tensor& dx);
 
@@ -61,9 +66,20 @@ class Grads {
   friend class Tape;
   Grads(Tape& tape, int64_t node) : tape_(tape), node_(node) {}
   void add_to_slot(int32_t slot, int input, const Tensor& dx);
+  // The gradient of input i so far, held by the tape alone, and 1; or new memory and 0.
+  std::pair<Tensor, double> place(int i);
+  void check_for_nan(int input, const Tensor& dx) const;
   Tape& tape_;
   int64_t node_;
 };
+
+template <class F>
+void Grads::accumulate(int i, F&& f) {
+  if (!needs(i)) return;
+  const auto [dx, beta] = place(i);
+  f(dx, beta);
+  check_for_nan(i, dx);
+}
 
 struct TapeOptions {
   // Check every result and every gradient for NaN; throw std::runtime_error naming the op, its index and

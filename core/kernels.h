@@ -113,15 +113,16 @@ void log_softmax_grad(T* dx, const T* dy, const T* y, int64_t rows, int64_t n);
 template <class D, class T>
 void layer_norm(T* y, T* mean, T* rstd, const T* x, const T* w, const T* b, int64_t rows, int64_t n,
                 double eps);
-// Each of dx (rows, n), dw (n), db (n) may be null.
+// dx (rows, n) = beta * dx + the gradient, unread where beta = 0; each of dx, dw (n), db (n) may be null.
 template <class D, class T>
-void layer_norm_grad(T* dx, T* dw, T* db, const T* dy, const T* x, const T* mean, const T* rstd, const T* w,
-                     int64_t rows, int64_t n);
+void layer_norm_grad(T* dx, double beta, T* dw, T* db, const T* dy, const T* x, const T* mean, const T* rstd,
+                     const T* w, int64_t rows, int64_t n);
 // y = x * rstd * w, rstd = 1 / sqrt(mean(x^2) + eps)
 template <class D, class T>
 void rms_norm(T* y, T* rstd, const T* x, const T* w, int64_t rows, int64_t n, double eps);
 template <class D, class T>
-void rms_norm_grad(T* dx, T* dw, const T* dy, const T* x, const T* rstd, const T* w, int64_t rows, int64_t n);
+void rms_norm_grad(T* dx, double beta, T* dw, const T* dy, const T* x, const T* rstd, const T* w,
+                   int64_t rows, int64_t n);
 
 // Each row's loss[r] = log(sum(exp(x))) - x[target], 0 where target = ignore; lse (rows) = log(sum(exp(x))).
 template <class D, class T>
@@ -136,9 +137,10 @@ void cross_entropy_grad(T* dx, const T* dy, double factor, const T* x, const T* 
 
 template <class D, class T>
 void gather(T* y, const T* x, const int64_t* ids, int64_t outer, int64_t n, int64_t count, int64_t inner);
-// dx (outer, n, inner) = the sum of the rows of dy that came from each row; in the order of ids.
+// dx (outer, n, inner) = beta * dx + the sum of the rows of dy that came from each row, in the order of ids; beta is
+// 0 or 1.
 template <class D, class T>
-void gather_grad(T* dx, const T* dy, const int64_t* ids, int64_t outer, int64_t n, int64_t count,
+void gather_grad(T* dx, double beta, const T* dy, const int64_t* ids, int64_t outer, int64_t n, int64_t count,
                  int64_t inner);
 // The first i for which ids[i] is outside [0, high), -1 where there is none; `allowed` is let pass.
 template <class D>

@@ -1,13 +1,18 @@
-// Tapes that end out of order, gradients that are not added to leaves, and what backward refuses at once.
+// Tapes that end out of order, gradients that are not added to leaves, those added to in place, and what backward
+// refuses at once.
 #include <altgrad/autograd/ops.h>
 
 #include "errors.h"
 #include "reference.h"
 
+#include <functional>
 #include <memory>
 
 using namespace altgrad;
+using reference::distance;
 using reference::randn;
+using reference::same_bits;
+using reference::values;
 
 namespace {
 
@@ -65,4 +70,44 @@ TEST_CASE("an op whose forward gives nothing is named", "[tape]") {
   Tape tape;
   CHECK(throws([&] { apply<Nothing>(x); }, {"nothing"}));
   CHECK(tape.num_ops() == 0);
+}
+
+TEST_CASE("a gradient is added to in place, but never where somebody else holds it", "[tape]") {
+  const Tensor x = randn({3, 4}, 1).requires_grad(true), w = randn({4, 4}, 2).requires_grad(true),
+               gain = randn({4}, 3).requires_grad(true);
+  const Tensor dy = randn({3, 4}, 4), dy_before = dy.clone();
+  // The gradient of x is dy itself, which the test holds, then the norm's and both linears' on top.
+  const auto f = [&] { return layer_norm(x, gain) + linear(x, w) + linear(linear(x, w), w) + x; };
+  {
+    Tape tape;
+    tape.backward(f(), dy);
+  }
+  CHECK(same_bits(dy, dy_before));
+  const Tensor dx = x.grad(), dw = w.grad();
+  x.set_grad({}), w.set_grad({});
+  std::vector<Tensor> sums;  // the same, op by op
+  for (const auto& part : std::vector<std::function<Tensor()>>{
+           [&] { return x + 0.0; }, [&] { return layer_norm(x, gain); }, [&] { return linear(x, w); },
+           [&] { return linear(linear(x, w), w); }}) {
+    Tape tape;
+    tape.backward(part(), dy);
+  }
+  CHECK(distance(dx, x.grad()) < 1e-14);
+  CHECK(distance(dw, w.grad()) < 1e-14);
+}
+
+TEST_CASE("rows gathered twice add to a gradient that is there", "[tape]") {
+  const Tensor table = randn({5, 3}, 1).requires_grad(true), x = randn({2, 3}, 2);
+  const Tensor ids = Tensor::from<int64_t>({1, 4, 1}, {3});
+  {
+    Tape tape;  // the embedding runs backward last, as in a model whose head is tied
+    tape.backward(sum(linear(x, table)) + sum(embedding(ids, table)));
+  }
+  for (int64_t row = 0; row < 5; ++row) {
+    const double times = row == 1 ? 2 : row == 4 ? 1 : 0;
+    for (int64_t c = 0; c < 3; ++c) {
+      const double expected = values(x)[size_t(c)] + values(x)[size_t(3 + c)] + times;
+      CHECK(values(table.grad())[size_t(row * 3 + c)] == Approx(expected).epsilon(1e-14));
+    }
+  }
 }

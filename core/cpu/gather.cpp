@@ -17,13 +17,13 @@ void gather(T* y, const T* x, const int64_t* ids, int64_t outer, int64_t n, int6
 // A thread owns a block of columns of one outer index and adds the rows in the order of ids: no two threads
 // meet.
 template <class D, class T>
-void gather_grad(T* dx, const T* dy, const int64_t* ids, int64_t outer, int64_t n, int64_t count,
+void gather_grad(T* dx, double beta, const T* dy, const int64_t* ids, int64_t outer, int64_t n, int64_t count,
                  int64_t inner) {
   constexpr int64_t block = 64;
   const int64_t blocks = (inner + block - 1) / block;
   parallel_tasks(outer * blocks, [=](int64_t task) {
     const int64_t o = task / blocks, first = task % blocks * block, columns = std::min(block, inner - first);
-    for (int64_t i = 0; i < n; ++i) std::fill_n(dx + (o * n + i) * inner + first, columns, T(0));
+    for (int64_t i = 0; beta == 0 && i < n; ++i) std::fill_n(dx + (o * n + i) * inner + first, columns, T(0));
     for (int64_t i = 0; i < count; ++i) {
       T* __restrict to = dx + (o * n + ids[i]) * inner + first;
       const T* __restrict from = dy + (o * count + i) * inner + first;
@@ -43,7 +43,7 @@ template int64_t first_outside<Cpu>(const int64_t*, int64_t, int64_t, int64_t);
 
 #define AG_INSTANTIATE(T)                                                                      \
   template void gather<Cpu>(T*, const T*, const int64_t*, int64_t, int64_t, int64_t, int64_t); \
-  template void gather_grad<Cpu>(T*, const T*, const int64_t*, int64_t, int64_t, int64_t, int64_t);
+  template void gather_grad<Cpu>(T*, double, const T*, const int64_t*, int64_t, int64_t, int64_t, int64_t);
 AG_INSTANTIATE(float)
 AG_INSTANTIATE(double)
 

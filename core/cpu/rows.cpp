@@ -1,10 +1,12 @@
-// Row kernels: softmax, norms, cross-entropy. Each row is one thread's; parameter gradients are column sums
-// with a thread to a block of columns, so nothing depends on the number of threads.
+// Row kernels: softmax, norms, cross-entropy. Each row is one thread's; parameter gradients are sums over
+// rows, made in the same pass.
 #include <altgrad/core/cpu/parallel.h>
 #include <altgrad/core/kernels.h>
 #include <altgrad/core/math.h>
 
+#include <array>
 #include <limits>
+#include <tuple>
 
 namespace altgrad::kernels {
 namespace {
@@ -35,18 +37,39 @@ T row_sum(int64_t n, F f) {
   return s;
 }
 
-// Column sums over all rows: out[c] = sum of f(r, c) for c < n, with f(r, c) summed in f64.
+// y[i] = beta * y[i] + f(i) for i < n; y is not read where beta = 0.
 template <class T, class F>
-void column_sums(T* out, int64_t rows, int64_t n, F f) {
-  constexpr int64_t block = 64;
-  parallel_tasks((n + block - 1) / block, [&](int64_t task) {
-    const int64_t first = task * block, count = std::min(block, n - first);
-    double acc[block] = {};
-    for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t c = 0; c < count; ++c) acc[c] += double(f(r, first + c));
+void add_to(T* __restrict y, T beta, int64_t n, F f) {
+  if (beta == 0) {
+    for (int64_t i = 0; i < n; ++i) y[i] = f(i);
+  } else {
+    for (int64_t i = 0; i < n; ++i) y[i] = beta * y[i] + f(i);
+  }
+}
+
+// f(r, sums...) for every row r adds that row to sums of n columns each, in f64; they go to `out`, where what is null
+// is not summed. Rows are cut into pieces that depend on the sizes alone, and the pieces' sums are added in order.
+template <size_t N, class T, class F>
+void column_sums(std::array<T*, N> out, int64_t rows, int64_t n, F&& f) {
+  constexpr int64_t max_pieces = 64, least_rows = 16, least_work = 1 << 13;
+  const int64_t pieces =
+      std::clamp<int64_t>(std::min(rows / least_rows, rows * n / least_work), 1, max_pieces);
+  double* const sums = static_cast<double*>(scratch(size_t(pieces * int64_t(N) * n) * sizeof(double)));
+  parallel_tasks(pieces, [&](int64_t piece) {
+    double* const own = sums + piece * int64_t(N) * n;
+    std::fill_n(own, int64_t(N) * n, 0.0);
+    std::array<double*, N> of;
+    for (size_t i = 0; i < N; ++i) of[i] = out[i] ? own + int64_t(i) * n : nullptr;
+    for (int64_t r = rows * piece / pieces; r < rows * (piece + 1) / pieces; ++r) {
+      std::apply([&](auto*... sum) { f(r, sum...); }, of);
     }
-    for (int64_t c = 0; c < count; ++c) out[first + c] = T(acc[c]);
   });
+  for (int64_t piece = 1; piece < pieces; ++piece) {
+    for (int64_t i = 0; i < int64_t(N) * n; ++i) sums[i] += sums[piece * int64_t(N) * n + i];
+  }
+  for (size_t i = 0; i < N; ++i) {
+    if (out[i]) std::copy_n(sums + int64_t(i) * n, n, out[i]);
+  }
 }
 
 }  // namespace
@@ -117,22 +140,21 @@ void layer_norm(T* y, T* mean, T* rstd, const T* x, const T* w, const T* b, int6
 // With h = (x - mean) rstd and g = dy w:  dx = rstd (g - mean(g) - h mean(g h)),  dw = sum(dy h),  db =
 // sum(dy)
 template <class D, class T>
-void layer_norm_grad(T* dx, T* dw, T* db, const T* dy, const T* x, const T* mean, const T* rstd, const T* w,
-                     int64_t rows, int64_t n) {
-  if (dx) {
-    for_rows(rows, n, [=](int64_t r) {
-      const T* __restrict in = x + r * n, * __restrict g = dy + r * n, * __restrict gain = w;
-      T* __restrict out = dx + r * n;
-      const T m = mean[r], s = rstd[r];
-      const T mean_g = row_sum<T>(n, [=](int64_t i) { return g[i] * gain[i]; }) / T(n);
-      const T mean_gh = row_sum<T>(n, [=](int64_t i) { return g[i] * gain[i] * (in[i] - m) * s; }) / T(n);
-      for (int64_t i = 0; i < n; ++i) out[i] = s * (g[i] * gain[i] - mean_g - (in[i] - m) * s * mean_gh);
-    });
-  }
-  if (dw)
-    column_sums(dw, rows, n,
-                [=](int64_t r, int64_t c) { return dy[r * n + c] * (x[r * n + c] - mean[r]) * rstd[r]; });
-  if (db) column_sums(db, rows, n, [=](int64_t r, int64_t c) { return dy[r * n + c]; });
+void layer_norm_grad(T* dx, double beta, T* dw, T* db, const T* dy, const T* x, const T* mean, const T* rstd,
+                     const T* w, int64_t rows, int64_t n) {
+  column_sums(
+      std::array{dw, db}, rows, n, [=](int64_t r, double* __restrict sum_w, double* __restrict sum_b) {
+        const T* __restrict in = x + r * n, * __restrict g = dy + r * n, * __restrict gain = w;
+        const T m = mean[r], s = rstd[r];
+        if (dx) {
+          const T mean_g = row_sum<T>(n, [=](int64_t i) { return g[i] * gain[i]; }) / T(n);
+          const T mean_gh = row_sum<T>(n, [=](int64_t i) { return g[i] * gain[i] * (in[i] - m) * s; }) / T(n);
+          add_to(dx + r * n, T(beta), n,
+                 [=](int64_t i) { return s * (g[i] * gain[i] - mean_g - (in[i] - m) * s * mean_gh); });
+        }
+        for (int64_t i = 0; sum_w && i < n; ++i) sum_w[i] += double(g[i] * (in[i] - m) * s);
+        for (int64_t i = 0; sum_b && i < n; ++i) sum_b[i] += double(g[i]);
+      });
 }
 
 template <class D, class T>
@@ -148,19 +170,17 @@ void rms_norm(T* y, T* rstd, const T* x, const T* w, int64_t rows, int64_t n, do
 
 // With h = x rstd and g = dy w:  dx = rstd (g - h mean(g h)),  dw = sum(dy h)
 template <class D, class T>
-void rms_norm_grad(T* dx, T* dw, const T* dy, const T* x, const T* rstd, const T* w, int64_t rows,
-                   int64_t n) {
-  if (dx) {
-    for_rows(rows, n, [=](int64_t r) {
-      const T* __restrict in = x + r * n, * __restrict g = dy + r * n, * __restrict gain = w;
-      T* __restrict out = dx + r * n;
-      const T s = rstd[r];
+void rms_norm_grad(T* dx, double beta, T* dw, const T* dy, const T* x, const T* rstd, const T* w,
+                   int64_t rows, int64_t n) {
+  column_sums(std::array{dw}, rows, n, [=](int64_t r, double* __restrict sum_w) {
+    const T* __restrict in = x + r * n, * __restrict g = dy + r * n, * __restrict gain = w;
+    const T s = rstd[r];
+    if (dx) {
       const T mean_gh = row_sum<T>(n, [=](int64_t i) { return g[i] * gain[i] * in[i] * s; }) / T(n);
-      for (int64_t i = 0; i < n; ++i) out[i] = s * (g[i] * gain[i] - in[i] * s * mean_gh);
-    });
-  }
-  if (dw)
-    column_sums(dw, rows, n, [=](int64_t r, int64_t c) { return dy[r * n + c] * x[r * n + c] * rstd[r]; });
+      add_to(dx + r * n, T(beta), n, [=](int64_t i) { return s * (g[i] * gain[i] - in[i] * s * mean_gh); });
+    }
+    for (int64_t i = 0; sum_w && i < n; ++i) sum_w[i] += double(g[i] * in[i] * s);
+  });
 }
 
 template <class D, class T>
@@ -193,18 +213,19 @@ void cross_entropy_grad(T* dx, const T* dy, double factor, const T* x, const T* 
   });
 }
 
-#define AG_INSTANTIATE(T)                                                                                   \
-  template void softmax<Cpu>(T*, const T*, int64_t, int64_t);                                               \
-  template void softmax_grad<Cpu>(T*, const T*, const T*, int64_t, int64_t);                                \
-  template void log_softmax<Cpu>(T*, const T*, int64_t, int64_t);                                           \
-  template void log_softmax_grad<Cpu>(T*, const T*, const T*, int64_t, int64_t);                            \
-  template void layer_norm<Cpu>(T*, T*, T*, const T*, const T*, const T*, int64_t, int64_t, double);        \
-  template void layer_norm_grad<Cpu>(T*, T*, T*, const T*, const T*, const T*, const T*, const T*, int64_t, \
-                                     int64_t);                                                              \
-  template void rms_norm<Cpu>(T*, T*, const T*, const T*, int64_t, int64_t, double);                        \
-  template void rms_norm_grad<Cpu>(T*, T*, const T*, const T*, const T*, const T*, int64_t, int64_t);       \
-  template void cross_entropy<Cpu>(T*, T*, const T*, const int64_t*, int64_t, int64_t, int64_t);            \
-  template void cross_entropy_grad<Cpu>(T*, const T*, double, const T*, const T*, const int64_t*, int64_t,  \
+#define AG_INSTANTIATE(T)                                                                                  \
+  template void softmax<Cpu>(T*, const T*, int64_t, int64_t);                                              \
+  template void softmax_grad<Cpu>(T*, const T*, const T*, int64_t, int64_t);                               \
+  template void log_softmax<Cpu>(T*, const T*, int64_t, int64_t);                                          \
+  template void log_softmax_grad<Cpu>(T*, const T*, const T*, int64_t, int64_t);                           \
+  template void layer_norm<Cpu>(T*, T*, T*, const T*, const T*, const T*, int64_t, int64_t, double);       \
+  template void layer_norm_grad<Cpu>(T*, double, T*, T*, const T*, const T*, const T*, const T*, const T*, \
+                                     int64_t, int64_t);                                                    \
+  template void rms_norm<Cpu>(T*, T*, const T*, const T*, int64_t, int64_t, double);                       \
+  template void rms_norm_grad<Cpu>(T*, double, T*, const T*, const T*, const T*, const T*, int64_t,        \
+                                   int64_t);                                                               \
+  template void cross_entropy<Cpu>(T*, T*, const T*, const int64_t*, int64_t, int64_t, int64_t);           \
+  template void cross_entropy_grad<Cpu>(T*, const T*, double, const T*, const T*, const int64_t*, int64_t, \
                                         int64_t, int64_t);
 AG_INSTANTIATE(float)
 AG_INSTANTIATE(double)
