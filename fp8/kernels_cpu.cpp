@@ -8,6 +8,9 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#if defined(__FMA__)
+#include <immintrin.h>
+#endif
 
 namespace altgrad::kernels {
 namespace {
@@ -44,24 +47,41 @@ float quotient(float x, float scale, float inverse) {
 }
 
 // The largest |x|; NaN counts as larger than all numbers.
-float largest(const float* __restrict x, int64_t n) {
+float largest_of(const float* __restrict x, int64_t n) {
   uint32_t top = 0;
   for (int64_t i = 0; i < n; ++i) top = std::max(top, std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu);
   return std::bit_cast<float>(top);
 }
 
+// Stores that leave the caches alone and do not read what they overwrite: for results of so many floats and more.
+constexpr int64_t large = 1 << 22;
+void store_around_caches(float* to, const float* from, int64_t n) {
+  const int64_t whole = reinterpret_cast<uintptr_t>(to) % 32 ? 0 : n / 8 * 8;
+  for (int64_t i = 0; i < whole; i += 8) _mm256_stream_ps(to + i, _mm256_loadu_ps(from + i));
+  _mm_sfence();  // such stores are unordered otherwise
+  std::copy(from + whole, from + n, to + whole);
+}
+
 // round_piece for a rounder that has nearest() and 2^-40 <= scale <= 2^60, in blocks that stay in the L1 cache.
 template <class Out, class F>
 void round_nearest(Out* __restrict y, const float* __restrict x, float scale, fp8::Rounder<float> rounder,
-                   float max, int64_t n, F finish) {
+                   float largest, int64_t n, F finish) {
   constexpr int64_t block = 2048;
-  const float inverse = 1 / scale;
+  const float inverse = 1 / scale, limit = rounder.max() * scale;
+  const bool all_fit = largest <= limit;
+  const bool around_caches = std::is_same_v<Out, float> && n >= large;
+  alignas(64) Out kept[block];
   for (int64_t first = 0; first < n; first += block) {
     const int64_t end = std::min(n, first + block);
-    const float top = largest(x + first, end - first);
-    if (top <= max * scale) {  // then x / scale <= max, but for a last bit, which rounding drops
-      for (int64_t i = first; i < end; ++i)
-        y[i] = finish(rounder.template nearest<false>(quotient(x[i], scale, inverse), x[i]));
+    const float top = all_fit ? largest : largest_of(x + first, end - first);
+    if (top <= limit) {  // then x / scale <= max, but for a last bit, which rounding drops
+      Out* __restrict out = around_caches ? kept : y + first;
+      for (int64_t i = 0; i < end - first; ++i)
+        out[i] =
+            finish(rounder.template nearest<false>(quotient(x[first + i], scale, inverse), x[first + i]));
+      if constexpr (std::is_same_v<Out, float>) {
+        if (around_caches) store_around_caches(y + first, out, end - first);
+      }
     } else if (top <= 0x1p80f) {
       for (int64_t i = first; i < end; ++i)
         y[i] = finish(rounder.nearest(quotient(x[i], scale, inverse), x[i]));
@@ -76,12 +96,13 @@ void round_nearest(Out* __restrict y, const float* __restrict x, float scale, fp
 // run at a time.
 template <class Out, class T, class F>
 void round_range(Out* y, const T* x, T scale, const fp8::Rounder<T>& rounder,
-                 const std::optional<RandomStream>& random, int64_t first, int64_t n, F finish) {
+                 const std::optional<RandomStream>& random, float largest, int64_t first, int64_t n,
+                 F finish) {
   if (!random) {
 #if defined(__FMA__)
     if constexpr (std::is_same_v<T, float>) {
       if (rounder.has_nearest() && scale >= 0x1p-40f && scale <= 0x1p60f)
-        return round_nearest(y, x, scale, rounder, rounder.max(), n, finish);
+        return round_nearest(y, x, scale, rounder, largest, n, finish);
     }
 #endif
     return round_piece<Out>(y, x, scale, rounder, nullptr, n, finish);
@@ -100,9 +121,9 @@ void round_range(Out* y, const T* x, T scale, const fp8::Rounder<T>& rounder,
 
 template <class Out, class T, class F>
 void round_all(Out* y, const T* x, T scale, const fp8::Rounder<T>& rounder,
-               const std::optional<RandomStream>& random, int64_t n, F finish) {
+               const std::optional<RandomStream>& random, float largest, int64_t n, F finish) {
   parallel_for(n, grain, [&](int64_t begin, int64_t end) {
-    round_range<Out>(y + begin, x + begin, scale, rounder, random, begin, end - begin, finish);
+    round_range<Out>(y + begin, x + begin, scale, rounder, random, largest, begin, end - begin, finish);
   });
 }
 
@@ -110,24 +131,25 @@ void round_all(Out* y, const T* x, T scale, const fp8::Rounder<T>& rounder,
 
 template <class D, class T>
 void quantize(T* y, const T* x, T scale, const fp8::Rounder<T>& rounder, std::optional<RandomStream> random,
-              int64_t n) {
-  round_all(y, x, scale, rounder, random, n, [=](T rounded) { return rounded * scale; });
+              int64_t n, float largest) {
+  round_all(y, x, scale, rounder, random, largest, n, [=](T rounded) { return rounded * scale; });
 }
 
 template <class D, class T>
 void encode(uint8_t* codes, const T* x, T scale, const fp8::Rounder<T>& rounder,
             std::optional<RandomStream> random, int64_t n) {
-  round_all(codes, x, scale, rounder, random, n, [=](T rounded) { return uint8_t(rounder.code(rounded)); });
+  round_all(codes, x, scale, rounder, random, unknown_amax, n,
+            [=](T rounded) { return uint8_t(rounder.code(rounded)); });
 }
 
 template <>
 void quantize_bf16<Cpu>(uint16_t* y, const float* x, float scale, const fp8::Rounder<float>& rounder,
-                        std::optional<RandomStream> random, int64_t rows, int64_t n) {
+                        std::optional<RandomStream> random, int64_t rows, int64_t n, float largest) {
   const int64_t stride = bf16_padded(n), all_rows = bf16_padded(rows);
   parallel_for(all_rows, std::max<int64_t>(1, grain / stride), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       const int64_t used = r < rows ? n : 0;
-      round_range(y + r * stride, x + r * n, scale, rounder, random, r * n, used,
+      round_range(y + r * stride, x + r * n, scale, rounder, random, largest, r * n, used,
                   [](float rounded) { return uint16_t(std::bit_cast<uint32_t>(rounded) >> 16); });
       std::fill(y + r * stride + used, y + (r + 1) * stride, uint16_t(0));
     }
@@ -160,11 +182,11 @@ void zero_saturated(T* dx, const T* dy, const T* x, T scale, T max, int64_t n) {
 }
 
 template void decode<Cpu>(float*, const uint8_t*, const float*, int64_t);
-#define AG_INSTANTIATE(T)                                                                               \
-  template void quantize<Cpu>(T*, const T*, T, const fp8::Rounder<T>&, std::optional<RandomStream>,     \
-                              int64_t);                                                                 \
-  template void encode<Cpu>(uint8_t*, const T*, T, const fp8::Rounder<T>&, std::optional<RandomStream>, \
-                            int64_t);                                                                   \
+#define AG_INSTANTIATE(T)                                                                                    \
+  template void quantize<Cpu>(T*, const T*, T, const fp8::Rounder<T>&, std::optional<RandomStream>, int64_t, \
+                              float);                                                                        \
+  template void encode<Cpu>(uint8_t*, const T*, T, const fp8::Rounder<T>&, std::optional<RandomStream>,      \
+                            int64_t);                                                                        \
   template void zero_saturated<Cpu>(T*, const T*, const T*, T, T, int64_t);
 AG_INSTANTIATE(float)
 AG_INSTANTIATE(double)

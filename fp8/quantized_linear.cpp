@@ -37,22 +37,28 @@ struct Rounded {
   bool codes = false;
   int64_t rows = 0, columns = 0;
 
-  static Rounded of(const Tensor& x, const Quantizer& quantizer, float scale, bool as_codes) {
-    Rounded r{{}, scale, as_codes, x.shape().product(0, x.dim() - 1), x.size(-1)};
-    if (!as_codes) {
-      r.values = quantizer(x, scale);
-      return r;
-    }
-    const int64_t bytes =
-        kernels::bf16_padded(r.rows) * kernels::bf16_padded(r.columns) * int64_t(sizeof(uint16_t));
-    r.values = Tensor::empty({bytes}, {DType::u8, x.device()});
-    const Rounder<float> rounder(*quantizer.format, quantizer.cast.rounding, quantizer.cast.overflow);
+  static Rounded of(const Tensor& x, const Quantizer& quantizer, TensorScale scale, bool as_codes) {
+    Rounded r{x, scale.value, as_codes, x.shape().product(0, x.dim() - 1), x.size(-1)};
+    if (!quantizer.format) return r;
     std::optional<RandomStream> random;
     if (quantizer.cast.rounding == Rounding::stochastic) random = default_generator().next();
-    dispatch_device(x.device(), [&]<class D>() {
-      kernels::quantize_bf16<D>(r.values.ptr<uint16_t>(), x.ptr<float>(), scale, rounder, random, r.rows,
-                                r.columns);
-    });
+    if (as_codes) {
+      const int64_t bytes =
+          kernels::bf16_padded(r.rows) * kernels::bf16_padded(r.columns) * int64_t(sizeof(uint16_t));
+      r.values = Tensor::empty({bytes}, {DType::u8, x.device()});
+      const Rounder<float> rounder(*quantizer.format, quantizer.cast.rounding, quantizer.cast.overflow);
+      dispatch_device(x.device(), [&]<class D>() {
+        kernels::quantize_bf16<D>(r.values.ptr<uint16_t>(), x.ptr<float>(), scale.value, rounder, random,
+                                  r.rows, r.columns, scale.largest);
+      });
+    } else {
+      r.values = Tensor::empty(x.shape(), x.options());
+      dispatch("quantized_linear", x, [&]<class D, class T>() {
+        const Rounder<T> rounder(*quantizer.format, quantizer.cast.rounding, quantizer.cast.overflow);
+        kernels::quantize<D>(r.values.ptr<T>(), x.ptr<T>(), T(scale.value), rounder, random, x.numel(),
+                             scale.largest);
+      });
+    }
     return r;
   }
 
@@ -111,8 +117,8 @@ struct QuantizedLinearOp final : Op {
   Tensor forward(const Tensor& in, const Tensor& weight, const std::optional<Tensor>& b, LinearQuantizers& q,
                  bool in_training) {
     const bool codes = on_codes(in, q.input, q.weight);
-    const float x_scale = q.input.next_scale(in, in_training),
-                w_scale = q.weight.next_scale(weight, in_training);
+    const TensorScale x_scale = q.input.next_scale(in, in_training),
+                      w_scale = q.weight.next_scale(weight, in_training);
     qx = Rounded::of(in, q.input, x_scale, codes);
     qw = Rounded::of(weight, q.weight, w_scale, codes);
     if (q.input.clips()) x = in;
@@ -131,7 +137,7 @@ struct QuantizedLinearOp final : Op {
     const int64_t rows = qx.rows, out = qw.rows, in = qw.columns;
     if (d.needs(0) || d.needs(1)) {
       Quantizer& grad = quantizers->grad;
-      const float scale = grad.next_scale(dy, training && grad.format);
+      const TensorScale scale = grad.next_scale(dy, training && grad.format);
       const Rounded qdy = Rounded::of(dy, grad, scale, qx.codes && fits_codes(grad.format));
       if (d.needs(0)) {
         const Tensor dx = Tensor::empty(x_shape, dy.options());

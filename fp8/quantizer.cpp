@@ -4,6 +4,7 @@
 #include <altgrad/fp8/quantizer.h>
 
 #include <cmath>
+#include <limits>
 #include <ostream>
 
 namespace altgrad::fp8 {
@@ -12,12 +13,14 @@ std::ostream& operator<<(std::ostream& out, Scaling scaling) {
   return out << (scaling == Scaling::window ? "window" : scaling == Scaling::delayed ? "delayed" : "current");
 }
 
-float Quantizer::next_scale(const Tensor& x, bool record) {
-  return altgrad::detail::replayed([&]() -> float {
+TensorScale Quantizer::next_scale(const Tensor& x, bool record) {
+  float largest = std::numeric_limits<float>::infinity();
+  const float scale = altgrad::detail::replayed([&]() -> float {
     const bool empty = history.size() == 0;
     const float before = history.amax();
     const bool own_wanted = record || (format && (empty || scaling == Scaling::current));
     const float own = own_wanted ? amax(x) : 0;
+    if (own_wanted) largest = own;
     if (record) history.update(own);
     if (!format) return 1;
 
@@ -27,6 +30,7 @@ float Quantizer::next_scale(const Tensor& x, bool record) {
     if (record && std::isfinite(own) && own > used) history.count_clipped();
     return compute_scale(used, *format);
   });
+  return {scale, largest};
 }
 
 }  // namespace altgrad::fp8

@@ -18,6 +18,11 @@ namespace altgrad::fp8 {
 enum class Scaling { window, delayed, current };
 std::ostream& operator<<(std::ostream& out, Scaling scaling);  // window, delayed, current
 
+// The scale for a tensor and its largest |x|, infinity where that was not looked for.
+struct TensorScale {
+  float value, largest;
+};
+
 struct Quantizer {
   std::optional<Format> format;  // empty: values stay as they are
   AmaxHistory history;           // shared by copies
@@ -26,11 +31,7 @@ struct Quantizer {
 
   // The scale for x, 1 without a format. With `record`, x's amax enters the history. An amax that is not
   // finite is only counted there, and the history's stands in for it.
-  float next_scale(const Tensor& x, bool record);
-  // Q(x); x itself without a format.
-  Tensor operator()(const Tensor& x, float scale) const {
-    return format ? quantize(x, *format, scale, cast) : x;
-  }
+  TensorScale next_scale(const Tensor& x, bool record);
   // The gradient of that: dy, zeroed where x was saturated if cast.ste says so.
   Tensor gradient(const Tensor& dy, const Tensor& x, float scale) const {
     return clips() ? zero_saturated(dy, x, *format, scale) : dy;
