@@ -65,6 +65,11 @@ class Training {
   ag::Tensor x, y;
 };
 
+// Zeros as a matrix of codes in bf16.
+ag::Tensor codes(int64_t rows, int64_t n) {
+  return ag::Tensor::zeros({2 * k::bf16_padded(rows) * k::bf16_padded(n)}, {.dtype = ag::DType::u8});
+}
+
 class Bench {
  public:
   Bench(int threads, int samples, std::string only, const std::string& json)
@@ -75,18 +80,22 @@ class Bench {
     std::printf("%-34s %12s %10s\n", "", "median", "share of");
   }
 
-  // f() does so many floating-point operations.
+  // In all three, make() gives the function to time, and is called where that is wanted.
+  //
+  // The function does so many floating-point operations.
   template <class F>
-  void arithmetic(const std::string& name, double operations, F&& f, int samples = 0) {
+  void arithmetic(const std::string& name, double operations, F&& make) {
     if (!wanted(name)) return;
+    const auto f = make();
     show(name, "FMA peak",
          measure(
-             operations, [&] { return bench::fma_rate(threads_); }, f, samples ? samples : samples_));
+             operations, [&] { return bench::fma_rate(threads_); }, f, samples_));
   }
-  // f() reads or writes about so many bytes: compared with a memcpy that does.
+  // The function reads or writes about so many bytes: compared with a memcpy that does.
   template <class F>
-  void memory(const std::string& name, int64_t bytes, F&& f) {
+  void memory(const std::string& name, int64_t bytes, F&& make) {
     if (!wanted(name)) return;
+    const auto f = make();
     const ag::Tensor from = ag::Tensor::zeros({bytes / 8}), to = ag::Tensor::zeros({bytes / 8});
     const auto copy = [&] {
       constexpr int times = 20;
@@ -104,17 +113,18 @@ class Bench {
     };
     show(name, "memcpy", measure(double(bytes), copy, f, samples_));
   }
-  // f() alone: seconds.
+  // The function alone: seconds.
   template <class F>
-  void time(const std::string& name, F&& f) {
+  void time(const std::string& name, F&& make) {
     if (wanted(name))
       show(name, "",
            measure(
-               0, [] { return 1.0; }, f, samples_));
+               0, [] { return 1.0; }, make(), samples_));
   }
-  bool wanted(const std::string& name) const { return name.find(only_) != name.npos; }
 
  private:
+  bool wanted(const std::string& name) const { return name.find(only_) != name.npos; }
+
   void show(const std::string& name, const char* of, bench::Sample s) {
     const bool micro = s.seconds < 1e-3;
     std::printf("%-34s %9.3f %s", name.c_str(), s.seconds * (micro ? 1e6 : 1e3), micro ? "us" : "ms");
@@ -136,14 +146,13 @@ class Bench {
 void steps(Bench& b) {
   for (const Size& s : sizes) {
     for (const char* mode : modes) {
-      const std::string name = std::string("step ") + s.name + " " + mode;
-      if (!b.wanted(name)) continue;
-      ag::empty_cache();
-      ag::reset_peak_memory();
-      Training training(s, mode);
-      for (int i = 0; i < 3; ++i) training.step();
-      b.arithmetic(
-          name, s.operations(), [&] { training.step(); }, s.layers == 12 ? 5 : 15);
+      b.arithmetic(std::string("step ") + s.name + " " + mode, s.operations(), [&] {
+        ag::empty_cache();
+        ag::reset_peak_memory();
+        auto training = std::make_shared<Training>(s, mode);
+        for (int i = 0; i < 2; ++i) training->step();
+        return [=] { training->step(); };
+      });
     }
   }
 }
@@ -158,73 +167,97 @@ void products(Bench& b) {
         Shape{2048, 384, 1536}, Shape{512, 2304, 768}, Shape{512, 768, 3072}}) {
     const k::Gemm forward{.m = rows, .n = out, .k = in, .trans_b = true}, dx{.m = rows, .n = in, .k = out},
         dw{.m = out, .n = in, .k = rows, .trans_a = true};
-    for (const auto& [what, g] : {std::pair{"y", forward}, std::pair{"dx", dx}, std::pair{"dw", dw}}) {
+    for (const auto& [what, gemm] : {std::pair{"y", forward}, std::pair{"dx", dx}, std::pair{"dw", dw}}) {
+      const k::Gemm g = gemm;
       const std::string shape = ag::concat(what, " ", g.m, " x ", g.n, " x ", g.k);
       const double operations = 2.0 * double(g.m * g.n * g.k);
-      const ag::Tensor a = ag::Tensor::randn({g.m, g.k}), w = ag::Tensor::randn({g.k, g.n}),
-                       c = ag::Tensor::empty({g.m, g.n});
-      b.arithmetic("gemm f32 " + shape, operations,
-                   [&] { k::gemm<ag::Cpu>(c.ptr<float>(), a.ptr<float>(), w.ptr<float>(), g); });
+      b.arithmetic("gemm f32 " + shape, operations, [=] {
+        const ag::Tensor a = ag::Tensor::randn({g.m, g.k}), w = ag::Tensor::randn({g.k, g.n}),
+                         c = ag::Tensor::empty({g.m, g.n});
+        return [=] { k::gemm<ag::Cpu>(c.ptr<float>(), a.ptr<float>(), w.ptr<float>(), g); };
+      });
       if (!k::has_bf16<ag::Cpu>()) continue;
-      const auto codes = [](int64_t r, int64_t n) {
-        return ag::Tensor::zeros({2 * k::bf16_padded(r) * k::bf16_padded(n)}, {.dtype = ag::DType::u8});
-      };
-      const ag::Tensor left = codes(g.m, g.k), right = codes(g.k, g.n);
-      b.arithmetic("gemm codes " + shape, operations, [&] {
-        k::gemm_bf16<ag::Cpu>(c.ptr<float>(), left.ptr<uint16_t>(), right.ptr<uint16_t>(), nullptr, g);
+      b.arithmetic("gemm codes " + shape, operations, [=] {
+        const ag::Tensor left = codes(g.m, g.k), right = codes(g.k, g.n), c = ag::Tensor::empty({g.m, g.n});
+        return [=] {
+          k::gemm_bf16<ag::Cpu>(c.ptr<float>(), left.ptr<uint16_t>(), right.ptr<uint16_t>(), nullptr, g);
+        };
       });
     }
   }
 }
 
-void others(Bench& b) {
-  for (const auto& [where, n] : {std::pair{"L2", int64_t(1) << 16}, std::pair{"L3", int64_t(1) << 20},
-                                 std::pair{"RAM", int64_t(1) << 25}}) {
-    const ag::Tensor x = ag::Tensor::randn({n}), y = ag::Tensor::empty({n});
-    const ag::fp8::Rounder<float> rounder(ag::fp8::E4M3);
-    b.memory(std::string("amax + round to E4M3, ") + where, 8 * n, [&] {
-      const float scale = ag::fp8::compute_scale(ag::fp8::amax(x), ag::fp8::E4M3);
-      k::quantize<ag::Cpu, float>(y.ptr<float>(), x.ptr<float>(), scale, rounder, {}, n);
+// amax and round to E4M3: to floats on x's own scale, and to what products on codes read.
+void quantize(Bench& b) {
+  using namespace ag::fp8;
+  for (const auto& [where, rows] : {std::pair{"L2", 64}, std::pair{"L3", 1024}, std::pair{"RAM", 32768}}) {
+    const int64_t columns = 1024, n = rows * columns;
+    const Rounder<float> rounder(E4M3);
+    b.memory(std::string("amax + round, ") + where, 8 * n, [=] {
+      const ag::Tensor x = ag::Tensor::randn({n}), y = ag::Tensor::empty({n});
+      return [=] {
+        const float top = amax(x), scale = compute_scale(top, E4M3);
+        k::quantize<ag::Cpu>(y.ptr<float>(), x.ptr<float>(), scale, rounder, {}, n, top);
+      };
+    });
+    b.memory(std::string("amax + round to codes, ") + where, 6 * n, [=, rows = rows] {
+      const ag::Tensor x = ag::Tensor::randn({n}), y = codes(rows, columns);
+      return [=] {
+        const float top = amax(x), scale = compute_scale(top, E4M3);
+        k::quantize_bf16<ag::Cpu>(y.ptr<uint16_t>(), x.ptr<float>(), scale, rounder, {}, rows, columns, top);
+      };
     });
   }
+}
+
+void others(Bench& b) {
   for (const auto& [B, T, H, C] :
        {std::array<int64_t, 4>{12, 64, 4, 128}, std::array<int64_t, 4>{8, 256, 6, 384}}) {
-    const ag::Tensor qkv = ag::Tensor::randn({B, T, 3 * C}).requires_grad(true),
-                     dy = ag::Tensor::randn({B, T, C});
     b.arithmetic(ag::concat("attention ", B, " x ", T, " x ", C, ", ", H, " heads"),
-                 12.0 * double(B * T * T * C), [&, heads = H] {
-                   ag::Tape tape;
-                   tape.backward(ag::causal_attention(qkv, heads), dy);
+                 12.0 * double(B * T * T * C), [B = B, T = T, H = H, C = C] {
+                   const ag::Tensor qkv = ag::Tensor::randn({B, T, 3 * C}).requires_grad(true),
+                                    dy = ag::Tensor::randn({B, T, C});
+                   return [=] {
+                     ag::Tape tape;
+                     tape.backward(ag::causal_attention(qkv, H), dy);
+                     qkv.set_grad({});
+                   };
                  });
   }
-  const int64_t rows = 2048, n = 768, V = 8192;
-  const ag::Tensor x = ag::Tensor::randn({rows, n}).requires_grad(true),
-                   w = ag::Tensor::ones({n}).requires_grad(true), dy = ag::Tensor::randn({rows, n});
-  b.memory("layer norm, forward and backward", 4 * 5 * rows * n, [&] {
-    ag::Tape tape;
-    tape.backward(ag::layer_norm(x, w), dy);
-    x.set_grad({}), w.set_grad({});
+  constexpr int64_t rows = 2048, n = 768, V = 8192;
+  b.memory("layer norm, forward and backward", 4 * 5 * rows * n, [] {
+    const ag::Tensor x = ag::Tensor::randn({rows, n}).requires_grad(true),
+                     w = ag::Tensor::ones({n}).requires_grad(true), dy = ag::Tensor::randn({rows, n});
+    return [=] {
+      ag::Tape tape;
+      tape.backward(ag::layer_norm(x, w), dy);
+      x.set_grad({}), w.set_grad({});
+    };
   });
-  const ag::Tensor logits = ag::Tensor::randn({512, V}).requires_grad(true),
-                   ids = ag::Tensor::randint(V, {512});
-  b.memory("cross entropy, forward and backward", 4 * 3 * 512 * V, [&] {
-    ag::Tape tape;
-    tape.backward(ag::cross_entropy(logits, ids));
-    logits.set_grad({});
+  b.memory("cross entropy, forward and backward", 4 * 3 * 512 * V, [] {
+    const ag::Tensor logits = ag::Tensor::randn({512, V}).requires_grad(true),
+                     ids = ag::Tensor::randint(V, {512});
+    return [=] {
+      ag::Tape tape;
+      tape.backward(ag::cross_entropy(logits, ids));
+      logits.set_grad({});
+    };
   });
-  ag::Tensor p = ag::Tensor::randn({1 << 24}).requires_grad(true);
-  p.set_grad(ag::Tensor::randn({1 << 24}));
-  ag::optim::AdamW opt({p}, {.lr = 1e-3});
-  b.memory("AdamW, 16 M parameters", int64_t(4) * 7 << 24, [&] { opt.step(); });
-
-  const ag::Tensor small = ag::Tensor::randn({64}).requires_grad(true), seed = ag::Tensor::ones({64});
-  constexpr int ops = 100;
-  b.time("100 ops on 64 floats, both ways", [&] {
-    ag::Tape tape;
-    ag::Tensor y = small;
-    for (int i = 0; i < ops; ++i) y = ag::neg(y);
-    tape.backward(y, seed);
-    small.set_grad({});
+  b.memory("AdamW, 16 M parameters", int64_t(4) * 7 << 24, [] {
+    const ag::Tensor p = ag::Tensor::randn({1 << 24}).requires_grad(true);
+    p.set_grad(ag::Tensor::randn({1 << 24}));
+    const auto opt = std::make_shared<ag::optim::AdamW>(std::vector{p}, ag::optim::AdamWOptions{.lr = 1e-3});
+    return [=] { opt->step(); };
+  });
+  b.time("100 ops on 64 floats, both ways", [] {
+    const ag::Tensor small = ag::Tensor::randn({64}).requires_grad(true), seed = ag::Tensor::ones({64});
+    return [=] {
+      ag::Tape tape;
+      ag::Tensor y = small;
+      for (int i = 0; i < 100; ++i) y = ag::neg(y);
+      tape.backward(y, seed);
+      small.set_grad({});
+    };
   });
 }
 
@@ -243,5 +276,6 @@ int main(int argc, char** argv) {
   Bench b(threads, samples, only, json);
   steps(b);
   products(b);
+  quantize(b);
   others(b);
 }
