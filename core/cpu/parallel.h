@@ -13,7 +13,7 @@
 namespace altgrad {
 
 // f(begin, end) on pieces of [0, n), on at most one thread for every `grain` indices; pieces begin at
-// multiples of 64.
+// multiples of 64, or of a grain that is smaller.
 template <class F>
 void parallel_for(int64_t n, int64_t grain, F&& f) {
   const int64_t threads = std::min<int64_t>(num_threads(), n / std::max<int64_t>(grain, 1));
@@ -21,7 +21,8 @@ void parallel_for(int64_t n, int64_t grain, F&& f) {
     if (n > 0) f(int64_t(0), n);
     return;
   }
-  const int64_t piece = ((n + threads - 1) / threads + 63) / 64 * 64;
+  const int64_t unit = std::clamp<int64_t>(grain, 1, 64);
+  const int64_t piece = ((n + threads - 1) / threads + unit - 1) / unit * unit;
 #pragma omp parallel for num_threads(int(threads)) schedule(static, 1)
   for (int64_t t = 0; t < threads; ++t) {
     if (t * piece < n) f(t * piece, std::min(n, (t + 1) * piece));

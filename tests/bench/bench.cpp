@@ -134,7 +134,8 @@ class Bench {
     if (!json_.is_open()) return;
     nlohmann::ordered_json line{{"name", name}, {"threads", threads_}, {"seconds", s.seconds}};
     if (*of) line.update({{"share", s.per_peak}, {"of", of}});
-    line["peak_bytes"] = ag::memory_stats().peak;
+    line["tensor_bytes"] = ag::memory_stats().peak;
+    line["resident_bytes"] = bench::most_resident();
     json_ << line.dump() << std::endl;
   }
 

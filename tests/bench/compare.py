@@ -8,11 +8,13 @@ Needs PyTorch 2. The models are nanoGPT's shape, with biases, AdamW, random toke
   weights   the weights of the Linear layers but the tied head rounded to E4M3 (amax history of 16)
   full      altgrad: weights and inputs to E4M3, gradients of outputs to E5M2; PyTorch: weights and inputs, rounded
             by tensor operations in Python, which is how such experiments are written there
+Memory is the most that was resident: of altgrad's whole process, and of PyTorch's above what loading it takes.
 """
 import argparse
 import json
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -97,24 +99,43 @@ class Training:
         return loss.item()
 
 
+def most_resident():
+    """Bytes. Not of getrusage, where a process starts with what its parent held."""
+    with open("/proc/self/status") as status:
+        return 1024 * next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+
+
 def time_torch(size, mode, threads, steps):
+    """Seconds of a step, and the most bytes that the process held above what it held with PyTorch loaded."""
     torch.set_num_threads(threads)
+    loaded = most_resident()
     training, times = Training(size, mode), []
-    for i in range(3 + steps):
+    for _ in range(3 + steps):
         start = time.perf_counter()
         training.step()
         times.append(time.perf_counter() - start)
-    return statistics.median(times[3:])
+    return {"seconds": statistics.median(times[3:]), "resident_bytes": most_resident() - loaded}
+
+
+def in_a_process(size, mode, threads, steps):
+    """time_torch, on its own: memory that a process has held stays in its count."""
+    arguments = ["--torch", size, mode, str(threads), str(steps)]
+    return json.loads(subprocess.run([sys.executable, __file__, *arguments], check=True, capture_output=True).stdout)
 
 
 def time_altgrad(bench, size, mode, threads, steps):
+    """Seconds of a step, its share of the FMA peak, and the most bytes that the whole process held."""
     with tempfile.NamedTemporaryFile("r") as out:
         subprocess.run([bench, "--threads", str(threads), "--samples", str(steps), "--only", f"step {size} {mode}",
                         "--json", out.name], check=True, stdout=subprocess.DEVNULL)
-        return json.loads(out.readline())["seconds"]
+        return json.loads(out.readline())
 
 
 def main():
+    if sys.argv[1:2] == ["--torch"]:
+        size, mode, threads, steps = sys.argv[2:]
+        print(json.dumps(time_torch(size, mode, int(threads), int(steps))))
+        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bench", help="the benchmark that the build made")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["tiny", "baby"])
@@ -122,19 +143,27 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=7, help="steps that a round takes the median of")
     a = parser.parse_args()
-    print("| | threads | altgrad, ms | PyTorch, ms | ratio | to own f32 |\n|---|---|---|---|---|---|")
+    print("| | threads | altgrad, ms | PyTorch, ms | ratio | to own f32 | of FMA peak | altgrad, MB | PyTorch, MB | ratio |\n"
+          "|---|---|---|---|---|---|---|---|---|---|")
     for size in a.sizes:
         for threads in a.threads:
             ours, theirs = {m: [] for m in MODES}, {m: [] for m in MODES}
             for _ in range(a.rounds):
                 for mode in MODES:
                     ours[mode].append(time_altgrad(a.bench, size, mode, threads, a.steps))
-                    theirs[mode].append(time_torch(size, mode, threads, a.steps))
+                    theirs[mode].append(in_a_process(size, mode, threads, a.steps))
+
+            def median(runs, key, others=None):
+                return statistics.median(x[key] / (y[key] if others else 1) for x, y in zip(runs, others or runs))
+
             for mode in MODES:
-                ratio = statistics.median(x / y for x, y in zip(ours[mode], theirs[mode]))
-                own = statistics.median(x / y for x, y in zip(ours[mode], ours["f32"]))
-                print(f"| {size} {mode} | {threads} | {1e3 * statistics.median(ours[mode]):.1f} "
-                      f"| {1e3 * statistics.median(theirs[mode]):.1f} | {ratio:.2f} | {own:.2f} |", flush=True)
+                x, y = ours[mode], theirs[mode]
+                print(f"| {size} {mode} | {threads} "
+                      f"| {1e3 * median(x, 'seconds'):.1f} | {1e3 * median(y, 'seconds'):.1f} "
+                      f"| {median(x, 'seconds', y):.2f} | {median(x, 'seconds', ours['f32']):.2f} "
+                      f"| {median(x, 'share'):.2f} "
+                      f"| {1e-6 * median(x, 'resident_bytes'):.0f} | {1e-6 * median(y, 'resident_bytes'):.0f} "
+                      f"| {median(x, 'resident_bytes', y):.2f} |", flush=True)
 
 
 if __name__ == "__main__":
