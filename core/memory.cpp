@@ -1,5 +1,4 @@
-// The caching allocator. One mutex guards a device's lists: it is held for a few instructions and never while
-// the system is asked.
+// The caching allocator. One mutex guards a device's lists and slabs.
 #include <altgrad/core/memory.h>
 
 #include <altgrad/core/cuda/cuda.h>
@@ -29,72 +28,77 @@ size_t size_class(size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
-// Large blocks ask for huge pages: kernels that walk a matrix by columns touch a page with every row.
-void* system_allocate(size_t bytes, Device device) {
-  if (!device.is_cpu()) return cuda::allocate(bytes, device.index);
+// Kernels that walk a matrix by columns touch a page with every row.
+constexpr size_t huge_page = size_t(2) << 20;
+void ask_for_huge_pages([[maybe_unused]] void* p, [[maybe_unused]] size_t bytes) {
 #if defined(MADV_HUGEPAGE)
-  constexpr size_t huge_page = size_t(2) << 20;
-  if (bytes >= huge_page) {
-    void* p = std::aligned_alloc(huge_page, (bytes + huge_page - 1) / huge_page * huge_page);
-    if (p) madvise(p, bytes, MADV_HUGEPAGE);
-    return p;
-  }
+  madvise(p, bytes, MADV_HUGEPAGE);
 #endif
-  return std::aligned_alloc(alignment, bytes);
+}
+
+void* system_allocate(size_t bytes, Device device) {
+  return device.is_cpu() ? detail::host_allocate(bytes) : cuda::allocate(bytes, device.index);
 }
 void system_free(void* p, Device device) { device.is_cpu() ? std::free(p) : cuda::free(p, device.index); }
+
+// Where the CPU's smaller blocks are cut from, one after the other: huge pages serve them too. Aligned to its own
+// size, so that a block's address gives its slab. A sanitizer sees the bounds of blocks that are allocated alone.
+struct Slab {
+  static constexpr size_t size = size_t(32) << 20;
+#if defined(__SANITIZE_ADDRESS__)
+  static constexpr size_t largest_block = 0;
+#else
+  static constexpr size_t largest_block = size_t(4) << 20;
+#endif
+  size_t used = alignment;  // this struct comes first
+  int64_t living = 0;       // blocks that tensors hold
+
+  static Slab& of(void* p) { return *reinterpret_cast<Slab*>(reinterpret_cast<uintptr_t>(p) & ~(size - 1)); }
+  void* cut(size_t bytes) { return reinterpret_cast<char*>(this) + std::exchange(used, used + bytes); }
+};
+static_assert(sizeof(Slab) <= alignment);
 
 class Cache {
  public:
   explicit Cache(Device device) : device_(device) {}
 
   void* allocate(size_t bytes) {
-    {
-      std::lock_guard lock(mutex_);
-      auto& list = free_[bytes];
-      if (!list.empty()) {
-        void* p = list.back();
-        list.pop_back();
-        stats_.cached -= int64_t(bytes);
-        use(bytes);
-        return p;
-      }
-    }
-    void* p = system_allocate(bytes, device_);
-    if (!p) {
-      release();
-      p = system_allocate(bytes, device_);
-    }
-    std::lock_guard lock(mutex_);
-    if (!p) {
-      fail_runtime("out of memory on ", device_, ": asked for ", bytes, " bytes, ", stats_.in_use, " in use");
-    }
-    ++stats_.system_allocations;
-    use(bytes);
-    return p;
+    if (void* p = reuse(bytes)) return p;
+    if (void* p = make(bytes)) return p;
+    release();
+    if (void* p = make(bytes)) return p;
+    fail_runtime("out of memory on ", device_, ": asked for ", bytes, " bytes, ", stats().in_use, " in use");
   }
 
   void free(void* p, size_t bytes) noexcept {
     std::lock_guard lock(mutex_);
     stats_.in_use -= int64_t(bytes);
+    if (in_slab(bytes)) --Slab::of(p).living;
     try {
       free_[bytes].push_back(p);
       stats_.cached += int64_t(bytes);
     } catch (const std::bad_alloc&) {  // no room to remember it
-      system_free(p, device_);
+      if (!in_slab(bytes)) system_free(p, device_);
     }
   }
 
   void release() {
-    std::map<size_t, std::vector<void*>> taken;
+    std::vector<void*> unused;
     {
       std::lock_guard lock(mutex_);
-      taken.swap(free_);
-      stats_.cached = 0;
+      for (auto& [bytes, list] : free_) {
+        const auto stays = [&, bytes = bytes](void* p) { return in_slab(bytes) && Slab::of(p).living > 0; };
+        const auto first_unused = std::partition(list.begin(), list.end(), stays);
+        if (!in_slab(bytes)) unused.insert(unused.end(), first_unused, list.end());
+        stats_.cached -= int64_t(bytes) * (list.end() - first_unused);
+        list.erase(first_unused, list.end());
+      }
+      const auto first_unused =
+          std::partition(slabs_.begin(), slabs_.end(), [](Slab* s) { return s->living > 0; });
+      unused.insert(unused.end(), first_unused, slabs_.end());
+      slabs_.erase(first_unused, slabs_.end());
     }
-    for (auto& [bytes, list] : taken) {
-      for (void* p : list) system_free(p, device_);
-    }
+    for (void* p : unused) system_free(p, device_);
   }
 
   MemoryStats stats() {
@@ -107,7 +111,46 @@ class Cache {
   }
 
  private:
-  void use(size_t bytes) {
+  bool in_slab(size_t bytes) const { return device_.is_cpu() && bytes <= Slab::largest_block; }
+
+  // A free block, null where there is none.
+  void* reuse(size_t bytes) {
+    std::lock_guard lock(mutex_);
+    auto& list = free_[bytes];
+    if (list.empty()) return nullptr;
+    void* p = list.back();
+    list.pop_back();
+    stats_.cached -= int64_t(bytes);
+    use(p, bytes);
+    return p;
+  }
+
+  // A new block, null where the system has no memory.
+  void* make(size_t bytes) {
+    void* p = in_slab(bytes) ? nullptr : system_allocate(bytes, device_);
+    std::lock_guard lock(mutex_);
+    if (in_slab(bytes)) p = cut(bytes);
+    if (!p) return nullptr;
+    ++stats_.system_allocations;
+    use(p, bytes);
+    return p;
+  }
+
+  void* cut(size_t bytes) {
+    auto fits = std::find_if(slabs_.begin(), slabs_.end(),
+                             [&](const Slab* slab) { return Slab::size - slab->used >= bytes; });
+    if (fits == slabs_.end()) {
+      slabs_.reserve(slabs_.size() + 1);
+      void* memory = std::aligned_alloc(Slab::size, Slab::size);
+      if (!memory) return nullptr;
+      ask_for_huge_pages(memory, Slab::size);
+      fits = slabs_.insert(slabs_.end(), new (memory) Slab);
+    }
+    return (*fits)->cut(bytes);
+  }
+
+  void use(void* p, size_t bytes) {
+    if (in_slab(bytes)) ++Slab::of(p).living;
     stats_.in_use += int64_t(bytes);
     stats_.peak = std::max(stats_.peak, stats_.in_use);
   }
@@ -115,6 +158,7 @@ class Cache {
   Device device_;
   std::mutex mutex_;
   std::map<size_t, std::vector<void*>> free_;
+  std::vector<Slab*> slabs_;
   MemoryStats stats_;
 };
 
@@ -137,6 +181,15 @@ void reset_peak_memory(Device device) { cache(device).reset_peak(); }
 void empty_cache(Device device) { cache(device).release(); }
 
 namespace detail {
+
+void* host_allocate(size_t bytes) {
+  if (bytes < huge_page / 4)
+    return std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+  const size_t pages = (bytes + huge_page - 1) / huge_page * huge_page;
+  void* p = std::aligned_alloc(huge_page, pages);
+  if (p) ask_for_huge_pages(p, pages);
+  return p;
+}
 
 Storage::Storage(size_t bytes_, Device device_) : bytes(size_class(bytes_)), device(device_) {
   data = cache(device).allocate(bytes);

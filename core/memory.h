@@ -1,7 +1,8 @@
 // Tensor memory: 64-byte aligned blocks from a cache of free lists, one list a size class (multiples of 64
 // bytes, four classes to each doubling, so that a block is at most a quarter larger than what was asked for).
 // A freed block goes back to its list and the system is asked only when a list is empty, so a training step
-// that repeats allocates nothing.
+// that repeats allocates nothing. On the CPU, memory is asked for in huge pages, and blocks of up to 4 MiB are cut
+// from slabs of 32 MiB.
 #pragma once
 
 #include <altgrad/core/device.h>
@@ -18,14 +19,18 @@ struct MemoryStats {
   int64_t in_use = 0;              // held by living tensors
   int64_t peak = 0;                // the highest in_use since reset_peak_memory
   int64_t cached = 0;              // free, kept for reuse
-  int64_t system_allocations = 0;  // requests passed on to the system so far
+  int64_t system_allocations = 0;  // blocks made so far, no free one being there
 };
 MemoryStats memory_stats(Device device = Device::cpu());
 void reset_peak_memory(Device device = Device::cpu());
-// Gives all cached blocks back to the system.
+// Gives cached memory back to the system: all but the free blocks of slabs in which a tensor lives.
 void empty_cache(Device device = Device::cpu());
 
 namespace detail {
+
+// Memory of the CPU, aligned to 64 bytes, for std::free: from 512 KiB on in huge pages where the system has them. Null
+// where there is none left.
+void* host_allocate(size_t bytes);
 
 // One block of memory, shared by the tensors that alias it.
 struct Storage {

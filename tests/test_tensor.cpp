@@ -102,20 +102,20 @@ TEST_CASE("a build without CUDA says so and changes nothing", "[core]") {
 TEST_CASE("freed memory is reused and the statistics follow", "[core]") {
   empty_cache();
   const MemoryStats start = memory_stats();
-  CHECK(start.cached == 0);
+  constexpr int64_t size = 5 << 20;  // allocated alone, so empty_cache has left none
   {
-    const auto a = Tensor::empty({1000});  // 4000 bytes: class 4096
+    const auto a = Tensor::empty({size / 4 - 24});
     const MemoryStats held = memory_stats();
-    CHECK(held.in_use - start.in_use == 4096);
+    CHECK(held.in_use - start.in_use == size);
     CHECK(held.system_allocations == start.system_allocations + 1);
     CHECK(held.peak >= held.in_use);
   }
   const MemoryStats freed = memory_stats();
   CHECK(freed.in_use == start.in_use);
-  CHECK(freed.cached == 4096);
-  const auto b = Tensor::empty({1024});
+  CHECK(freed.cached - start.cached == size);
+  const auto b = Tensor::empty({size / 4});
   CHECK(memory_stats().system_allocations == freed.system_allocations);
-  CHECK(memory_stats().cached == 0);
+  CHECK(memory_stats().cached == start.cached);
   reset_peak_memory();
   CHECK(memory_stats().peak == memory_stats().in_use);
   // a class wastes at most a quarter, or less than 64 bytes
@@ -126,8 +126,31 @@ TEST_CASE("freed memory is reused and the statistics follow", "[core]") {
     CHECK(used >= bytes);
     CHECK(used <= std::max<int64_t>(bytes + bytes / 4, bytes + 63));
   }
+}
+
+TEST_CASE("empty_cache gives back all memory but slabs in which tensors live", "[core]") {
+  constexpr int64_t slab = 32 << 20;
   empty_cache();
-  CHECK(memory_stats().cached == 0);
+  const int64_t before = memory_stats().cached;
+  for (const int64_t bytes : {1 << 20, 8 << 20}) {  // cut from slabs; allocated alone
+    {
+      std::vector<Tensor> tensors;
+      for (int64_t i = 0; i < 100; ++i) tensors.push_back(Tensor::zeros({bytes}, {DType::u8}));
+      for (size_t i = 0; i < tensors.size(); ++i) {  // none in another's memory
+        const auto* data = tensors[i].ptr<uint8_t>();
+        CHECK(reinterpret_cast<uintptr_t>(data) % 64 == 0);
+        CHECK(std::all_of(data, data + bytes, [](uint8_t x) { return x == 0; }));
+        tensors[i].fill_(double(i + 1));
+      }
+      for (size_t i = 0; i < tensors.size(); ++i) CHECK(tensors[i].ptr<uint8_t>()[bytes - 1] == i + 1);
+    }
+    CHECK(memory_stats().cached >= 100 * bytes);
+    empty_cache();
+    CHECK(memory_stats().cached - before < slab);
+  }
+  const auto survivor = Tensor::ones({1 << 18});  // in a slab of freed blocks
+  empty_cache();
+  CHECK(survivor.ptr<float>()[(1 << 18) - 1] == 1);
 }
 
 TEST_CASE("asking for more memory than there is throws and leaves the rest alone", "[core]") {

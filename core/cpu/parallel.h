@@ -3,6 +3,7 @@
 #pragma once
 
 #include <altgrad/core/device.h>
+#include <altgrad/core/memory.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -62,7 +63,7 @@ void* thread_memory(size_t bytes) {
   if (buffer.bytes < bytes) {
     std::free(buffer.data);
     buffer.bytes = (bytes + 4095) / 4096 * 4096;
-    buffer.data = std::aligned_alloc(64, buffer.bytes);
+    buffer.data = detail::host_allocate(buffer.bytes);
     if (!buffer.data) {
       buffer.bytes = 0;
       throw std::bad_alloc();
