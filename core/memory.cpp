@@ -21,10 +21,10 @@ namespace {
 
 constexpr size_t alignment = 64;
 
-// Rounds up to a size class: four to each doubling, at least 64 bytes.
+// Rounds up to a size class: eight to each doubling, at least 64 bytes.
 size_t size_class(size_t bytes) {
   if (bytes <= alignment) return alignment;
-  const size_t step = std::max(std::bit_floor(bytes - 1) / 4, alignment);
+  const size_t step = std::max(std::bit_floor(bytes - 1) / 8, alignment);
   return (bytes + step - 1) / step * step;
 }
 

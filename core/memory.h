@@ -1,5 +1,5 @@
 // Tensor memory: 64-byte aligned blocks from a cache of free lists, one list a size class (multiples of 64
-// bytes, four classes to each doubling, so that a block is at most a quarter larger than what was asked for).
+// bytes, eight classes to each doubling, so that a block is at most an eighth larger than what was asked for).
 // A freed block goes back to its list and the system is asked only when a list is empty, so a training step
 // that repeats allocates nothing. On the CPU, memory is asked for in huge pages, and blocks of up to 4 MiB are cut
 // from slabs of 32 MiB.
