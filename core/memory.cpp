@@ -3,6 +3,7 @@
 
 #include <altgrad/core/cuda/cuda.h>
 #include <altgrad/core/error.h>
+#include <altgrad/core/regions.h>
 
 #include <algorithm>
 #include <bit>
@@ -41,15 +42,17 @@ void* system_allocate(size_t bytes, Device device) {
 }
 void system_free(void* p, Device device) { device.is_cpu() ? std::free(p) : cuda::free(p, device.index); }
 
-// Where the CPU's smaller blocks are cut from, one after the other: huge pages serve them too. Aligned to its own
-// size, so that a block's address gives its slab. A sanitizer sees the bounds of blocks that are allocated alone.
-struct Slab {
-  static constexpr size_t size = size_t(32) << 20;
+// A sanitizer sees the bounds of blocks that are allocated alone.
 #if defined(__SANITIZE_ADDRESS__)
-  static constexpr size_t largest_block = 0;
+constexpr bool alone = true;
 #else
-  static constexpr size_t largest_block = size_t(4) << 20;
+constexpr bool alone = false;
 #endif
+
+// Where the CPU's smaller blocks are cut from, one after the other: huge pages serve them too. Aligned to its own
+// size, so that a block's address gives its slab.
+struct Slab {
+  static constexpr size_t size = size_t(32) << 20, largest_block = size_t(1) << 20;
   size_t used = alignment;  // this struct comes first
   int64_t living = 0;       // blocks that tensors hold
 
@@ -75,10 +78,10 @@ class Cache {
     stats_.in_use -= int64_t(bytes);
     if (in_slab(bytes)) --Slab::of(p).living;
     try {
-      free_[bytes].push_back(p);
+      in_region(bytes) ? regions_.give(p, bytes) : free_[bytes].push_back(p);
       stats_.cached += int64_t(bytes);
     } catch (const std::bad_alloc&) {  // no room to remember it
-      if (!in_slab(bytes)) system_free(p, device_);
+      if (!in_slab(bytes) && !in_region(bytes)) system_free(p, device_);
     }
   }
 
@@ -97,6 +100,7 @@ class Cache {
           std::partition(slabs_.begin(), slabs_.end(), [](Slab* s) { return s->living > 0; });
       unused.insert(unused.end(), first_unused, slabs_.end());
       slabs_.erase(first_unused, slabs_.end());
+      stats_.cached -= int64_t(regions_.release());
     }
     for (void* p : unused) system_free(p, device_);
   }
@@ -111,15 +115,14 @@ class Cache {
   }
 
  private:
-  bool in_slab(size_t bytes) const { return device_.is_cpu() && bytes <= Slab::largest_block; }
+  bool in_slab(size_t bytes) const { return device_.is_cpu() && !alone && bytes <= Slab::largest_block; }
+  bool in_region(size_t bytes) const { return device_.is_cpu() && !alone && bytes > Slab::largest_block; }
 
   // A free block, null where there is none.
   void* reuse(size_t bytes) {
     std::lock_guard lock(mutex_);
-    auto& list = free_[bytes];
-    if (list.empty()) return nullptr;
-    void* p = list.back();
-    list.pop_back();
+    void* p = in_region(bytes) ? regions_.take(bytes) : pop(free_[bytes]);
+    if (!p) return nullptr;
     stats_.cached -= int64_t(bytes);
     use(p, bytes);
     return p;
@@ -127,12 +130,20 @@ class Cache {
 
   // A new block, null where the system has no memory.
   void* make(size_t bytes) {
-    void* p = in_slab(bytes) ? nullptr : system_allocate(bytes, device_);
+    void* p = in_slab(bytes) || in_region(bytes) ? nullptr : system_allocate(bytes, device_);
     std::lock_guard lock(mutex_);
     if (in_slab(bytes)) p = cut(bytes);
+    if (in_region(bytes)) p = regions_.extend(bytes);
     if (!p) return nullptr;
     ++stats_.system_allocations;
     use(p, bytes);
+    return p;
+  }
+
+  static void* pop(std::vector<void*>& list) {
+    if (list.empty()) return nullptr;
+    void* p = list.back();
+    list.pop_back();
     return p;
   }
 
@@ -159,6 +170,7 @@ class Cache {
   std::mutex mutex_;
   std::map<size_t, std::vector<void*>> free_;
   std::vector<Slab*> slabs_;
+  detail::Regions regions_;
   MemoryStats stats_;
 };
 

@@ -1,8 +1,8 @@
 // Tensor memory: 64-byte aligned blocks from a cache of free lists, one list a size class (multiples of 64
 // bytes, eight classes to each doubling, so that a block is at most an eighth larger than what was asked for).
 // A freed block goes back to its list and the system is asked only when a list is empty, so a training step
-// that repeats allocates nothing. On the CPU, memory is asked for in huge pages, and blocks of up to 4 MiB are cut
-// from slabs of 32 MiB.
+// that repeats allocates nothing. On the CPU, memory is asked for in huge pages: blocks of up to 1 MiB are cut from
+// slabs of 32 MiB, larger ones from regions (core/regions.h), where memory serves blocks of any size in turn.
 #pragma once
 
 #include <altgrad/core/device.h>
@@ -23,7 +23,7 @@ struct MemoryStats {
 };
 MemoryStats memory_stats(Device device = Device::cpu());
 void reset_peak_memory(Device device = Device::cpu());
-// Gives cached memory back to the system: all but the free blocks of slabs in which a tensor lives.
+// Gives cached memory back to the system: all but what lies in a slab or region with a living tensor.
 void empty_cache(Device device = Device::cpu());
 
 namespace detail {

@@ -102,7 +102,7 @@ TEST_CASE("a build without CUDA says so and changes nothing", "[core]") {
 TEST_CASE("freed memory is reused and the statistics follow", "[core]") {
   empty_cache();
   const MemoryStats start = memory_stats();
-  constexpr int64_t size = 5 << 20;  // allocated alone, so empty_cache has left none
+  constexpr int64_t size = 320 << 20;  // a region of its own, so that empty_cache has left none
   {
     const auto a = Tensor::empty({size / 4 - 24});
     const MemoryStats held = memory_stats();
@@ -128,11 +128,11 @@ TEST_CASE("freed memory is reused and the statistics follow", "[core]") {
   }
 }
 
-TEST_CASE("empty_cache gives back all memory but slabs in which tensors live", "[core]") {
+TEST_CASE("empty_cache gives back all memory but what lies beside living tensors", "[core]") {
   constexpr int64_t slab = 32 << 20;
   empty_cache();
   const int64_t before = memory_stats().cached;
-  for (const int64_t bytes : {1 << 20, 8 << 20}) {  // cut from slabs; allocated alone
+  for (const int64_t bytes : {1 << 20, 8 << 20}) {  // of slabs, of regions
     {
       std::vector<Tensor> tensors;
       for (int64_t i = 0; i < 100; ++i) tensors.push_back(Tensor::zeros({bytes}, {DType::u8}));

@@ -1,0 +1,113 @@
+// Large blocks of the CPU's memory, cut from regions of huge pages: the smallest free range that fits, whatever size
+// it was freed with, as freed ranges join their neighbours. Activations and gradients of many sizes so take turns in
+// the same memory. Not for several threads at once.
+#pragma once
+
+#include <altgrad/core/memory.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <iterator>
+#include <map>
+#include <vector>
+
+namespace altgrad::detail {
+
+class Regions {
+ public:
+  ~Regions() {
+    for (const Region& r : regions_) std::free(r.begin);
+  }
+
+  // From what was freed; null where no free range is large enough.
+  void* take(size_t bytes) {
+    Region* region = nullptr;
+    Ranges::iterator best;
+    for (Region& r : regions_) {
+      for (auto range = r.free.begin(); range != r.free.end(); ++range) {
+        if (range->second >= bytes && (!region || range->second < best->second)) region = &r, best = range;
+      }
+    }
+    if (!region) return nullptr;
+    const auto [begin, size] = *best;
+    Ranges::node_type node = region->free.extract(best);
+    if (size > bytes) {
+      insert(region->free, std::move(node), begin + bytes, size - bytes);
+    } else {
+      spare_.push_back(std::move(node));
+    }
+    return begin;
+  }
+
+  // Memory that no block has been in; null where the system has none.
+  void* extend(size_t bytes) {
+    const auto fits = [=](const Region& r) { return r.size - r.used >= bytes; };
+    auto region = std::find_if(regions_.begin(), regions_.end(), fits);
+    if (region == regions_.end()) {
+      regions_.reserve(regions_.size() + 1);
+      const size_t size = std::max(bytes, smallest_region);
+      void* const memory = host_allocate(size);
+      if (!memory) return nullptr;
+      region = regions_.insert(regions_.end(), Region{static_cast<char*>(memory), size, 0, {}});
+    }
+    return region->begin + std::exchange(region->used, region->used + bytes);
+  }
+
+  void give(void* block, size_t bytes) {
+    char* const p = static_cast<char*>(block);
+    Region& r = *std::find_if(regions_.begin(), regions_.end(), [=](const Region& region) {
+      return p >= region.begin && p < region.begin + region.size;
+    });
+    const auto next = r.free.lower_bound(p);
+    const bool joins_next = next != r.free.end() && p + bytes == next->first;
+    const bool joins_last = next != r.free.begin() && std::prev(next)->first + std::prev(next)->second == p;
+    if (joins_last) {
+      std::prev(next)->second += bytes + (joins_next ? next->second : 0);
+      if (joins_next) spare_.push_back(r.free.extract(next));
+    } else if (joins_next) {
+      const size_t size = bytes + next->second;
+      insert(r.free, r.free.extract(next), p, size);
+    } else if (!spare_.empty()) {
+      Ranges::node_type node = std::move(spare_.back());
+      spare_.pop_back();
+      insert(r.free, std::move(node), p, bytes);
+    } else {
+      r.free.emplace(p, bytes);
+    }
+  }
+
+  // Gives regions without blocks back to the system; the bytes of blocks that had been in them.
+  size_t release() {
+    const auto in_use = [](const Region& r) {
+      return r.free.size() != 1 || r.free.begin()->second != r.used;
+    };
+    const auto unused = std::partition(regions_.begin(), regions_.end(), in_use);
+    size_t bytes = 0;
+    for (auto r = unused; r != regions_.end(); ++r) {
+      bytes += r->used;
+      std::free(r->begin);
+    }
+    regions_.erase(unused, regions_.end());
+    return bytes;
+  }
+
+ private:
+  using Ranges = std::map<char*, size_t>;  // by their beginnings; none touches another
+  struct Region {
+    char* begin;
+    size_t size, used;  // blocks have been in the first `used` bytes
+    Ranges free;        // within those
+  };
+  static constexpr size_t smallest_region = size_t(256) << 20;
+
+  static void insert(Ranges& ranges, Ranges::node_type node, char* begin, size_t size) {
+    node.key() = begin;
+    node.mapped() = size;
+    ranges.insert(std::move(node));
+  }
+
+  std::vector<Region> regions_;
+  std::vector<Ranges::node_type> spare_;  // so that a repeated step asks the heap for nothing
+};
+
+}  // namespace altgrad::detail

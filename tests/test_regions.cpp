@@ -1,0 +1,78 @@
+// Regions against a plain model: which bytes are whose.
+#include <altgrad/core/regions.h>
+
+#include <cstdint>
+#include <cstring>
+#include <random>
+
+#include "catch.h"
+
+using altgrad::detail::Regions;
+
+TEST_CASE("blocks of regions never meet and keep what is written in them", "[core]") {
+  constexpr size_t unit = 1 << 19;
+  struct Block {
+    char* data;
+    size_t bytes;
+    char mark;
+  };
+  Regions regions;
+  std::vector<Block> blocks;
+  std::mt19937 random(3);
+  const auto check = [](const Block& b) {
+    CHECK(b.data[0] == b.mark);
+    CHECK(b.data[b.bytes - 1] == b.mark);
+  };
+  size_t in_use = 0, extended = 0;
+  for (int step = 0; step < 4000; ++step) {
+    if (blocks.size() < 40 && random() % 2) {
+      Block b{nullptr, (1 + random() % 40) * unit, char(step)};
+      b.data = static_cast<char*>(regions.take(b.bytes));
+      if (!b.data) {
+        b.data = static_cast<char*>(regions.extend(b.bytes));
+        extended += b.bytes;
+      }
+      REQUIRE(b.data);
+      CHECK(reinterpret_cast<uintptr_t>(b.data) % 64 == 0);
+      for (const Block& other : blocks)
+        REQUIRE((b.data + b.bytes <= other.data || other.data + other.bytes <= b.data));
+      b.data[0] = b.data[b.bytes - 1] = b.mark;
+      in_use += b.bytes;
+      blocks.push_back(b);
+    } else if (!blocks.empty()) {
+      const size_t i = random() % blocks.size();
+      check(blocks[i]);
+      regions.give(blocks[i].data, blocks[i].bytes);
+      in_use -= blocks[i].bytes;
+      blocks.erase(blocks.begin() + int64_t(i));
+    }
+    if (step % 1000 == 999) {
+      for (const Block& b : blocks) check(b);
+    }
+  }
+  for (const Block& b : blocks) regions.give(b.data, b.bytes);
+  CHECK(regions.release() == extended);
+  CHECK(regions.take(unit) == nullptr);
+}
+
+TEST_CASE("ranges that are freed side by side serve a larger block", "[core]") {
+  constexpr size_t unit = 5 << 20;
+  Regions regions;
+  char* const a = static_cast<char*>(regions.extend(3 * unit));
+  char* const b = static_cast<char*>(regions.extend(unit));
+  regions.give(a, 3 * unit);
+  char* const first = static_cast<char*>(regions.take(unit));
+  char* const second = static_cast<char*>(regions.take(unit));
+  char* const third = static_cast<char*>(regions.take(unit));
+  CHECK(first == a);
+  CHECK(second == a + unit);
+  CHECK(third == a + 2 * unit);
+  for (char* p : {first, third, second}) regions.give(p, unit);  // the last one joins both sides
+  CHECK(regions.take(4 * unit) == nullptr);
+  CHECK(regions.release() == 0);  // b is in use
+  CHECK(regions.take(3 * unit) == a);
+  regions.give(b, unit);
+  CHECK(regions.release() == 0);
+  regions.give(a, 3 * unit);
+  CHECK(regions.release() == 4 * unit);
+}
