@@ -45,8 +45,9 @@ class Regions {
     auto region = std::find_if(regions_.begin(), regions_.end(), fits);
     if (region == regions_.end()) {
       regions_.reserve(regions_.size() + 1);
-      const size_t size = std::max(bytes, smallest_region);
-      void* const memory = host_allocate(size);
+      size_t size = std::max(bytes, smallest_region);
+      void* memory = host_allocate(size);
+      if (!memory) memory = host_allocate(size = bytes);
       if (!memory) return nullptr;
       region = regions_.insert(regions_.end(), Region{static_cast<char*>(memory), size, 0, {}});
     }
