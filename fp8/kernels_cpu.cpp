@@ -96,8 +96,8 @@ void round_nearest(Out* __restrict y, const float* __restrict x, float scale, fp
 // run at a time.
 template <class Out, class T, class F>
 void round_range(Out* y, const T* x, T scale, const fp8::Rounder<T>& rounder,
-                 const std::optional<RandomStream>& random, float largest, int64_t first, int64_t n,
-                 F finish) {
+                 const std::optional<RandomStream>& random, [[maybe_unused]] float largest, int64_t first,
+                 int64_t n, F finish) {
   if (!random) {
 #if defined(__FMA__)
     if constexpr (std::is_same_v<T, float>) {
