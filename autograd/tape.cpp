@@ -287,12 +287,16 @@ bool Grads::needs(int i) const {
   return i >= 0 && i < node.inputs && tape_.impl_->inputs[size_t(node.first_input + i)] >= 0;
 }
 
-void Grads::add(int i, const Tensor& dx) {
+void Grads::check_input(int i) const {
   const Node& node = tape_.impl_->nodes[size_t(node_)];
   if (i < 0 || i >= node.inputs)
     fail(node.name, ": backward gives a gradient for input ", i, " of ", node.inputs);
-  if (!needs(i)) return;
-  add_to_slot(tape_.impl_->inputs[size_t(node.first_input + i)], i, dx);
+}
+
+void Grads::add(int i, const Tensor& dx) {
+  check_input(i);
+  const Node& node = tape_.impl_->nodes[size_t(node_)];
+  if (needs(i)) add_to_slot(tape_.impl_->inputs[size_t(node.first_input + i)], i, dx);
 }
 
 void Grads::add_leaf(const Tensor& leaf, const Tensor& dx) {
@@ -321,10 +325,7 @@ void Grads::add_to_slot(int32_t index, int input, const Tensor& dx) {
 std::pair<Tensor, double> Grads::place(int i) {
   const Node& node = tape_.impl_->nodes[size_t(node_)];
   GradSlot& slot = tape_.impl_->slots[size_t(tape_.impl_->inputs[size_t(node.first_input + i)])];
-  if (!slot.grad.defined()) {
-    slot.grad = Tensor::empty(slot.shape, {slot.dtype, slot.device});
-    return {slot.grad, 0};
-  }
+  if (!slot.grad.defined()) return {Tensor::empty(slot.shape, {slot.dtype, slot.device}), 0};
   if (!alone(slot.grad)) slot.grad = copy_of(slot.grad);
   return {slot.grad, 1};
 }

@@ -56,7 +56,7 @@ class Grads {
   // device differ from the input's.
   void add(int i, const Tensor& dx);
   // Where input i needs its gradient: f(dx, beta) writes it in place, dx = beta * dx + the gradient, without
-  // reading dx where beta = 0.
+  // reading dx where beta = 0. Throws where there is no input i.
   template <class F>
   void accumulate(int i, F&& f);
   // Adds dx to the gradient of a leaf that is not among the inputs. Throws as add does.
@@ -69,16 +69,18 @@ class Grads {
   // The gradient of input i so far, held by the tape alone, and 1; or new memory and 0.
   std::pair<Tensor, double> place(int i);
   void check_for_nan(int input, const Tensor& dx) const;
+  void check_input(int i) const;
   Tape& tape_;
   int64_t node_;
 };
 
 template <class F>
 void Grads::accumulate(int i, F&& f) {
+  check_input(i);
   if (!needs(i)) return;
   const auto [dx, beta] = place(i);
   f(dx, beta);
-  check_for_nan(i, dx);
+  beta == 0 ? add(i, dx) : check_for_nan(i, dx);
 }
 
 struct TapeOptions {

@@ -43,7 +43,10 @@ void* system_allocate(size_t bytes, Device device) {
 void system_free(void* p, Device device) { device.is_cpu() ? std::free(p) : cuda::free(p, device.index); }
 
 // A sanitizer sees the bounds of blocks that are allocated alone.
-#if defined(__SANITIZE_ADDRESS__)
+#if !defined(__has_feature)
+#define __has_feature(x) 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || __has_feature(address_sanitizer)
 constexpr bool alone = true;
 #else
 constexpr bool alone = false;
@@ -78,7 +81,8 @@ class Cache {
     stats_.in_use -= int64_t(bytes);
     if (in_slab(bytes)) --Slab::of(p).living;
     try {
-      in_region(bytes) ? regions_.give(p, bytes) : free_[bytes].push_back(p);
+      if (in_region(bytes)) return regions_.give(p, bytes);
+      free_[bytes].push_back(p);
       stats_.cached += int64_t(bytes);
     } catch (const std::bad_alloc&) {  // no room to remember it
       if (!in_slab(bytes) && !in_region(bytes)) system_free(p, device_);
@@ -100,14 +104,16 @@ class Cache {
           std::partition(slabs_.begin(), slabs_.end(), [](Slab* s) { return s->living > 0; });
       unused.insert(unused.end(), first_unused, slabs_.end());
       slabs_.erase(first_unused, slabs_.end());
-      stats_.cached -= int64_t(regions_.release());
+      regions_.release();
     }
     for (void* p : unused) system_free(p, device_);
   }
 
   MemoryStats stats() {
     std::lock_guard lock(mutex_);
-    return stats_;
+    MemoryStats stats = stats_;
+    stats.cached += int64_t(regions_.free_bytes());
+    return stats;
   }
   void reset_peak() {
     std::lock_guard lock(mutex_);
@@ -123,7 +129,7 @@ class Cache {
     std::lock_guard lock(mutex_);
     void* p = in_region(bytes) ? regions_.take(bytes) : pop(free_[bytes]);
     if (!p) return nullptr;
-    stats_.cached -= int64_t(bytes);
+    if (!in_region(bytes)) stats_.cached -= int64_t(bytes);
     use(p, bytes);
     return p;
   }
@@ -171,7 +177,7 @@ class Cache {
   std::map<size_t, std::vector<void*>> free_;
   std::vector<Slab*> slabs_;
   detail::Regions regions_;
-  MemoryStats stats_;
+  MemoryStats stats_;  // cached: but for the regions'
 };
 
 // Caches live as long as the process: tensors in static variables may outlive any destructor order.
@@ -218,7 +224,9 @@ struct Pool {
   struct Free {
     Free* next;
   };
+  static constexpr size_t most = 1 << 16;  // of a list: one thread may free what another one makes
   Free* lists[pool_classes] = {};
+  size_t lengths[pool_classes] = {};
   ~Pool() {
     for (Free*& list : lists) {
       while (list) std::free(std::exchange(list, list->next));
@@ -234,6 +242,7 @@ thread_local Pool pool;
 void* pool_allocate(size_t size) {
   const size_t index = (size - 1) / pool_step;
   if (index < pool_classes && Pool::alive && pool.lists[index]) {
+    --pool.lengths[index];
     return std::exchange(pool.lists[index], pool.lists[index]->next);
   }
   void* p = std::aligned_alloc(pool_step, (index + 1) * pool_step);
@@ -243,7 +252,8 @@ void* pool_allocate(size_t size) {
 
 void pool_free(void* p, size_t size) {
   const size_t index = (size - 1) / pool_step;
-  if (index < pool_classes && Pool::alive) {
+  if (index < pool_classes && Pool::alive && pool.lengths[index] < Pool::most) {
+    ++pool.lengths[index];
     pool.lists[index] = new (p) Pool::Free{pool.lists[index]};
   } else {
     std::free(p);

@@ -39,19 +39,25 @@ class Regions {
     return begin;
   }
 
-  // Memory that no block has been in; null where the system has none.
+  // Of memory that no block has been in, with the free range before it; null where the system has none. A new region
+  // takes the place of those that hold no block.
   void* extend(size_t bytes) {
-    const auto fits = [=](const Region& r) { return r.size - r.used >= bytes; };
-    auto region = std::find_if(regions_.begin(), regions_.end(), fits);
-    if (region == regions_.end()) {
-      regions_.reserve(regions_.size() + 1);
-      size_t size = std::max(bytes, smallest_region);
-      void* memory = host_allocate(size);
-      if (!memory) memory = host_allocate(size = bytes);
-      if (!memory) return nullptr;
-      region = regions_.insert(regions_.end(), Region{static_cast<char*>(memory), size, 0, {}});
+    for (Region& r : regions_) {
+      const auto last = r.free.empty() ? r.free.end() : std::prev(r.free.end());
+      const bool joins = last != r.free.end() && last->first + last->second == r.begin + r.used;
+      char* const begin = joins ? last->first : r.begin + r.used;
+      if (size_t(r.begin + r.size - begin) < bytes) continue;
+      if (joins) spare_.push_back(r.free.extract(last));
+      r.used = size_t(begin - r.begin) + bytes;
+      return begin;
     }
-    return region->begin + std::exchange(region->used, region->used + bytes);
+    release();
+    size_t size = std::max(bytes, smallest_region);
+    void* memory = host_allocate(size);
+    if (!memory) memory = host_allocate(size = bytes);
+    if (!memory) return nullptr;
+    regions_.push_back(Region{static_cast<char*>(memory), size, bytes, {}});
+    return memory;
   }
 
   void give(void* block, size_t bytes) {
@@ -73,22 +79,30 @@ class Regions {
       spare_.pop_back();
       insert(r.free, std::move(node), p, bytes);
     } else {
+      spare_.reserve(nodes_ + 1);  // all nodes may be spare at once
       r.free.emplace(p, bytes);
+      ++nodes_;
     }
   }
 
-  // Gives regions without blocks back to the system; the bytes of blocks that had been in them.
-  size_t release() {
+  // Gives regions without blocks back to the system.
+  void release() {
     const auto in_use = [](const Region& r) {
       return r.free.size() != 1 || r.free.begin()->second != r.used;
     };
     const auto unused = std::partition(regions_.begin(), regions_.end(), in_use);
-    size_t bytes = 0;
     for (auto r = unused; r != regions_.end(); ++r) {
-      bytes += r->used;
+      spare_.push_back(r->free.extract(r->free.begin()));
       std::free(r->begin);
     }
     regions_.erase(unused, regions_.end());
+  }
+
+  size_t free_bytes() const {
+    size_t bytes = 0;
+    for (const Region& r : regions_) {
+      for (const auto& [begin, size] : r.free) bytes += size;
+    }
     return bytes;
   }
 
@@ -108,6 +122,7 @@ class Regions {
   }
 
   std::vector<Region> regions_;
+  size_t nodes_ = 0;                      // in all
   std::vector<Ranges::node_type> spare_;  // so that a repeated step asks the heap for nothing
 };
 

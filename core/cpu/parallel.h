@@ -6,12 +6,34 @@
 #include <altgrad/core/memory.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <exception>
 #include <new>
 
 namespace altgrad {
+
+// No exception may leave an OpenMP region: one of those that threads throw is thrown again behind it.
+class FirstError {
+ public:
+  template <class F>
+  void guard(F&& f) noexcept {
+    try {
+      f();
+    } catch (...) {
+      if (!taken_.test_and_set()) error_ = std::current_exception();
+    }
+  }
+  void rethrow() const {
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  std::atomic_flag taken_ = ATOMIC_FLAG_INIT;
+  std::exception_ptr error_;
+};
 
 // f(begin, end) on pieces of [0, n), on at most one thread for every `grain` indices; pieces begin at
 // multiples of 64, or of a grain that is smaller.
@@ -24,18 +46,22 @@ void parallel_for(int64_t n, int64_t grain, F&& f) {
   }
   const int64_t unit = std::clamp<int64_t>(grain, 1, 64);
   const int64_t piece = ((n + threads - 1) / threads + unit - 1) / unit * unit;
+  FirstError error;
 #pragma omp parallel for num_threads(int(threads)) schedule(static, 1)
   for (int64_t t = 0; t < threads; ++t) {
-    if (t * piece < n) f(t * piece, std::min(n, (t + 1) * piece));
+    if (t * piece < n) error.guard([&] { f(t * piece, std::min(n, (t + 1) * piece)); });
   }
+  error.rethrow();
 }
 
 // f(i) for each task, handed out one at a time: for tasks that are few, large or unequal.
 template <class F>
 void parallel_tasks(int64_t tasks, F&& f) {
   const int threads = int(std::min<int64_t>(num_threads(), std::max<int64_t>(tasks, 1)));
+  FirstError error;
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (threads > 1)
-  for (int64_t i = 0; i < tasks; ++i) f(i);
+  for (int64_t i = 0; i < tasks; ++i) error.guard([&] { f(i); });
+  error.rethrow();
 }
 
 // The sum over [0, n) as doubles: partial(begin, end) gives each of at most 64 chunks, added up in order.

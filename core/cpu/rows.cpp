@@ -51,9 +51,9 @@ void add_to(T* __restrict y, T beta, int64_t n, F f) {
 // is not summed. Rows are cut into pieces that depend on the sizes alone, and the pieces' sums are added in order.
 template <size_t N, class T, class F>
 void column_sums(std::array<T*, N> out, int64_t rows, int64_t n, F&& f) {
-  constexpr int64_t max_pieces = 64, least_rows = 32, least_work = 1 << 13;
-  const int64_t pieces =
-      std::clamp<int64_t>(std::min(rows / least_rows, rows * n / least_work), 1, max_pieces);
+  constexpr int64_t most = 64, few = 8, many_rows = 32, least_work = 1 << 13;
+  const int64_t wanted = std::min({std::max(rows / many_rows, few), rows * n / least_work, rows, most});
+  const int64_t pieces = std::max<int64_t>(wanted, 1);
   double* const sums = static_cast<double*>(scratch(size_t(pieces * int64_t(N) * n) * sizeof(double)));
   parallel_tasks(pieces, [&](int64_t piece) {
     double* const own = sums + piece * int64_t(N) * n;
