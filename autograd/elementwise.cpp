@@ -10,13 +10,16 @@ template <class F>
 struct Unary final : Op {
   static constexpr const char* name = F::name;
   F f;
-  Tensor saved;  // x, y or nothing
+  Tensor saved;  // x, y, the slope or nothing
 
   Tensor forward(const Tensor& x, F functor) {
     f = functor;
     Tensor y = Tensor::empty(x.shape(), x.options());
-    dispatch(name, x,
-             [&]<class D, class T>() { kernels::unary<D, F, T>(f, y.ptr<T>(), x.ptr<T>(), x.numel()); });
+    if (F::saves == Saves::slope && recorded) saved = Tensor::empty(x.shape(), x.options());
+    dispatch(name, x, [&]<class D, class T>() {
+      T* slope = F::saves == Saves::slope ? detail::ptr_or_null<T>(saved) : nullptr;
+      kernels::unary<D, F, T>(f, y.ptr<T>(), slope, x.ptr<T>(), x.numel());
+    });
     if (F::saves == Saves::x) saved = x;
     if (F::saves == Saves::y) saved = y;
     return y;
@@ -24,6 +27,7 @@ struct Unary final : Op {
 
   // dx = dy * slope(x, y)
   void backward(const Tensor& dy, Grads& d) override {
+    if (F::saves == Saves::slope) return d.add(0, dy * saved);
     Tensor dx = Tensor::empty(dy.shape(), dy.options());
     dispatch(name, dy, [&]<class D, class T>() {
       const T* x = F::saves == Saves::x ? saved.ptr<T>() : nullptr;

@@ -45,6 +45,8 @@ class Op {
   virtual ~Op() = default;
   // dy: the gradient of the result. Calls d.add(i, dx) for each input i with d.needs(i).
   virtual void backward(const Tensor& dy, Grads& d) = 0;
+
+  bool recorded = false;  // set before forward; else backward will not run, and forward need not prepare it
 };
 
 // Where an op's backward leaves the gradients of its inputs.
@@ -186,6 +188,7 @@ Tensor apply(Args&&... args) {
   O* op = nullptr;
   try {
     op = new (tape->arena_allocate(sizeof(O), alignof(O))) O();
+    op->recorded = true;
     Tensor y = op->forward(args...);
     auto use = [&](const Tensor* x) {
       if (x && x->body() == y.body())

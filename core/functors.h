@@ -7,10 +7,11 @@
 
 namespace altgrad {
 
-// What slope reads, so that the tape keeps nothing else alive.
-enum class Saves { nothing, x, y };
+// What backward needs, so that the tape keeps nothing else alive: what slope reads; or the slope itself, where it shares
+// most of its work with the value and both are made at once.
+enum class Saves { nothing, x, y, slope };
 
-// slope(x, y): dy/dx, given x and y = value(x); only the one that `saves` names is valid.
+// slope(x, y): dy/dx, given x and y = value(x); only the one that `saves` names is valid, x for a saved slope.
 #define AG_SLOPE(expression)                                        \
   template <class T>                                                \
   AG_HD T slope([[maybe_unused]] T x, [[maybe_unused]] T y) const { \
@@ -24,6 +25,15 @@ enum class Saves { nothing, x, y };
   AG_HD T value(T x) const { \
     return expression;       \
   }
+
+#define AG_VALUE_AND_SLOPE /* for functors that have both(x) */ \
+  AG_VALUE(both(x).value)                                       \
+  AG_SLOPE(both(x).slope)
+
+template <class T>
+struct ValueAndSlope {
+  T value, slope;
+};
 
 struct Neg {
   AG_NAME("neg", nothing)
@@ -73,31 +83,32 @@ struct Relu {
 };
 // x Phi(x); slope Phi(x) + x phi(x)
 struct GeluErf {
-  AG_NAME("gelu", x)
-  AG_VALUE(x* math::normal_cdf(x, math::exp(x* x* T(-0.5))))
+  AG_NAME("gelu", slope)
+  AG_VALUE_AND_SLOPE
   template <class T>
-  AG_HD T slope(T x, T) const {
-    const T gauss = math::exp(x * x * T(-0.5));
-    return math::normal_cdf(x, gauss) + x * gauss * T(0.39894228040143267794);
+  AG_HD ValueAndSlope<T> both(T x) const {
+    const T gauss = math::exp(x * x * T(-0.5)), cdf = math::normal_cdf(x, gauss);
+    return {x * cdf, cdf + x * gauss * T(0.39894228040143267794)};
   }
 };
 // x (1 + tanh u) / 2 = x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3)
 struct GeluTanh {
-  AG_NAME("gelu", x)
-  AG_VALUE(x* math::sigmoid(T(1.59576912160573071176) * (x + T(0.044715) * x * x * x)))
+  AG_NAME("gelu", slope)
+  AG_VALUE_AND_SLOPE
   template <class T>
-  AG_HD T slope(T x, T) const {
-    const T s = math::sigmoid(T(1.59576912160573071176) * (x + T(0.044715) * x * x * x));
-    return s + x * s * (T(1) - s) * T(1.59576912160573071176) * (T(1) + T(0.134145) * x * x);
+  AG_HD ValueAndSlope<T> both(T x) const {
+    constexpr T c = T(1.59576912160573071176);
+    const T s = math::sigmoid(c * (x + T(0.044715) * x * x * x));
+    return {x * s, s + x * s * (T(1) - s) * c * (T(1) + T(0.134145) * x * x)};
   }
 };
 struct Silu {
-  AG_NAME("silu", x)
-  AG_VALUE(x* math::sigmoid(x))
+  AG_NAME("silu", slope)
+  AG_VALUE_AND_SLOPE
   template <class T>
-  AG_HD T slope(T x, T) const {
+  AG_HD ValueAndSlope<T> both(T x) const {
     const T s = math::sigmoid(x);
-    return s + x * s * (T(1) - s);
+    return {x * s, s + x * s * (T(1) - s)};
   }
 };
 struct Clamp {
@@ -108,6 +119,7 @@ struct Clamp {
 };
 #undef AG_NAME
 #undef AG_VALUE
+#undef AG_VALUE_AND_SLOPE
 #undef AG_SLOPE
 
 #define AG_UNARY_FUNCTORS(X) \

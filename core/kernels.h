@@ -36,9 +36,9 @@ void gemm_bf16(float* c, const uint16_t* a, const uint16_t* b, const float* bias
 
 // ---- Elementwise (core/cpu/elementwise.cpp); functors in core/functors.h ----
 
-// y = f.value(x)
+// y = f.value(x), and slope = f.slope(x, y) where it is not null
 template <class D, class F, class T>
-void unary(F f, T* y, const T* x, int64_t n);
+void unary(F f, T* y, T* slope, const T* x, int64_t n);
 // dx = dy * f.slope(x, y)
 template <class D, class F, class T>
 void unary_grad(F f, T* dx, const T* dy, const T* x, const T* y, int64_t n);

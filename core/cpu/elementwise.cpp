@@ -63,10 +63,20 @@ int64_t last_b(const Strided& s) { return s.dim ? s.b[s.dim - 1] : 0; }
 }  // namespace
 
 template <class D, class F, class T>
-void unary(F f, T* y, const T* x, int64_t n) {
+void unary(F f, T* y, T* slope, const T* x, int64_t n) {
   parallel_for(n, grain, [=](int64_t begin, int64_t end) {
-    T* __restrict out = y;
+    T* __restrict out = y, * __restrict slopes = slope;
     const T* __restrict in = x;
+    if constexpr (F::saves == Saves::slope) {
+      if (slopes) {
+        for (int64_t i = begin; i < end; ++i) {
+          const ValueAndSlope<T> both = f.both(in[i]);
+          out[i] = both.value;
+          slopes[i] = both.slope;
+        }
+        return;
+      }
+    }
     for (int64_t i = begin; i < end; ++i) out[i] = f.value(in[i]);
   });
 }
@@ -166,8 +176,8 @@ void axpy(T* y, const T* x, double alpha, int64_t n) {
 }
 
 #define AG_UNARY(F)                                                                            \
-  template void unary<Cpu>(F, float*, const float*, int64_t);                                  \
-  template void unary<Cpu>(F, double*, const double*, int64_t);                                \
+  template void unary<Cpu>(F, float*, float*, const float*, int64_t);                          \
+  template void unary<Cpu>(F, double*, double*, const double*, int64_t);                       \
   template void unary_grad<Cpu>(F, float*, const float*, const float*, const float*, int64_t); \
   template void unary_grad<Cpu>(F, double*, const double*, const double*, const double*, int64_t);
 AG_UNARY_FUNCTORS(AG_UNARY)

@@ -48,6 +48,14 @@ const PackedKernels* packed_kernels() {
   return kernels;
 }
 
+// B as the kernels read it: where it lies if its columns are whole vectors side by side, else packed into `memory`.
+Panels panels_of(const PackedKernels& kernels, float* memory, Operand<float> b, int64_t k, int64_t n) {
+  const int64_t panel = 2 * kernels.lanes;
+  if (b.column == 1 && n % kernels.lanes == 0) return {b.data, b.row, panel};
+  kernels.pack(memory, b, k, n);
+  return {memory, panel, k * panel};
+}
+
 float* packing_scratch() { return static_cast<float*>(packing_memory(packed_scratch * sizeof(float))); }
 
 template <class T>
@@ -84,20 +92,21 @@ Bf16Matmul* bf16_matmul_for_this_cpu() {
 void packed_matmul(const PackedKernels& kernels, float* c, int64_t ldc, Operand<float> a, Operand<float> b,
                    int64_t m, int64_t n, int64_t k, float alpha, float beta, const float* bias,
                    float* scratch) {
-  float* const panels = scratch;
+  const int64_t panel = 2 * kernels.lanes;
+  float* const memory = scratch;
   float* const packed_a = scratch + packed_max_k * packed_max_n;
   // Blocks of equal size, none much smaller than the others. A column-major A is packed again for each block of B,
   // which is wider instead of deep.
   const int64_t max_k = a.column == 1 ? packed_max_k : packed_max_k_by_column,
                 max_n = packed_max_k * packed_max_n / max_k;
   const int64_t k_step = divide_up(k, divide_up(k, max_k));
-  const int64_t n_step = divide_up(divide_up(n, divide_up(n, max_n)), kernels.panel) * kernels.panel;
+  const int64_t n_step = divide_up(divide_up(n, divide_up(n, max_n)), panel) * panel;
   for (int64_t p = 0; p < k; p += k_step, beta = 1, bias = nullptr) {
     const int64_t depth = std::min(k_step, k - p);
     for (int64_t j = 0; j < n; j += n_step) {
       const int64_t width = std::min(n_step, n - j);
-      kernels.pack(panels, at(b, p, j), depth, width);
-      kernels.multiply(c + j, ldc, at(a, 0, p), panels, depth, m, width, depth, alpha, beta,
+      const Panels panels = panels_of(kernels, memory, at(b, p, j), depth, width);
+      kernels.multiply(c + j, ldc, at(a, 0, p), panels, m, width, depth, alpha, beta,
                        bias ? bias + j : nullptr, packed_a);
     }
   }
@@ -118,13 +127,13 @@ void matmul(T* c, int64_t ldc, Operand<T> a, Operand<T> b, int64_t m, int64_t n,
 template <class T>
 int64_t Factor<T>::size(int64_t k, int64_t n) {
   const PackedKernels* kernels = packed_kernels<T>();
-  return kernels ? divide_up(n, kernels->panel) * kernels->panel * k : 0;
+  return kernels ? divide_up(n, 2 * kernels->lanes) * 2 * kernels->lanes * k : 0;
 }
 
 template <class T>
-Factor<T>::Factor(T* memory, Operand<T> b, int64_t k, int64_t n) : b_(b), panels_(memory), depth_(k) {
+Factor<T>::Factor(T* memory, Operand<T> b, int64_t k, int64_t n) : b_(b), panels_{} {
   if constexpr (std::is_same_v<T, float>) {
-    if (const PackedKernels* kernels = packed_kernels<T>()) kernels->pack(panels_, b, k, n);
+    if (const PackedKernels* kernels = packed_kernels<T>()) panels_ = panels_of(*kernels, memory, b, k, n);
   }
 }
 
@@ -136,8 +145,9 @@ void Factor<T>::multiply(T* c, int64_t ldc, Operand<T> a, int64_t m, int64_t n, 
     if (const PackedKernels* kernels = packed_kernels<T>(); kernels && k > 0) {
       const int64_t step = a.column == 1 ? packed_max_k : packed_max_k_by_column;
       for (int64_t p = 0; p < k; p += step, beta = 1) {
-        kernels->multiply(c, ldc, at(a, 0, p), panels_ + p * kernels->panel, depth_, m, n,
-                          std::min(step, k - p), alpha, beta, nullptr, packing_scratch());
+        const Panels rows{panels_.data + p * panels_.row, panels_.row, panels_.panel};
+        kernels->multiply(c, ldc, at(a, 0, p), rows, m, n, std::min(step, k - p), alpha, beta, nullptr,
+                          packing_scratch());
       }
       return;
     }

@@ -25,8 +25,14 @@ template <class T>
 void matmul(T* c, int64_t ldc, Operand<T> a, Operand<T> b, int64_t m, int64_t n, int64_t k, T alpha, T beta,
             const T* bias = nullptr);
 
-// A right-hand factor that several products share: packed once where there are packed kernels, read where it lies
-// elsewhere.
+// A right-hand factor as the f32 kernels read it, in panels of so many columns: element (i, j) of a panel is at
+// i * row + j from its beginning, and panels begin `panel` floats apart.
+struct Panels {
+  const float* data;
+  int64_t row, panel;
+};
+
+// A right-hand factor that several products share: packed once where the kernels cannot read it where it lies.
 template <class T>
 class Factor {
  public:
@@ -37,19 +43,18 @@ class Factor {
 
  private:
   Operand<T> b_;
-  T* panels_;
-  int64_t depth_;
+  Panels panels_;
 };
 
-// The f32 kernels (packed_matmul.h), compiled for CPUs that this program may not run on. B (k, n) is packed into
-// panels of `panel` columns, in rows one after the other, the last panel filled up with zeros.
+// The f32 kernels (packed_matmul.h), compiled for CPUs that this program may not run on.
 struct PackedKernels {
-  int64_t panel;
+  int64_t lanes;  // floats of a vector; a panel is two wide
+  // B (k, n) into panels of their own, in rows one after the other, the last panel filled up with zeros.
   void (*pack)(float* panels, Operand<float> b, int64_t k, int64_t n);
-  // C (m, n) = alpha A (m, k) B + beta C + bias, where panels have `depth` rows each, of which B are the first k.
-  // packed_a: packed_a_size floats; a column-major A has k <= packed_max_k_by_column.
-  void (*multiply)(float* c, int64_t ldc, Operand<float> a, const float* panels, int64_t depth, int64_t m,
-                   int64_t n, int64_t k, float alpha, float beta, const float* bias, float* packed_a);
+  // C (m, n) = alpha A (m, k) B + beta C + bias. packed_a: packed_a_size floats; a column-major A has k <=
+  // packed_max_k_by_column. All columns of the last vector of B are read.
+  void (*multiply)(float* c, int64_t ldc, Operand<float> a, Panels b, int64_t m, int64_t n, int64_t k,
+                   float alpha, float beta, const float* bias, float* packed_a);
 };
 extern const PackedKernels packed_avx2, packed_avx512;
 

@@ -11,6 +11,6 @@ constexpr int64_t lanes = 8;
 
 namespace altgrad::cpu {
 
-constinit const PackedKernels packed_avx2{panel, pack_b, multiply};
+constinit const PackedKernels packed_avx2{lanes, pack_b, multiply};
 
 }  // namespace altgrad::cpu

@@ -11,6 +11,6 @@ constexpr int64_t lanes = 16;
 
 namespace altgrad::cpu {
 
-constinit const PackedKernels packed_avx512{panel, pack_b, multiply};
+constinit const PackedKernels packed_avx512{lanes, pack_b, multiply};
 
 }  // namespace altgrad::cpu

@@ -32,23 +32,23 @@ void store(float* p, Vector x) { __builtin_memcpy(p, &x, sizeof x); }
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// C (R, columns) = alpha A B + beta C + bias: element k of A's row r is a[r * a_row + k * a_k], B is a packed
-// panel, bias may be null.
+// C (R, columns) = alpha A B + beta C + bias: element k of A's row r is a[r * a_row + k * a_k], B's rows are b_row
+// apart, bias may be null.
 template <int R, int V>
-void tile(float* c, int64_t ldc, const float* a, int64_t a_row, int64_t a_k, const float* b, int64_t k,
-          int64_t columns, float alpha, float beta, const float* bias) {
+void tile(float* c, int64_t ldc, const float* a, int64_t a_row, int64_t a_k, const float* b, int64_t b_row,
+          int64_t k, int64_t columns, float alpha, float beta, const float* bias) {
   Vector sum[R][V] = {};
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {  // C is on its way while the sums are made
     __builtin_prefetch(c + r * ldc, 1);
     if (V == 2) __builtin_prefetch(c + r * ldc + lanes, 1);
   }
-  for (int64_t i = 0; i < k; ++i, a += a_k, b += panel) {
+  for (int64_t i = 0; i < k; ++i, a += a_k, b += b_row) {
     Vector row[V];
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) {
       row[v] = load(b + v * lanes);
-      __builtin_prefetch(b + 8 * panel + v * lanes);
+      __builtin_prefetch(b + 12 * b_row + v * lanes);
     }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
@@ -171,25 +171,25 @@ Operand<float> copied(float* out, Operand<float> strip, int64_t rows, int64_t k)
 }
 
 // PackedKernels::multiply.
-void multiply(float* c, int64_t ldc, Operand<float> a, const float* panels, int64_t depth, int64_t m,
-              int64_t n, int64_t k, float alpha, float beta, const float* bias, float* packed_a) {
-  const bool by_column = a.column != 1;
-  const bool collides = !by_column && a.row % 1024 == 0 && k <= max_k;  // rows of A share cache sets
+void multiply(float* c, int64_t ldc, Operand<float> a, Panels b, int64_t m, int64_t n, int64_t k, float alpha,
+              float beta, const float* bias, float* packed_a) {
+  const bool packs = a.column != 1 && n > 2 * panel;                       // else A is read twice at most
+  const bool collides = a.column == 1 && a.row % 1024 == 0 && k <= max_k;  // rows of A share cache sets
   const int64_t m_tiles = divide_up(m, max_rows);
   for (int64_t t = 0; t < m_tiles; t += max_strips) {
     const int64_t count = least(max_strips, m_tiles - t);
     const Strips strips(m, m_tiles, t, t + count);
-    if (by_column) pack_a(packed_a, a, m, strips, count, k);
+    if (packs) pack_a(packed_a, a, m, strips, count, k);
     for (int64_t s = 0; s < count; ++s) {
       const int64_t i = strips.first[s], rows = strips.first[s + 1] - i;
       Operand<float> strip{a.data + i * a.row, a.row, a.column};
-      if (by_column) strip = {packed_a + s * strip_size(k), 1, strip_rows};
+      if (packs) strip = {packed_a + s * strip_size(k), 1, strip_rows};
       if (collides) strip = copied(packed_a, strip, rows, k);
       for (int64_t q = 0; q < n; q += panel) {
         const int64_t columns = least(panel, n - q);
         const auto run = (columns > lanes ? TilesOf<2>::of : TilesOf<1>::of)[rows - 1];
-        run(c + i * ldc + q, ldc, strip.data, strip.row, strip.column, panels + q * depth, k, columns, alpha,
-            beta, bias ? bias + q : nullptr);
+        run(c + i * ldc + q, ldc, strip.data, strip.row, strip.column, b.data + q / panel * b.panel, b.row, k,
+            columns, alpha, beta, bias ? bias + q : nullptr);
       }
     }
   }
