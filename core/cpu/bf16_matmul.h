@@ -89,23 +89,29 @@ void pack_a(uint16_t* out, Operand<uint16_t> a, int64_t m, int64_t k) {
   }
 }
 
-// C (rows, columns) = alpha * sums + beta * C + bias; sums has rows of 32, bias may be null.
-void finish(float* c, int64_t ldc, const float* sums, int64_t rows, int64_t columns, float alpha, float beta,
-            const float* bias) {
-  for (int64_t j = 0; j < columns; j += 16) {
-    const __mmask16 mask = columns - j >= 16 ? 0xffff : __mmask16((1 << (columns - j)) - 1);
-    const __m512 first = bias ? _mm512_maskz_loadu_ps(mask, bias + j) : _mm512_setzero_ps();
-    for (int64_t r = 0; r < rows; ++r) {
-      float* y = c + r * ldc + j;
-      __m512 value = _mm512_fmadd_ps(_mm512_set1_ps(alpha), _mm512_load_ps(sums + r * panel + j), first);
-      if (beta != 0) value = _mm512_fmadd_ps(_mm512_set1_ps(beta), _mm512_maskz_loadu_ps(mask, y), value);
-      _mm512_mask_storeu_ps(y, mask, value);
-    }
-  }
-}
+// Where a tile's sums go: C (rows, columns) = alpha * sums + beta * C + bias, columns <= 32; bias may be null.
+struct Target {
+  float* c;
+  int64_t ldc, rows, columns;
+  float alpha, beta;
+  const float* bias;
 
-// tile(sums, a, lda, b, k, rows): sums (rows, 32) = A (rows, k), row-major, lda apart, times a panel of B, for
-// rows <= Tile::rows.
+  // Half a row of sums, columns [16 half, 16 half + 16), of which C has those that it has.
+  template <int half>
+  void put(int64_t row, __m512 sums) const {
+    float* const y = c + row * ldc + 16 * half;
+    const int64_t count = columns - 16 * half;
+    if (count <= 0) return;
+    const __mmask16 mask = count >= 16 ? 0xffff : __mmask16((1 << count) - 1);
+    const __m512 first = bias ? _mm512_maskz_loadu_ps(mask, bias + 16 * half) : _mm512_setzero_ps();
+    __m512 value = _mm512_fmadd_ps(_mm512_set1_ps(alpha), sums, first);
+    if (beta != 0) value = _mm512_fmadd_ps(_mm512_set1_ps(beta), _mm512_maskz_loadu_ps(mask, y), value);
+    _mm512_mask_storeu_ps(y, mask, value);
+  }
+};
+
+// tile(target, a, lda, b, k): the sums are A (rows, k), row-major, lda apart, times a panel of B, for target.rows <=
+// Tile::rows.
 template <class Tile>
 void bf16_matmul(float* c, int64_t ldc, Operand<uint16_t> a, Operand<uint16_t> b, int64_t m, int64_t n,
                  int64_t k, float alpha, float beta, const float* bias, uint32_t* scratch) {
@@ -128,10 +134,9 @@ void bf16_matmul(float* c, int64_t ldc, Operand<uint16_t> a, Operand<uint16_t> b
         for (int64_t r = 0; r < height; r += Tile::rows) {
           const int64_t rows = least(Tile::rows, height - r);
           for (int64_t q = 0; q < width; q += panel) {
-            alignas(64) float sums[Tile::rows * panel];
-            tile(sums, first + r * lda, lda, packed_b + q * (depth / 2), depth, rows);
-            finish(c + (i + r) * ldc + j + q, ldc, sums, rows, least(panel, width - q), alpha, beta,
-                   bias ? bias + j + q : nullptr);
+            const Target target{c + (i + r) * ldc + j + q,    ldc, rows, least(panel, width - q), alpha, beta,
+                                bias ? bias + j + q : nullptr};
+            tile(target, first + r * lda, lda, packed_b + q * (depth / 2), depth);
           }
         }
       }

@@ -19,8 +19,9 @@ struct AmxTile {
   }
   ~AmxTile() { _tile_release(); }
 
-  // All of its rows, as A is filled up with zeros.
-  void operator()(float* sums, const uint16_t* a, int64_t lda, const uint32_t* b, int64_t k, int64_t) const {
+  // Sums of all of its rows, as A is filled up with zeros.
+  void operator()(const Target& target, const uint16_t* a, int64_t lda, const uint32_t* b, int64_t k) const {
+    alignas(64) float sums[rows * panel];
     constexpr int64_t b_bytes = panel * sizeof(uint32_t), sum_bytes = panel * sizeof(float);
     const int64_t a_bytes = lda * int64_t(sizeof(uint16_t));
     _tile_zero(0);
@@ -41,6 +42,10 @@ struct AmxTile {
     _tile_stored(1, sums + 16, sum_bytes);
     _tile_stored(2, sums + 16 * panel, sum_bytes);
     _tile_stored(3, sums + 16 * panel + 16, sum_bytes);
+    for (int64_t r = 0; r < target.rows; ++r) {
+      target.put<0>(r, _mm512_load_ps(sums + r * panel));
+      target.put<1>(r, _mm512_load_ps(sums + r * panel + 16));
+    }
   }
 };
 

@@ -43,7 +43,8 @@ void tile(float* c, int64_t ldc, const float* a, int64_t a_row, int64_t a_k, con
     __builtin_prefetch(c + r * ldc, 1);
     if (V == 2) __builtin_prefetch(c + r * ldc + lanes, 1);
   }
-  for (int64_t i = 0; i < k; ++i, a += a_k, b += b_row) {
+  const float *a5 = a + 5 * a_row, *a10 = a + 10 * a_row;  // few enough addresses to stay in registers
+  for (int64_t i = 0; i < k; ++i, a += a_k, a5 += a_k, a10 += a_k, b += b_row) {
     Vector row[V];
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) {
@@ -52,7 +53,7 @@ void tile(float* c, int64_t ldc, const float* a, int64_t a_row, int64_t a_k, con
     }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const float x = a[r * a_row];
+      const float x = (r < 5 ? a : r < 10 ? a5 : a10)[r % 5 * a_row];
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) sum[r][v] += x * row[v];
     }
