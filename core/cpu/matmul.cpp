@@ -95,12 +95,9 @@ void packed_matmul(const PackedKernels& kernels, float* c, int64_t ldc, Operand<
   const int64_t panel = 2 * kernels.lanes;
   float* const memory = scratch;
   float* const packed_a = scratch + packed_max_k * packed_max_n;
-  // Blocks of equal size, none much smaller than the others. A column-major A is packed again for each block of B,
-  // which is wider instead of deep.
-  const int64_t max_k = a.column == 1 ? packed_max_k : packed_max_k_by_column,
-                max_n = packed_max_k * packed_max_n / max_k;
-  const int64_t k_step = divide_up(k, divide_up(k, max_k));
-  const int64_t n_step = divide_up(divide_up(n, divide_up(n, max_n)), panel) * panel;
+  // Blocks of equal size, none much smaller than the others.
+  const int64_t k_step = divide_up(k, divide_up(k, packed_max_k));
+  const int64_t n_step = divide_up(divide_up(n, divide_up(n, packed_max_n)), panel) * panel;
   for (int64_t p = 0; p < k; p += k_step, beta = 1, bias = nullptr) {
     const int64_t depth = std::min(k_step, k - p);
     for (int64_t j = 0; j < n; j += n_step) {
@@ -143,11 +140,10 @@ void Factor<T>::multiply(T* c, int64_t ldc, Operand<T> a, int64_t m, int64_t n, 
   if (m == 0 || n == 0) return;
   if constexpr (std::is_same_v<T, float>) {
     if (const PackedKernels* kernels = packed_kernels<T>(); kernels && k > 0) {
-      const int64_t step = a.column == 1 ? packed_max_k : packed_max_k_by_column;
-      for (int64_t p = 0; p < k; p += step, beta = 1) {
+      for (int64_t p = 0; p < k; p += packed_max_k, beta = 1) {
         const Panels rows{panels_.data + p * panels_.row, panels_.row, panels_.panel};
-        kernels->multiply(c, ldc, at(a, 0, p), rows, m, n, std::min(step, k - p), alpha, beta, nullptr,
-                          packing_scratch());
+        kernels->multiply(c, ldc, at(a, 0, p), rows, m, n, std::min(packed_max_k, k - p), alpha, beta,
+                          nullptr, packing_scratch());
       }
       return;
     }

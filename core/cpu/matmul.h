@@ -51,8 +51,8 @@ struct PackedKernels {
   int64_t lanes;  // floats of a vector; a panel is two wide
   // B (k, n) into panels of their own, in rows one after the other, the last panel filled up with zeros.
   void (*pack)(float* panels, Operand<float> b, int64_t k, int64_t n);
-  // C (m, n) = alpha A (m, k) B + beta C + bias. packed_a: packed_a_size floats; a column-major A has k <=
-  // packed_max_k_by_column. All columns of the last vector of B are read.
+  // C (m, n) = alpha A (m, k) B + beta C + bias. packed_a: packed_a_size floats; k <= packed_max_k.
+  // All columns of the last vector of B are read.
   void (*multiply)(float* c, int64_t ldc, Operand<float> a, Panels b, int64_t m, int64_t n, int64_t k,
                    float alpha, float beta, const float* bias, float* packed_a);
 };
@@ -64,8 +64,7 @@ void packed_matmul(const PackedKernels& kernels, float* c, int64_t ldc, Operand<
                    int64_t m, int64_t n, int64_t k, float alpha, float beta, const float* bias,
                    float* scratch);
 constexpr int64_t packed_max_k = 384, packed_max_n = 384;  // a block of B: 576 KiB
-constexpr int64_t packed_max_k_by_column = 192;            // of a block of a column-major A
-constexpr int64_t packed_a_size = 36 * 16 * (packed_max_k_by_column + 1);
+constexpr int64_t packed_a_size = 18 * 16 * (packed_max_k + 1);
 constexpr int64_t packed_scratch = packed_max_k * packed_max_n + packed_a_size;
 
 // The same for bf16 values, sums in f32. Memory of A and B is filled up with zeros to multiples of bf16_padding

@@ -14,11 +14,11 @@
 namespace altgrad::cpu {
 namespace {
 
-constexpr int64_t panel = 2 * lanes;                      // columns of a packed panel of B
-constexpr int64_t max_k = packed_max_k, max_strips = 36;  // a block of a column-major A: 434 KiB
-constexpr int64_t strip_rows = 16;                        // floats for each k in a packed strip of A
+constexpr int64_t panel = 2 * lanes;  // columns of a packed panel of B
+constexpr int64_t max_strips = 18;    // of a column-major A that are packed at a time: 433 KiB
+constexpr int64_t strip_rows = 16;    // floats for each k in a packed strip of A
 constexpr int64_t strip_size(int64_t k) { return (k + 1) * strip_rows; }  // odd, or strips share cache sets
-static_assert(max_strips * strip_size(packed_max_k_by_column) <= packed_a_size);
+static_assert(max_strips * strip_size(packed_max_k) <= packed_a_size);
 
 typedef float Vector __attribute__((vector_size(lanes * sizeof(float))));
 
@@ -174,8 +174,8 @@ Operand<float> copied(float* out, Operand<float> strip, int64_t rows, int64_t k)
 // PackedKernels::multiply.
 void multiply(float* c, int64_t ldc, Operand<float> a, Panels b, int64_t m, int64_t n, int64_t k, float alpha,
               float beta, const float* bias, float* packed_a) {
-  const bool packs = a.column != 1 && n > 2 * panel;                       // else A is read twice at most
-  const bool collides = a.column == 1 && a.row % 1024 == 0 && k <= max_k;  // rows of A share cache sets
+  const bool packs = a.column != 1 && n > 2 * panel;         // else A is read twice at most
+  const bool collides = a.column == 1 && a.row % 1024 == 0;  // rows of A share cache sets
   const int64_t m_tiles = divide_up(m, max_rows);
   for (int64_t t = 0; t < m_tiles; t += max_strips) {
     const int64_t count = least(max_strips, m_tiles - t);
