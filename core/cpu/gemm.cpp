@@ -4,7 +4,8 @@
 #include <altgrad/core/cpu/parallel.h>
 #include <altgrad/core/kernels.h>
 
-#include <utility>
+#include <algorithm>
+#include <cstdint>
 
 namespace altgrad {
 namespace kernels {
@@ -12,32 +13,36 @@ namespace {
 
 // Below this many multiplications for each thread, starting threads costs more than it saves.
 constexpr int64_t work_per_thread = 1 << 16;
-// Columns and rows that blocks are cut at: those of the kernels' tiles.
-constexpr int64_t block_columns = 32, f32_rows = 14, bf16_rows = 32;
+// Columns and rows that blocks are cut at: a panel of B; a tile of f32 costs what its rows cost, however many.
+constexpr int64_t block_columns = 32, f32_rows = 1, bf16_rows = 32;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// f(first row, rows, first column, columns) for the blocks of an (m, n) result, one for each thread. Of the
-// grids that a number of threads allows, the one whose largest block has the fewest tiles; among those the one
-// whose blocks read least of A and B, a column of B counting twice because each thread packs its own.
+// What it costs to read a row of A and a column of B, in multiplications for each of its elements; the latter where B
+// is packed, which each thread does for itself, and where it is read as it lies. (Measured on two cores of a Zen 4.)
+constexpr int64_t row_cost = 40, packed_column_cost = 24, column_cost = 4;
+
+// f(first row, rows, first column, columns) for the blocks of an (m, n) result, one for each thread: of the grids
+// that a number of threads allows, the one whose largest block costs least. A thread has the same rows each time, as
+// in other kernels: what it wrote is in its cache.
 template <class F>
-void for_blocks(int64_t m, int64_t n, int64_t k, int64_t block_rows, F&& f) {
+void for_blocks(int64_t m, int64_t n, int64_t k, int64_t block_rows, bool packs_b, F&& f) {
   const int64_t threads = std::clamp<int64_t>(m * n * k / work_per_thread, 1, num_threads());
-  const int64_t tiles_m = divide_up(m, block_rows), tiles_n = divide_up(n, block_columns);
-  int64_t across = 1;
-  auto least = std::pair(INT64_MAX, INT64_MAX);
+  const int64_t units_m = divide_up(m, block_rows), units_n = divide_up(n, block_columns);
+  int64_t across = 1, least = INT64_MAX;
   for (int64_t columns = 1; columns <= threads; ++columns) {
     if (threads % columns != 0) continue;
-    const int64_t high = divide_up(tiles_m, threads / columns), wide = divide_up(tiles_n, columns);
-    const auto cost = std::pair(high * wide, high * block_rows + 2 * wide * block_columns);
+    const int64_t high = divide_up(units_m, threads / columns) * block_rows,
+                  wide = divide_up(units_n, columns) * block_columns;
+    const int64_t cost = high * wide + row_cost * high + (packs_b ? packed_column_cost : column_cost) * wide;
     if (cost < least) across = columns, least = cost;
   }
   const int64_t down = threads / across;
   parallel_tasks(threads, [&](int64_t task) {
     const int64_t i = task / across, j = task % across;
-    const int64_t row = tiles_m * i / down * block_rows, column = tiles_n * j / across * block_columns;
-    const int64_t end_row = std::min(m, tiles_m * (i + 1) / down * block_rows),
-                  end_column = std::min(n, tiles_n * (j + 1) / across * block_columns);
+    const int64_t row = units_m * i / down * block_rows, column = units_n * j / across * block_columns;
+    const int64_t end_row = std::min(m, units_m * (i + 1) / down * block_rows),
+                  end_column = std::min(n, units_n * (j + 1) / across * block_columns);
     if (row < end_row && column < end_column) f(row, end_row - row, column, end_column - column);
   });
 }
@@ -54,10 +59,11 @@ void gemm(T* c, const T* a, const T* b, const Gemm& g) {
   if (g.m == 0 || g.n == 0) return;
   const auto A = operand(a, g.trans_a, g.m, g.k), B = operand(b, g.trans_b, g.k, g.n);
   if (g.batch == 1) {
-    for_blocks(g.m, g.n, g.k, f32_rows, [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
-      cpu::matmul(c + row * g.n + column, g.n, at(A, row, 0), at(B, 0, column), rows, columns, g.k,
-                  T(g.alpha), T(g.beta));
-    });
+    for_blocks(g.m, g.n, g.k, f32_rows, g.trans_b,
+               [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
+                 cpu::matmul(c + row * g.n + column, g.n, at(A, row, 0), at(B, 0, column), rows, columns, g.k,
+                             T(g.alpha), T(g.beta));
+               });
   } else {
     parallel_tasks(g.batch, [&](int64_t i) {
       cpu::matmul<T>(c + i * g.stride_c, g.n, {a + i * g.stride_a, A.row, A.column},
@@ -69,7 +75,7 @@ void gemm(T* c, const T* a, const T* b, const Gemm& g) {
 template <class D, class T>
 void linear(T* y, const T* x, const T* w, const T* bias, int64_t rows, int64_t n, int64_t k) {
   const auto X = operand(x, false, rows, k), W = operand(w, true, k, n);
-  for_blocks(rows, n, k, f32_rows, [&](int64_t row, int64_t count, int64_t column, int64_t columns) {
+  for_blocks(rows, n, k, f32_rows, true, [&](int64_t row, int64_t count, int64_t column, int64_t columns) {
     cpu::matmul(y + row * n + column, n, at(X, row, 0), at(W, 0, column), count, columns, k, T(1), T(0),
                 bias ? bias + column : nullptr);
   });
@@ -88,7 +94,7 @@ void gemm_bf16<Cpu>(float* c, const uint16_t* a, const uint16_t* b, const float*
   static cpu::Bf16Matmul* const matmul = cpu::bf16_matmul_for_this_cpu();
   const auto A = operand(a, g.trans_a, bf16_padded(g.m), bf16_padded(g.k)),
              B = operand(b, g.trans_b, bf16_padded(g.k), bf16_padded(g.n));
-  for_blocks(g.m, g.n, g.k, bf16_rows, [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
+  for_blocks(g.m, g.n, g.k, bf16_rows, true, [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
     auto* memory = static_cast<uint32_t*>(packing_memory(cpu::bf16_scratch * sizeof(uint32_t)));
     matmul(c + row * g.n + column, g.n, at(A, row, 0), at(B, 0, column), rows, columns, g.k, float(g.alpha),
            float(g.beta), bias ? bias + column : nullptr, memory);

@@ -54,12 +54,13 @@ void parallel_for(int64_t n, int64_t grain, F&& f) {
   error.rethrow();
 }
 
-// f(i) for each task, handed out one at a time: for tasks that are few, large or unequal.
+// f(i) for each task: for tasks that are few or large. Each thread has a run of neighbours, the same each time, whose
+// memory so stays in its cache.
 template <class F>
 void parallel_tasks(int64_t tasks, F&& f) {
   const int threads = int(std::min<int64_t>(num_threads(), std::max<int64_t>(tasks, 1)));
   FirstError error;
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1) if (threads > 1)
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
   for (int64_t i = 0; i < tasks; ++i) error.guard([&] { f(i); });
   error.rethrow();
 }
