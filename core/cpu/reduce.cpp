@@ -1,6 +1,6 @@
 // Reductions. Sums are carried in f64 and cut into pieces that depend on the size alone, so they do not
 // change with the number of threads.
-#include <altgrad/core/cpu/parallel.h>
+#include <altgrad/core/cpu/column_sums.h>
 #include <altgrad/core/kernels.h>
 
 #include <bit>
@@ -57,6 +57,11 @@ void sum(T* y, const T* x, int64_t outer, int64_t n, int64_t inner) {
                  [=](int64_t begin, int64_t end) {
                    for (int64_t o = begin; o < end; ++o) y[o] = T(sum_of(x + o * n, 0, n, identity));
                  });
+  } else if (outer == 1) {
+    column_sums(std::array{y}, n, inner, [=](int64_t r, double* __restrict sums) {
+      const T* __restrict row = x + r * inner;
+      for (int64_t c = 0; c < inner; ++c) sums[c] += double(row[c]);
+    });
   } else {
     for_column_blocks(outer, n, inner, [=](int64_t o, int64_t first, int64_t count) {
       double acc[columns] = {};

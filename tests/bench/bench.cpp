@@ -5,6 +5,8 @@
 #include <altgrad/fp8/kernels.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -262,18 +264,66 @@ void others(Bench& b) {
   });
 }
 
+// How a step of tiny in f32 grows with one of its sizes: time and peak memory, and the slopes from the size before,
+// d log(time) / d log(size), next to that of the arithmetic. Sequences grow in batches of two.
+void growth(int samples) {
+  const Size tiny = sizes[0], pairs = {"", 4, 4, 128, 64, 2, 65};
+  struct Axis {
+    const char* name;
+    Size start;
+    int64_t Size::*size;
+    std::vector<int64_t> values;
+  };
+  std::printf("%-12s %10s %9s %9s   slopes: %6s %11s %7s\n", "", "ms", "MB", "GFLOP/s", "time", "arithmetic",
+              "memory");
+  for (const Axis& axis : {Axis{"width", tiny, &Size::channels, {128, 256, 512, 1024}},
+                           Axis{"depth", tiny, &Size::layers, {2, 4, 8, 12}},
+                           Axis{"T", pairs, &Size::length, {64, 128, 256, 512, 1024, 2048}},
+                           Axis{"batch", tiny, &Size::batch, {1, 2, 4, 8, 16, 32, 64}}}) {
+    double last[4] = {};  // size, time, operations, memory
+    for (const int64_t value : axis.values) {
+      Size s = axis.start;
+      s.*axis.size = value;
+      ag::empty_cache();
+      ag::reset_peak_memory();
+      Training training(s, "f32");
+      training.step();
+      const double seconds = measure(
+                                 0, [] { return 1.0; }, [&] { training.step(); }, samples)
+                                 .seconds;
+      const double now[4] = {double(value), seconds, s.operations(), double(ag::memory_stats().peak)};
+      std::printf("%-5s %6lld %10.2f %9.1f %9.1f", axis.name, static_cast<long long>(value), now[1] * 1e3,
+                  now[3] / 1e6, now[2] / now[1] / 1e9);
+      if (last[0] > 0) {
+        const auto slope = [&](int i) { return std::log(now[i] / last[i]) / std::log(now[0] / last[0]); };
+        std::printf("   %14.2f %11.2f %7.2f", slope(1), slope(2), slope(3));
+      }
+      std::printf("\n");
+      std::fflush(stdout);
+      std::copy(now, now + 4, last);
+    }
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   CLI::App app("times altgrad on this machine");
   int threads = ag::num_threads(), samples = 11;
   std::string only, json;
+  bool grows = false;
   app.add_option("--threads", threads, "threads")->check(CLI::Range(1, 1024));
   app.add_option("--samples", samples, "samples that a median is taken of")->check(CLI::Range(1, 1000));
   app.add_option("--only", only, "run what has this text in its name");
   app.add_option("--json", json, "write a JSON line for each result to this file");
+  app.add_flag("--growth", grows,
+               "how a step's time and memory grow with width, depth, T and batch, instead");
   CLI11_PARSE(app, argc, argv);
   ag::set_num_threads(threads);
+  if (grows) {
+    growth(samples);
+    return 0;
+  }
   Bench b(threads, samples, only, json);
   steps(b);
   products(b);

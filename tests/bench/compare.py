@@ -30,9 +30,9 @@ MODES = ["f32", "weights", "full"]
 class RoundE4M3(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, scale):
-        q = x / scale
-        step = torch.exp2(torch.floor(torch.log2(q.abs().clamp(min=2.0**-6))) - 3)
-        return (torch.round(q / step) * step).clamp(-448, 448) * scale
+        q = (x / scale).abs()
+        step = torch.pow(2.0, torch.floor(torch.log2(q.clamp(min=1e-38))).clamp(min=-6) - 3)
+        return torch.sign(x) * (torch.round(q / step) * step).clamp(max=448.0) * scale
 
     @staticmethod
     def backward(ctx, dy):
