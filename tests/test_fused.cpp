@@ -97,3 +97,46 @@ TEST_CASE("softmax and cross_entropy are exponentials, sums and logarithms", "[f
             {x});
   }
 }
+
+TEST_CASE("gelu and silu make value and slope at once, and the same value alone", "[fused]") {
+  struct Case {
+    const char* name;
+    Tensor (*op)(const Tensor&);
+    double (*slope)(double);
+  };
+  const Case cases[] = {
+      {"gelu", [](const Tensor& x) { return gelu(x); },
+       [](double x) {
+         return 0.5 * std::erfc(-x / std::sqrt(2)) + x * std::exp(-x * x / 2) / std::sqrt(2 * M_PI);
+       }},
+      {"gelu, tanh form", [](const Tensor& x) { return gelu(x, Gelu::tanh); },
+       [](double x) {
+         const double t = std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x));
+         return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * std::sqrt(2 / M_PI) * (1 + 3 * 0.044715 * x * x);
+       }},
+      {"silu", [](const Tensor& x) { return silu(x); },
+       [](double x) {
+         const double s = 1 / (1 + std::exp(-x));
+         return s + x * s * (1 - s);
+       }},
+  };
+  const int64_t n = 40'001;  // more than a thread's share
+  const Tensor points = Tensor::empty({n}, {.dtype = DType::f64});
+  for (int64_t i = 0; i < n; ++i) points.ptr<double>()[i] = double(float(-8 + 16.0 * double(i) / double(n)));
+  for (const Case& c : cases) {
+    for (const DType dtype : {DType::f32, DType::f64}) {
+      CAPTURE(c.name, dtype == DType::f32);
+      const Tensor x = points.to(dtype).clone().requires_grad(true);
+      const Tensor alone = c.op(x), dy = Tensor::full({n}, -2, {.dtype = dtype});
+      Tape tape;
+      const Tensor y = c.op(x);
+      CHECK(reference::same_bits(y, alone));
+      tape.backward(y, dy);
+      const std::vector<double> dx = reference::values(x.grad());
+      double worst = 0;
+      for (int64_t i = 0; i < n; ++i)
+        worst = std::max(worst, std::abs(dx[size_t(i)] / -2 - c.slope(points.ptr<double>()[i])));
+      CHECK(worst < (dtype == DType::f32 ? 2e-6 : 1e-14));
+    }
+  }
+}

@@ -1,5 +1,5 @@
 // Matrix products shared among threads in a grid of blocks of C; no sum is cut, so the result does not depend on
-// the number of threads.
+// the number of threads, but where Eigen makes it, which cuts sums by the sizes of a block.
 #include <altgrad/core/cpu/matmul.h>
 #include <altgrad/core/cpu/parallel.h>
 #include <altgrad/core/kernels.h>

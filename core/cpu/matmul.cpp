@@ -1,42 +1,22 @@
 // Matrix products on one thread: the packed kernels where the CPU has the instructions for them, Eigen, single-
 // threaded, for f64 and elsewhere.
 #include <altgrad/core/cpu/eigen_maps.h>
+#include <altgrad/core/cpu/isa.h>
 #include <altgrad/core/cpu/matmul.h>
 #include <altgrad/core/cpu/parallel.h>
 
 #include <type_traits>
-
-#if defined(ALTGRAD_X86_KERNELS)
-#include <cpuid.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
 
 namespace altgrad::cpu {
 namespace {
 
 const PackedKernels* packed_kernels_for_this_cpu() {
 #if defined(ALTGRAD_X86_KERNELS)
-  if (__builtin_cpu_supports("avx512f")) return &packed_avx512;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &packed_avx2;
+  if (isa() >= Isa::avx512) return &packed_avx512;
+  if (isa() >= Isa::avx2) return &packed_avx2;
 #endif
   return nullptr;
 }
-
-#if defined(ALTGRAD_X86_KERNELS)
-// AMX, and the system lets this process use its registers.
-bool has_amx() {
-  unsigned a, b, c, d;
-  constexpr unsigned bf16_and_tiles = 1u << 22 | 1u << 24;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & bf16_and_tiles) != bf16_and_tiles) return false;
-#if defined(__linux__)
-  constexpr int request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
-#else
-  return false;
-#endif
-}
-#endif
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -81,10 +61,8 @@ void eigen_matmul(T* c, int64_t ldc, Operand<T> a, Operand<T> b, int64_t m, int6
 
 Bf16Matmul* bf16_matmul_for_this_cpu() {
 #if defined(ALTGRAD_X86_KERNELS)
-  if (__builtin_cpu_supports("avx512bw")) {
-    if (has_amx()) return matmul_amx;
-    if (__builtin_cpu_supports("avx512bf16")) return matmul_avx512_bf16;
-  }
+  if (isa() >= Isa::amx) return matmul_amx;
+  if (isa() >= Isa::avx512_bf16) return matmul_avx512_bf16;
 #endif
   return nullptr;
 }

@@ -319,14 +319,19 @@ int main(int argc, char** argv) {
   app.add_flag("--growth", grows,
                "how a step's time and memory grow with width, depth, T and batch, instead");
   CLI11_PARSE(app, argc, argv);
-  ag::set_num_threads(threads);
-  if (grows) {
-    growth(samples);
-    return 0;
+  try {
+    ag::set_num_threads(threads);
+    if (grows) {
+      growth(samples);
+      return 0;
+    }
+    Bench b(threads, samples, only, json);
+    steps(b);
+    products(b);
+    quantize(b);
+    others(b);
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "bench: %s\n", e.what());
+    return 1;
   }
-  Bench b(threads, samples, only, json);
-  steps(b);
-  products(b);
-  quantize(b);
-  others(b);
 }
