@@ -45,6 +45,16 @@ float AmaxHistory::amax() const {
   return held.empty() ? 0 : *std::max_element(held.begin(), held.end());
 }
 
+std::optional<float> AmaxHistory::settled_amax() const {
+  const auto values = values_.data<float>();
+  const int64_t held = size(), newest = recorded() - 1;
+  float largest = 0;
+  for (int64_t i = recorded() - held + (held == length()); i < newest; ++i)
+    largest = std::max(largest, values[uint64_t(i) % uint64_t(length())]);
+  if (held == 0 || values[uint64_t(newest) % uint64_t(length())] >= largest) return {};
+  return largest;
+}
+
 int64_t AmaxHistory::size() const { return std::clamp<int64_t>(recorded(), 0, length()); }
 int64_t AmaxHistory::recorded() const { return counts_.data<int64_t>()[recorded_count]; }
 int64_t AmaxHistory::non_finite() const { return counts_.data<int64_t>()[non_finite_count]; }

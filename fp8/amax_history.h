@@ -6,6 +6,8 @@
 #include <altgrad/fp8/format.h>
 #include <altgrad/nn/module.h>
 
+#include <optional>
+
 namespace altgrad::fp8 {
 
 // A handle, like Tensor: copies share their state.
@@ -25,6 +27,9 @@ class AmaxHistory {
   void reset();
 
   float amax() const;  // the largest held, 0 where there is none
+  // The largest of those that one more update leaves, its own apart. Empty where there are none, or where the newest is
+  // the largest: the next may well be larger then.
+  std::optional<float> settled_amax() const;
   int64_t length() const { return values_.numel(); }
   int64_t size() const;        // held: min(recorded, length)
   int64_t recorded() const;    // ever recorded

@@ -14,16 +14,18 @@ namespace altgrad::kernels {
 
 constexpr float unknown_amax = std::numeric_limits<float>::infinity();
 
-// y = rounder(q(x)) * scale; with `random`, element i is rounded by its word i. largest: that of |x|, where it is
-// known: rounding is faster where nothing can saturate.
+// y = rounder(q(x)) * scale; with `random`, element i is rounded by its word i. Takes the largest |x| where it is known,
+// as rounding is faster where nothing can saturate, and gives it: NaN where there is one, unknown_amax for f64 where
+// it was not known.
 template <class D, class T>
-void quantize(T* y, const T* x, T scale, const fp8::Rounder<T>& rounder, std::optional<RandomStream> random,
-              int64_t n, float largest = unknown_amax);
+float quantize(T* y, const T* x, T scale, const fp8::Rounder<T>& rounder, std::optional<RandomStream> random,
+               int64_t n, float largest = unknown_amax);
 // rounder(q(x)) in bf16, for formats whose numbers bf16 holds: x (rows, n) -> y as gemm_bf16 reads it; and back,
-// y (rows, n) = x * scale.
+// y (rows, n) = x * scale. The largest |x| as in quantize.
 template <class D>
-void quantize_bf16(uint16_t* y, const float* x, float scale, const fp8::Rounder<float>& rounder,
-                   std::optional<RandomStream> random, int64_t rows, int64_t n, float largest = unknown_amax);
+float quantize_bf16(uint16_t* y, const float* x, float scale, const fp8::Rounder<float>& rounder,
+                    std::optional<RandomStream> random, int64_t rows, int64_t n,
+                    float largest = unknown_amax);
 template <class D>
 void dequantize_bf16(float* y, const uint16_t* x, float scale, int64_t rows, int64_t n);
 // codes = rounder.code(rounder(q(x)))

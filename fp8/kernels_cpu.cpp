@@ -5,10 +5,11 @@
 #include <altgrad/core/cpu/parallel.h>
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <limits>
-#if defined(__FMA__)
+#if defined(__AVX__)
 #include <immintrin.h>
 #endif
 
@@ -37,6 +38,26 @@ void round_piece(Out* __restrict y, const T* __restrict x, T scale, fp8::Rounder
   }
 }
 
+// The largest |x|; NaN counts as larger than all numbers.
+float largest_of(const float* __restrict x, int64_t n) {
+  uint32_t top = 0;
+  for (int64_t i = 0; i < n; ++i) top = std::max(top, std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu);
+  return std::bit_cast<float>(top);
+}
+
+// The largest of what several threads have seen, none of it negative: such floats order as their bits do.
+class SharedLargest {
+ public:
+  void see(float x) {
+    const uint32_t bits = std::bit_cast<uint32_t>(x);
+    for (uint32_t top = top_; top < bits && !top_.compare_exchange_weak(top, bits);) continue;
+  }
+  float value() const { return std::bit_cast<float>(top_.load()); }
+
+ private:
+  std::atomic<uint32_t> top_ = 0;
+};
+
 #if defined(__FMA__)
 // x / scale for floats of moderate size, without dividing: the residual of x * (1 / scale) brings it to the
 // correctly rounded quotient (Markstein, "Computation of elementary functions on the IBM RISC System/6000 processor",
@@ -46,63 +67,34 @@ float quotient(float x, float scale, float inverse) {
   return std::fma(std::fma(-q, scale, x), inverse, q);
 }
 
-// The largest |x|; NaN counts as larger than all numbers.
-float largest_of(const float* __restrict x, int64_t n) {
-  uint32_t top = 0;
-  for (int64_t i = 0; i < n; ++i) top = std::max(top, std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu);
-  return std::bit_cast<float>(top);
-}
-
-// Stores that leave the caches alone and do not read what they overwrite: for results of so many floats and more.
-constexpr int64_t large = 1 << 22;
-void store_around_caches(float* to, const float* from, int64_t n) {
-  const int64_t whole = reinterpret_cast<uintptr_t>(to) % 32 ? 0 : n / 8 * 8;
-  for (int64_t i = 0; i < whole; i += 8) _mm256_stream_ps(to + i, _mm256_loadu_ps(from + i));
-  _mm_sfence();  // such stores are unordered otherwise
-  std::copy(from + whole, from + n, to + whole);
-}
-
-// round_piece for a rounder that has nearest() and 2^-40 <= scale <= 2^60, in blocks that stay in the L1 cache.
+// round_piece for a rounder that has nearest(), 2^-40 <= scale <= 2^60 and no |x| above `top`.
 template <class Out, class F>
 void round_nearest(Out* __restrict y, const float* __restrict x, float scale, fp8::Rounder<float> rounder,
-                   float largest, int64_t n, F finish) {
-  constexpr int64_t block = 2048;
-  const float inverse = 1 / scale, limit = rounder.max() * scale;
-  const bool all_fit = largest <= limit;
-  const bool around_caches = std::is_same_v<Out, float> && n >= large;
-  alignas(64) Out kept[block];
-  for (int64_t first = 0; first < n; first += block) {
-    const int64_t end = std::min(n, first + block);
-    const float top = all_fit ? largest : largest_of(x + first, end - first);
-    if (top <= limit) {  // then x / scale <= max, but for a last bit, which rounding drops
-      Out* __restrict out = around_caches ? kept : y + first;
-      for (int64_t i = 0; i < end - first; ++i)
-        out[i] =
-            finish(rounder.template nearest<false>(quotient(x[first + i], scale, inverse), x[first + i]));
-      if constexpr (std::is_same_v<Out, float>) {
-        if (around_caches) store_around_caches(y + first, out, end - first);
-      }
-    } else if (top <= 0x1p80f) {
-      for (int64_t i = first; i < end; ++i)
-        y[i] = finish(rounder.nearest(quotient(x[i], scale, inverse), x[i]));
-    } else {
-      round_piece(y + first, x + first, scale, rounder, nullptr, end - first, finish);
-    }
+                   float top, int64_t n, F finish) {
+  const float inverse = 1 / scale;
+  if (top <= rounder.max() * scale) {
+    // Then x / scale <= max, but for a last bit, which rounding drops. The sign is that of x * inverse, which is at hand.
+    for (int64_t i = 0; i < n; ++i)
+      y[i] = finish(rounder.template nearest<false>(quotient(x[i], scale, inverse), x[i] * inverse));
+  } else if (top <= 0x1p80f) {
+    for (int64_t i = 0; i < n; ++i) y[i] = finish(rounder.nearest(quotient(x[i], scale, inverse), x[i]));
+  } else {
+    round_piece(y, x, scale, rounder, nullptr, n, finish);
   }
 }
 #endif
 
-// The same for elements [first, first + n) of a tensor, whose random words, where there is randomness, are drawn a
+// Elements [first, first + n) of a tensor, no |x| above `top`; random words, where there is randomness, are drawn a
 // run at a time.
 template <class Out, class T, class F>
 void round_range(Out* y, const T* x, T scale, const fp8::Rounder<T>& rounder,
-                 const std::optional<RandomStream>& random, [[maybe_unused]] float largest, int64_t first,
+                 const std::optional<RandomStream>& random, [[maybe_unused]] float top, int64_t first,
                  int64_t n, F finish) {
   if (!random) {
 #if defined(__FMA__)
     if constexpr (std::is_same_v<T, float>) {
       if (rounder.has_nearest() && scale >= 0x1p-40f && scale <= 0x1p60f)
-        return round_nearest(y, x, scale, rounder, largest, n, finish);
+        return round_nearest(y, x, scale, rounder, top, n, finish);
     }
 #endif
     return round_piece<Out>(y, x, scale, rounder, nullptr, n, finish);
@@ -119,20 +111,63 @@ void round_range(Out* y, const T* x, T scale, const fp8::Rounder<T>& rounder,
   }
 }
 
+// The largest |x| of a block: `largest` where it is known for the whole tensor, else what `all` is told of.
+template <class T>
+float top_of(const T* x, int64_t n, float largest, SharedLargest& all) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (largest == unknown_amax) {
+      const float top = largest_of(x, n);
+      all.see(top);
+      return top;
+    }
+  }
+  return largest;
+}
+
+// Elements that are looked at and rounded together, so that they are read from memory once.
+constexpr int64_t block = 2048;
+// From so many floats on, stores leave the caches alone and do not read what they overwrite.
+constexpr int64_t large = 1 << 22;
+
+void store_around_caches(float* to, const float* from, int64_t n) {
+  int64_t whole = 0;
+#if defined(__AVX__)
+  if (reinterpret_cast<uintptr_t>(to) % 32 == 0) whole = n / 8 * 8;
+  for (int64_t i = 0; i < whole; i += 8) _mm256_stream_ps(to + i, _mm256_load_ps(from + i));
+  _mm_sfence();  // such stores are unordered otherwise
+#endif
+  std::copy(from + whole, from + n, to + whole);
+}
+
 template <class Out, class T, class F>
-void round_all(Out* y, const T* x, T scale, const fp8::Rounder<T>& rounder,
-               const std::optional<RandomStream>& random, float largest, int64_t n, F finish) {
+float round_all(Out* y, const T* x, T scale, const fp8::Rounder<T>& rounder,
+                const std::optional<RandomStream>& random, float largest, int64_t n, F finish) {
+  SharedLargest all;
+  const bool around_caches = std::is_same_v<Out, float> && n >= large;
+  const int64_t step = around_caches || largest == unknown_amax ? block : n;
   parallel_for(n, grain, [&](int64_t begin, int64_t end) {
-    round_range<Out>(y + begin, x + begin, scale, rounder, random, largest, begin, end - begin, finish);
+    alignas(64) Out kept[block];
+    for (int64_t first = begin; first < end; first += step) {
+      const int64_t count = std::min(step, end - first);
+      const float top = top_of(x + first, count, largest, all);
+      round_range<Out>(around_caches ? kept : y + first, x + first, scale, rounder, random, top, first, count,
+                       finish);
+      if constexpr (std::is_same_v<Out, float>) {
+        if (around_caches) store_around_caches(y + first, kept, count);
+      }
+    }
   });
+  return largest == unknown_amax ? all.value() : largest;
 }
 
 }  // namespace
 
 template <class D, class T>
-void quantize(T* y, const T* x, T scale, const fp8::Rounder<T>& rounder, std::optional<RandomStream> random,
-              int64_t n, float largest) {
-  round_all(y, x, scale, rounder, random, largest, n, [=](T rounded) { return rounded * scale; });
+float quantize(T* y, const T* x, T scale, const fp8::Rounder<T>& rounder, std::optional<RandomStream> random,
+               int64_t n, float largest) {
+  const float seen =
+      round_all(y, x, scale, rounder, random, largest, n, [=](T rounded) { return rounded * scale; });
+  return std::is_same_v<T, float> ? seen : unknown_amax;
 }
 
 template <class D, class T>
@@ -143,17 +178,24 @@ void encode(uint8_t* codes, const T* x, T scale, const fp8::Rounder<T>& rounder,
 }
 
 template <>
-void quantize_bf16<Cpu>(uint16_t* y, const float* x, float scale, const fp8::Rounder<float>& rounder,
-                        std::optional<RandomStream> random, int64_t rows, int64_t n, float largest) {
-  const int64_t stride = bf16_padded(n), all_rows = bf16_padded(rows);
+float quantize_bf16<Cpu>(uint16_t* y, const float* x, float scale, const fp8::Rounder<float>& rounder,
+                         std::optional<RandomStream> random, int64_t rows, int64_t n, float largest) {
+  const int64_t stride = bf16_padded(n), all_rows = bf16_padded(rows),
+                group = std::max<int64_t>(1, block / stride);
+  SharedLargest all;
   parallel_for(all_rows, std::max<int64_t>(1, grain / stride), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      const int64_t used = r < rows ? n : 0;
-      round_range(y + r * stride, x + r * n, scale, rounder, random, largest, r * n, used,
-                  [](float rounded) { return uint16_t(std::bit_cast<uint32_t>(rounded) >> 16); });
-      std::fill(y + r * stride + used, y + (r + 1) * stride, uint16_t(0));
+    for (int64_t first = begin; first < end; first += group) {
+      const int64_t last = std::min(end, first + group), used = std::clamp(rows, first, last);
+      const float top = top_of(x + first * n, (used - first) * n, largest, all);
+      for (int64_t r = first; r < used; ++r) {
+        round_range(y + r * stride, x + r * n, scale, rounder, random, top, r * n, n,
+                    [](float rounded) { return uint16_t(std::bit_cast<uint32_t>(rounded) >> 16); });
+        std::fill(y + r * stride + n, y + (r + 1) * stride, uint16_t(0));
+      }
+      std::fill(y + used * stride, y + last * stride, uint16_t(0));
     }
   });
+  return largest == unknown_amax ? all.value() : largest;
 }
 
 template <>
@@ -182,11 +224,11 @@ void zero_saturated(T* dx, const T* dy, const T* x, T scale, T max, int64_t n) {
 }
 
 template void decode<Cpu>(float*, const uint8_t*, const float*, int64_t);
-#define AG_INSTANTIATE(T)                                                                                    \
-  template void quantize<Cpu>(T*, const T*, T, const fp8::Rounder<T>&, std::optional<RandomStream>, int64_t, \
-                              float);                                                                        \
-  template void encode<Cpu>(uint8_t*, const T*, T, const fp8::Rounder<T>&, std::optional<RandomStream>,      \
-                            int64_t);                                                                        \
+#define AG_INSTANTIATE(T)                                                                               \
+  template float quantize<Cpu>(T*, const T*, T, const fp8::Rounder<T>&, std::optional<RandomStream>,    \
+                               int64_t, float);                                                         \
+  template void encode<Cpu>(uint8_t*, const T*, T, const fp8::Rounder<T>&, std::optional<RandomStream>, \
+                            int64_t);                                                                   \
   template void zero_saturated<Cpu>(T*, const T*, const T*, T, T, int64_t);
 AG_INSTANTIATE(float)
 AG_INSTANTIATE(double)

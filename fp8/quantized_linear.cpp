@@ -4,6 +4,7 @@
 #include <altgrad/fp8/quantized_linear.h>
 
 #include <altgrad/autograd/common.h>
+#include <altgrad/autograd/replay.h>
 #include <altgrad/fp8/kernels.h>
 
 namespace altgrad::fp8 {
@@ -37,29 +38,40 @@ struct Rounded {
   bool codes = false;
   int64_t rows = 0, columns = 0;
 
-  static Rounded of(const Tensor& x, const Quantizer& quantizer, TensorScale scale, bool as_codes) {
-    Rounded r{x, scale.value, as_codes, x.shape().product(0, x.dim() - 1), x.size(-1)};
-    if (!quantizer.format) return r;
+  // With the scale that the quantizer has for x: rounded at once where that is to be expected, while x's amax is looked
+  // for, and again in case it turns out to be another.
+  static Rounded of(const Tensor& x, Quantizer& quantizer, bool record, bool as_codes) {
+    Rounded r{x, 1, as_codes, x.shape().product(0, x.dim() - 1), x.size(-1)};
     std::optional<RandomStream> random;
-    if (quantizer.cast.rounding == Rounding::stochastic) random = default_generator().next();
-    if (as_codes) {
-      const int64_t bytes =
-          kernels::bf16_padded(r.rows) * kernels::bf16_padded(r.columns) * int64_t(sizeof(uint16_t));
-      r.values = Tensor::empty({bytes}, {DType::u8, x.device()});
-      const Rounder<float> rounder(*quantizer.format, quantizer.cast.rounding, quantizer.cast.overflow);
-      dispatch_device(x.device(), [&]<class D>() {
-        kernels::quantize_bf16<D>(r.values.ptr<uint16_t>(), x.ptr<float>(), scale.value, rounder, random,
-                                  r.rows, r.columns, scale.largest);
-      });
-    } else {
-      r.values = Tensor::empty(x.shape(), x.options());
-      dispatch("quantized_linear", x, [&]<class D, class T>() {
-        const Rounder<T> rounder(*quantizer.format, quantizer.cast.rounding, quantizer.cast.overflow);
-        kernels::quantize<D>(r.values.ptr<T>(), x.ptr<T>(), T(scale.value), rounder, random, x.numel(),
-                             scale.largest);
-      });
+    if (quantizer.format) {
+      const int64_t words = kernels::bf16_padded(r.rows) * kernels::bf16_padded(r.columns);
+      r.values = as_codes ? Tensor::empty({words * int64_t(sizeof(uint16_t))}, {DType::u8, x.device()})
+                          : Tensor::empty(x.shape(), x.options());
+      if (quantizer.cast.rounding == Rounding::stochastic) random = default_generator().next();
     }
+    const std::optional<float> expected = quantizer.expected_scale(record);
+    float largest = expected ? r.round(x, quantizer, *expected, random) : kernels::unknown_amax;
+    r.scale = altgrad::detail::replayed([&] {
+      if (largest == kernels::unknown_amax && quantizer.needs_amax(record)) largest = amax(x);
+      return quantizer.next_scale(largest, record);
+    });
+    if (quantizer.format && r.scale != expected) r.round(x, quantizer, r.scale, random, largest);
     return r;
+  }
+
+  // Gives the largest |x|, as the kernels do.
+  float round(const Tensor& x, const Quantizer& quantizer, float by,
+              const std::optional<RandomStream>& random, float largest = kernels::unknown_amax) const {
+    return dispatch("quantized_linear", x, [&]<class D, class T>() {
+      const Rounder<T> rounder(*quantizer.format, quantizer.cast.rounding, quantizer.cast.overflow);
+      if constexpr (std::is_same_v<T, float>) {
+        if (codes) {
+          return kernels::quantize_bf16<D>(values.ptr<uint16_t>(), x.ptr<T>(), by, rounder, random, rows,
+                                           columns, largest);
+        }
+      }
+      return kernels::quantize<D>(values.ptr<T>(), x.ptr<T>(), T(by), rounder, random, x.numel(), largest);
+    });
   }
 
   // The values on x's own scale, as `like`.
@@ -117,10 +129,8 @@ struct QuantizedLinearOp final : Op {
   Tensor forward(const Tensor& in, const Tensor& weight, const std::optional<Tensor>& b, LinearQuantizers& q,
                  bool in_training) {
     const bool codes = on_codes(in, q.input, q.weight);
-    const TensorScale x_scale = q.input.next_scale(in, in_training),
-                      w_scale = q.weight.next_scale(weight, in_training);
-    qx = Rounded::of(in, q.input, x_scale, codes);
-    qw = Rounded::of(weight, q.weight, w_scale, codes);
+    qx = Rounded::of(in, q.input, in_training, codes);
+    qw = Rounded::of(weight, q.weight, in_training, codes);
     if (q.input.clips()) x = in;
     if (q.weight.clips()) w = weight;
     x_shape = in.shape();
@@ -137,8 +147,7 @@ struct QuantizedLinearOp final : Op {
     const int64_t rows = qx.rows, out = qw.rows, in = qw.columns;
     if (d.needs(0) || d.needs(1)) {
       Quantizer& grad = quantizers->grad;
-      const TensorScale scale = grad.next_scale(dy, training && grad.format);
-      const Rounded qdy = Rounded::of(dy, grad, scale, qx.codes && fits_codes(grad.format));
+      const Rounded qdy = Rounded::of(dy, grad, training && grad.format, qx.codes && fits_codes(grad.format));
       if (d.needs(0)) {
         const Tensor dx = Tensor::empty(x_shape, dy.options());
         product(dx, qdy, qw, {.m = rows, .n = in, .k = out});

@@ -18,20 +18,22 @@ namespace altgrad::fp8 {
 enum class Scaling { window, delayed, current };
 std::ostream& operator<<(std::ostream& out, Scaling scaling);  // window, delayed, current
 
-// The scale for a tensor and its largest |x|, infinity where that was not looked for.
-struct TensorScale {
-  float value, largest;
-};
-
 struct Quantizer {
   std::optional<Format> format;  // empty: values stay as they are
   AmaxHistory history;           // shared by copies
   Scaling scaling = Scaling::window;
   CastOptions cast = {};
 
-  // The scale for x, 1 without a format. With `record`, x's amax enters the history. An amax that is not
+  // The scale for a tensor with this amax, 1 without a format. With `record`, it enters the history. An amax that is not
   // finite is only counted there, and the history's stands in for it.
-  TensorScale next_scale(const Tensor& x, bool record);
+  float next_scale(float amax, bool record);
+  // What next_scale will give for an amax that is not known yet: for any, or, with window scaling in training, for one
+  // that the history's exceeds, as most do. Empty where nothing is to be expected, or nothing to be rounded.
+  std::optional<float> expected_scale(bool record) const;
+  // Does next_scale look at the amax?
+  bool needs_amax(bool record) const {
+    return record || (format && (scaling == Scaling::current || history.size() == 0));
+  }
   // The gradient of that: dy, zeroed where x was saturated if cast.ste says so.
   Tensor gradient(const Tensor& dy, const Tensor& x, float scale) const {
     return clips() ? zero_saturated(dy, x, *format, scale) : dy;

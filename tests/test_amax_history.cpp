@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <limits>
+#include <random>
 
 using namespace altgrad;
 using namespace altgrad::fp8;
@@ -129,11 +130,10 @@ TEST_CASE("compute_scale refuses an amax that is negative or not finite", "[fp8]
 
 namespace {
 
-// The amaxes behind the scales of a sequence of steps, each on a tensor whose amax is given; E2M1 with its
-// max 6.
+// The amaxes behind the scales of a sequence of steps on tensors with these amaxes; E2M1 with its max 6.
 std::vector<float> amaxes_used(Quantizer& q, std::vector<float> amaxes, bool record) {
   std::vector<float> used;
-  for (float a : amaxes) used.push_back(q.next_scale(Tensor::from({-a, a / 2}, {2}), record).value * 6);
+  for (float a : amaxes) used.push_back(q.next_scale(a, record) * 6);
   return used;
 }
 Quantizer quantizer(Scaling scaling, int64_t length) {
@@ -179,8 +179,7 @@ TEST_CASE("with an empty history every scaling uses the tensor's own amax and, u
 TEST_CASE("an amax that is not finite is counted and the history's stands in for it", "[fp8]") {
   for (Scaling scaling : {Scaling::window, Scaling::delayed, Scaling::current}) {
     Quantizer q = quantizer(scaling, 4);
-    const Tensor bad = Tensor::from({1.f, nan_value}, {2});
-    REQUIRE(q.next_scale(bad, true).value == 1);  // nothing held yet
+    REQUIRE(q.next_scale(nan_value, true) == 1);  // nothing held yet
     REQUIRE(amaxes_used(q, {3, infinity, 3}, true) == std::vector<float>{3, 3, 3});
     REQUIRE(q.history.non_finite() == 2);
     REQUIRE(q.history.size() == 2);
@@ -190,9 +189,52 @@ TEST_CASE("an amax that is not finite is counted and the history's stands in for
 
 TEST_CASE("without a format a quantizer only records", "[fp8]") {
   Quantizer q{{}, AmaxHistory(2), Scaling::window, {}};
-  const Tensor x = Tensor::from({-2.f, 1.f}, {2});
-  REQUIRE(q.next_scale(x, true).value == 1);
+  REQUIRE(q.next_scale(2, true) == 1);
   REQUIRE(q.history.amax() == 2);
-  q.next_scale(x, false);
+  q.next_scale(2, false);
   REQUIRE(q.history.recorded() == 1);
+}
+
+TEST_CASE("an expected scale is the one that follows, unless an amax exceeds the history's", "[fp8]") {
+  std::mt19937 random(3);
+  for (Scaling scaling : {Scaling::window, Scaling::delayed, Scaling::current}) {
+    int expected = 0, met = 0;
+    for (int64_t length : {1, 2, 3, 16}) {
+      Quantizer q = quantizer(scaling, length);
+      for (int step = 0; step < 200; ++step) {
+        const bool record = random() % 4 != 0;
+        const float amax = random() % 20 == 0 ? nan_value : float(1 + random() % 1000);
+        const std::optional<float> before = q.expected_scale(record);
+        const bool needed = q.needs_amax(record);
+        const float scale = q.next_scale(needed ? amax : nan_value, record);
+        expected += before.has_value();
+        met += before == scale;
+        if (before && *before != scale) {  // then only because this amax is larger than all that are held
+          REQUIRE(scaling == Scaling::window);
+          REQUIRE(record);
+          REQUIRE(scale == compute_scale(amax, *q.format));
+          REQUIRE(scale > *before);
+        }
+      }
+    }
+    CAPTURE(scaling, expected, met);
+    REQUIRE((scaling == Scaling::current ? expected == 0 : expected > 300));
+    REQUIRE((scaling == Scaling::delayed ? met == expected : met >= expected * 3 / 4));
+  }
+}
+
+TEST_CASE("settled_amax is the largest that one more update leaves, where the newest is below it", "[fp8]") {
+  AmaxHistory h(3);
+  const auto after = [&](float amax) {
+    h.update(amax);
+    return h.settled_amax();
+  };
+  REQUIRE(!h.settled_amax());
+  REQUIRE(!after(5));         // 5: the newest is the largest
+  REQUIRE(after(4) == 5.f);   // 5 4
+  REQUIRE(!after(4));         // 5 4 4: 5 goes next, and the newest is the largest of the others
+  REQUIRE(!after(6));         // 4 4 6
+  REQUIRE(after(1) == 6.f);   // 4 6 1
+  REQUIRE(!after(2));         // 6 1 2: 6 goes next
+  REQUIRE(after(1.5f) == 2);  // 1 2 1.5
 }
