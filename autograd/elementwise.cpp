@@ -15,10 +15,14 @@ struct Unary final : Op {
   Tensor forward(const Tensor& x, F functor) {
     f = functor;
     Tensor y = Tensor::empty(x.shape(), x.options());
-    if (F::saves == Saves::slope && recorded) saved = Tensor::empty(x.shape(), x.options());
     dispatch(name, x, [&]<class D, class T>() {
-      T* slope = F::saves == Saves::slope ? detail::ptr_or_null<T>(saved) : nullptr;
-      kernels::unary<D, F, T>(f, y.ptr<T>(), slope, x.ptr<T>(), x.numel());
+      if constexpr (F::saves == Saves::slope) {
+        if (recorded) {
+          saved = Tensor::empty(x.shape(), x.options());
+          return kernels::unary_both<D, F, T>(f, y.ptr<T>(), saved.ptr<T>(), x.ptr<T>(), x.numel());
+        }
+      }
+      kernels::unary<D, F, T>(f, y.ptr<T>(), x.ptr<T>(), x.numel());
     });
     if (F::saves == Saves::x) saved = x;
     if (F::saves == Saves::y) saved = y;
@@ -27,14 +31,17 @@ struct Unary final : Op {
 
   // dx = dy * slope(x, y)
   void backward(const Tensor& dy, Grads& d) override {
-    if (F::saves == Saves::slope) return d.add(0, dy * saved);
-    Tensor dx = Tensor::empty(dy.shape(), dy.options());
-    dispatch(name, dy, [&]<class D, class T>() {
-      const T* x = F::saves == Saves::x ? saved.ptr<T>() : nullptr;
-      const T* y = F::saves == Saves::y ? saved.ptr<T>() : nullptr;
-      kernels::unary_grad<D, F, T>(f, dx.ptr<T>(), dy.ptr<T>(), x, y, dy.numel());
-    });
-    d.add(0, dx);
+    if constexpr (F::saves == Saves::slope) {
+      d.add(0, dy * saved);
+    } else {
+      Tensor dx = Tensor::empty(dy.shape(), dy.options());
+      dispatch(name, dy, [&]<class D, class T>() {
+        const T* x = F::saves == Saves::x ? saved.ptr<T>() : nullptr;
+        const T* y = F::saves == Saves::y ? saved.ptr<T>() : nullptr;
+        kernels::unary_grad<D, F, T>(f, dx.ptr<T>(), dy.ptr<T>(), x, y, dy.numel());
+      });
+      d.add(0, dx);
+    }
   }
 };
 

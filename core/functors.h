@@ -11,7 +11,8 @@ namespace altgrad {
 // most of its work with the value and both are made at once.
 enum class Saves { nothing, x, y, slope };
 
-// slope(x, y): dy/dx, given x and y = value(x); only the one that `saves` names is valid, x for a saved slope.
+// slope(x, y): dy/dx, given x and y = value(x); only the one that `saves` names is valid. Functors that save the slope
+// have both(x) instead.
 #define AG_SLOPE(expression)                                        \
   template <class T>                                                \
   AG_HD T slope([[maybe_unused]] T x, [[maybe_unused]] T y) const { \
@@ -84,7 +85,7 @@ struct Relu {
 // x Phi(x); slope Phi(x) + x phi(x)
 struct GeluErf {
   AG_NAME("gelu", slope)
-  AG_VALUE_AND_SLOPE
+  AG_VALUE(both(x).value)
   template <class T>
   AG_HD ValueAndSlope<T> both(T x) const {
     const T gauss = math::exp(x * x * T(-0.5)), cdf = math::normal_cdf(x, gauss);
@@ -94,17 +95,17 @@ struct GeluErf {
 // x (1 + tanh u) / 2 = x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3)
 struct GeluTanh {
   AG_NAME("gelu", slope)
-  AG_VALUE_AND_SLOPE
+  AG_VALUE(both(x).value)
   template <class T>
   AG_HD ValueAndSlope<T> both(T x) const {
-    constexpr T c = T(1.59576912160573071176);
-    const T s = math::sigmoid(c * (x + T(0.044715) * x * x * x));
-    return {x * s, s + x * s * (T(1) - s) * c * (T(1) + T(0.134145) * x * x)};
+    constexpr T c = T(1.59576912160573071176), far = 30;  // from where on s is 0 or 1
+    const T u = x > far ? far : x < -far ? -far : x, s = math::sigmoid(c * (u + T(0.044715) * u * u * u));
+    return {x * s, s + u * s * (T(1) - s) * c * (T(1) + T(0.134145) * u * u)};
   }
 };
 struct Silu {
   AG_NAME("silu", slope)
-  AG_VALUE_AND_SLOPE
+  AG_VALUE(both(x).value)
   template <class T>
   AG_HD ValueAndSlope<T> both(T x) const {
     const T s = math::sigmoid(x);
@@ -119,12 +120,11 @@ struct Clamp {
 };
 #undef AG_NAME
 #undef AG_VALUE
-#undef AG_VALUE_AND_SLOPE
 #undef AG_SLOPE
 
 #define AG_UNARY_FUNCTORS(X) \
-  X(Neg)                     \
-  X(Abs) X(Exp) X(Log) X(Sqrt) X(Pow) X(TanhFn) X(SigmoidFn) X(Relu) X(GeluErf) X(GeluTanh) X(Silu) X(Clamp)
+  X(Neg) X(Abs) X(Exp) X(Log) X(Sqrt) X(Pow) X(TanhFn) X(SigmoidFn) X(Relu) X(Clamp)
+#define AG_UNARY_BOTH_FUNCTORS(X) X(GeluErf) X(GeluTanh) X(Silu)  // those that save the slope
 
 // slope_a(a, b), slope_b(a, b): the two partial derivatives.
 #define AG_BINARY(Name, name_, value_, slope_a_, slope_b_)              \

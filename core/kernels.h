@@ -36,10 +36,13 @@ void gemm_bf16(float* c, const uint16_t* a, const uint16_t* b, const float* bias
 
 // ---- Elementwise (core/cpu/elementwise.cpp); functors in core/functors.h ----
 
-// y = f.value(x), and slope = f.slope(x, y) where it is not null
+// y = f.value(x)
 template <class D, class F, class T>
-void unary(F f, T* y, T* slope, const T* x, int64_t n);
-// dx = dy * f.slope(x, y)
+void unary(F f, T* y, const T* x, int64_t n);
+// y and slope = f.both(x), for functors that save the slope
+template <class D, class F, class T>
+void unary_both(F f, T* y, T* slope, const T* x, int64_t n);
+// dx = dy * f.slope(x, y), for all others
 template <class D, class F, class T>
 void unary_grad(F f, T* dx, const T* dy, const T* x, const T* y, int64_t n);
 

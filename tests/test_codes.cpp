@@ -127,6 +127,40 @@ TEST_CASE("products of bf16 have the same bits on any number of threads", "[code
   set_num_threads(before);
 }
 
+TEST_CASE("a product of bf16 adds its bias once, and without terms is beta C and bias", "[codes]") {
+  if (!kernels::has_bf16<Cpu>()) return;
+  const int64_t m = 5, n = 40;
+  const Tensor bias = randn({n}, 3).to(DType::f32);
+  for (const int64_t k : {0, 1, 1024, 2050}) {
+    const auto a = random_codes(m, k, 1), b = random_codes(k, n, 2);
+    std::vector<float> plain(m * n, 2), with(m * n, 2), unread(m * n, NAN);
+    kernels::gemm_bf16<Cpu>(plain.data(), a.data(), b.data(), nullptr, {.m = m, .n = n, .k = k, .beta = 0.5});
+    kernels::gemm_bf16<Cpu>(with.data(), a.data(), b.data(), bias.ptr<float>(),
+                            {.m = m, .n = n, .k = k, .beta = 0.5});
+    kernels::gemm_bf16<Cpu>(unread.data(), a.data(), b.data(), nullptr, {.m = m, .n = n, .k = k});
+    double worst = 0, largest = 1;
+    for (int64_t i = 0; i < m * n; ++i) {
+      const double expected = double(plain[size_t(i)]) + bias.ptr<float>()[i % n];
+      worst = std::max(worst, std::abs(with[size_t(i)] - expected));
+      largest = std::max(largest, std::abs(expected));
+      if (k == 0) CHECK((plain[size_t(i)] == 1 && unread[size_t(i)] == 0));
+    }
+    CAPTURE(k);
+    CHECK(worst <= 3e-7 * largest);
+  }
+}
+
+TEST_CASE("a layer on codes gives zeros for the weight's gradient of an empty batch", "[codes]") {
+  using namespace fp8;
+  auto layer =
+      QuantizedLinear::from_linear(nn::Linear(64, 32), E4M3, {.input_format = E4M3, .grad_format = E5M2});
+  Tensor::full({32, 64}, 7);  // what memory is made of
+  Tape tape;
+  const Tensor y = layer(Tensor::zeros({0, 64}));
+  tape.backward(y, Tensor::zeros({0, 32}));
+  CHECK(max(abs(layer.weight().grad())).item<float>() == 0);
+}
+
 TEST_CASE("a layer that runs on codes gives the products of rounded values", "[codes]") {
   using namespace fp8;
   const auto rounded = [](const Tensor& x, const Format& f) {

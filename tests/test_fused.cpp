@@ -137,6 +137,12 @@ TEST_CASE("gelu and silu make value and slope at once, and the same value alone"
       for (int64_t i = 0; i < n; ++i)
         worst = std::max(worst, std::abs(dx[size_t(i)] / -2 - c.slope(points.ptr<double>()[i])));
       CHECK(worst < (dtype == DType::f32 ? 2e-6 : 1e-14));
+
+      const Tensor far =
+          Tensor::from({-1e30f, -40.f, 40.f, 1e30f}, {4}).to(dtype).clone().requires_grad(true);
+      Tape second;
+      second.backward(sum(c.op(far)));
+      CHECK(distance(far.grad(), Tensor::from({0.f, 0.f, 1.f, 1.f}, {4})) < 1e-14);
     }
   }
 }

@@ -8,8 +8,10 @@
 #include "reference.h"
 
 #include <cmath>
+#include <cstdlib>
 #include <functional>
 #include <memory>
+#include <string>
 
 using namespace altgrad;
 using cpu::Operand;
@@ -58,10 +60,9 @@ struct Case {
   bool bias = false;
 };
 
-// The largest |difference| from f64, in units of the largest sum that such terms would make with random signs (a sum
+// With `pad` columns after each matrix's own, filled with NaN: the largest |difference| from f64, in units of the largest sum that such terms would make with random signs (a sum
 // may cancel out, its rounding does not); Inf where memory beside C was written.
-double error(const Product& product, const Case& s) {
-  constexpr int64_t pad = 3;  // columns around each matrix, filled with NaN
+double error(const Product& product, const Case& s, int64_t pad) {
   constexpr float nan = std::numeric_limits<float>::quiet_NaN();
   const auto filled = [&](int64_t rows, int64_t columns, uint64_t seed) {
     std::vector<float> all(rows * (columns + pad), nan);
@@ -124,7 +125,8 @@ TEST_CASE("packed products agree with plain loops in f64", "[matmul]") {
           for (const int64_t n : {1, 7, 8, 9, 16, 17, 31, 32, 33, 65}) {
             for (const int64_t k : {1, 3, 4, 65}) {
               CAPTURE(m, n, k, trans_a, trans_b);
-              REQUIRE(error(product, {m, n, k, trans_a, trans_b, 1, 0}) < 1e-6);
+              for (const int64_t pad : {3, 0})
+                REQUIRE(error(product, {m, n, k, trans_a, trans_b, 1, 0}, pad) < 1e-6);
             }
           }
         }
@@ -145,11 +147,11 @@ TEST_CASE("packed products of several blocks, scaled and added", "[matmul]") {
                                                                          {1, 1, 1000},
                                                                          {30, 40, 1021}}) {
           CAPTURE(m, n, k, trans_a, trans_b);
-          CHECK(error(product, {m, n, k, trans_a, trans_b, 1, 0}) < 1e-6);
-          CHECK(error(product, {m, n, k, trans_a, trans_b, -0.5f, 2}) < 1e-6);
-          CHECK(error(product, {m, n, k, trans_a, trans_b, 3, 1}) < 1e-6);
-          CHECK(error(product, {m, n, k, trans_a, trans_b, 2, 0, true}) < 1e-6);
-          CHECK(error(product, {m, n, k, trans_a, trans_b, 1, -1, true}) < 1e-6);
+          CHECK(error(product, {m, n, k, trans_a, trans_b, 1, 0}, 3) < 1e-6);
+          CHECK(error(product, {m, n, k, trans_a, trans_b, -0.5f, 2}, 3) < 1e-6);
+          CHECK(error(product, {m, n, k, trans_a, trans_b, 3, 1}, 3) < 1e-6);
+          CHECK(error(product, {m, n, k, trans_a, trans_b, 2, 0, true}, 3) < 1e-6);
+          CHECK(error(product, {m, n, k, trans_a, trans_b, 1, -1, true}, 3) < 1e-6);
         }
       }
     }
@@ -157,24 +159,26 @@ TEST_CASE("packed products of several blocks, scaled and added", "[matmul]") {
 }
 
 TEST_CASE("a factor gives the product with its first rows and columns", "[matmul]") {
-  const int64_t k = 400, n = 100, m = 30;
-  const Tensor a = randn({m, k}, 1).to(DType::f32), b = randn({k, n}, 2).to(DType::f32);
-  const Memory memory = aligned(cpu::Factor<float>::size(k, n));
-  for (const bool trans : {false, true}) {
-    const Operand<float> B{b.ptr<float>(), trans ? 1 : n, trans ? k : 1};
-    const Operand<float> A{a.ptr<float>(), trans ? 1 : k, trans ? m : 1};
-    const cpu::Factor<float> factor(memory.get(), B, k, n);
-    for (const auto& [rows, columns] : {std::pair{1, 1}, {32, 64}, {65, 33}, {399, 99}, {400, 100}}) {
-      CAPTURE(trans, rows, columns);
-      std::vector<float> got(m * columns, NAN), expected(m * columns);
-      factor.multiply(got.data(), columns, A, m, columns, rows, 1, 0);
-      cpu::matmul<float>(expected.data(), columns, A, B, m, columns, rows, 1, 0);
-      double worst = 0;
-      for (size_t i = 0; i < got.size(); ++i) {
-        const double off = std::abs(double(got[i]) - expected[i]);
-        worst = off <= worst ? worst : off;  // NaN counts
+  const int64_t k = 400, m = 30;
+  for (const int64_t n : {100, 112}) {  // packed, and read where it lies
+    const Tensor a = randn({m, k}, 1).to(DType::f32), b = randn({k, n}, 2).to(DType::f32);
+    const Memory memory = aligned(cpu::Factor<float>::size(k, n));
+    for (const bool trans : {false, true}) {
+      const Operand<float> B{b.ptr<float>(), trans ? 1 : n, trans ? k : 1};
+      const Operand<float> A{a.ptr<float>(), trans ? 1 : k, trans ? m : 1};
+      const cpu::Factor<float> factor(memory.get(), B, k, n);
+      for (const auto& [rows, columns] : {std::pair{1, 1}, {32, 64}, {65, 33}, {399, 99}, {400, 100}}) {
+        CAPTURE(trans, rows, columns);
+        std::vector<float> got(m * columns, NAN), expected(m * columns);
+        factor.multiply(got.data(), columns, A, m, columns, rows, 1, 0);
+        cpu::matmul<float>(expected.data(), columns, A, B, m, columns, rows, 1, 0);
+        double worst = 0;
+        for (size_t i = 0; i < got.size(); ++i) {
+          const double off = std::abs(double(got[i]) - expected[i]);
+          worst = off <= worst ? worst : off;  // NaN counts
+        }
+        CHECK(worst < 1e-4);
       }
-      CHECK(worst < 1e-4);
     }
   }
 }
@@ -192,6 +196,27 @@ TEST_CASE("a product without terms is beta C", "[matmul]") {
   const cpu::Factor<float> factor(memory.get(), {&none, 2, 1}, 0, 2);
   factor.multiply(c.data(), 2, {&none, 1, 1}, 2, 2, 0, 1, 0.5f);
   CHECK(c == std::vector<float>{0.5f, 1, 1.5f, 2});
+}
+
+TEST_CASE("ALTGRAD_MAX_CPU_ISA keeps to lesser instructions", "[matmul]") {
+  const char* const wanted = std::getenv("ALTGRAD_MAX_CPU_ISA");
+  const std::vector<std::pair<std::string, cpu::Isa>> all = {{"portable", cpu::Isa::portable},
+                                                             {"avx2", cpu::Isa::avx2},
+                                                             {"avx512", cpu::Isa::avx512},
+                                                             {"avx512_bf16", cpu::Isa::avx512_bf16},
+                                                             {"amx", cpu::Isa::amx}};
+  bool has[5] = {true};
+#if defined(__x86_64__)
+  has[1] = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  has[2] = __builtin_cpu_supports("avx512bw");
+  has[3] = __builtin_cpu_supports("avx512bf16");
+#endif
+  for (size_t i = 0; i < all.size(); ++i) {
+    const auto& [name, isa] = all[i];
+    if (wanted && name == wanted) CHECK((has[i] ? cpu::isa() == isa : cpu::isa() <= isa));
+    if (!wanted && has[i]) CHECK(cpu::isa() >= isa);
+  }
+  CHECK(kernels::has_bf16<Cpu>() == (cpu::isa() >= cpu::Isa::avx512_bf16));
 }
 
 TEST_CASE("products have the same bits on any number of threads", "[matmul]") {

@@ -63,21 +63,24 @@ int64_t last_b(const Strided& s) { return s.dim ? s.b[s.dim - 1] : 0; }
 }  // namespace
 
 template <class D, class F, class T>
-void unary(F f, T* y, T* slope, const T* x, int64_t n) {
+void unary(F f, T* y, const T* x, int64_t n) {
   parallel_for(n, grain, [=](int64_t begin, int64_t end) {
-    T* __restrict out = y, * __restrict slopes = slope;
+    T* __restrict out = y;
     const T* __restrict in = x;
-    if constexpr (F::saves == Saves::slope) {
-      if (slopes) {
-        for (int64_t i = begin; i < end; ++i) {
-          const ValueAndSlope<T> both = f.both(in[i]);
-          out[i] = both.value;
-          slopes[i] = both.slope;
-        }
-        return;
-      }
-    }
     for (int64_t i = begin; i < end; ++i) out[i] = f.value(in[i]);
+  });
+}
+
+template <class D, class F, class T>
+void unary_both(F f, T* y, T* slope, const T* x, int64_t n) {
+  parallel_for(n, grain, [=](int64_t begin, int64_t end) {
+    T* __restrict values = y, * __restrict slopes = slope;
+    const T* __restrict in = x;
+    for (int64_t i = begin; i < end; ++i) {
+      const ValueAndSlope<T> both = f.both(in[i]);
+      values[i] = both.value;
+      slopes[i] = both.slope;
+    }
   });
 }
 
@@ -175,12 +178,19 @@ void axpy(T* y, const T* x, double alpha, int64_t n) {
   });
 }
 
-#define AG_UNARY(F)                                                                            \
-  template void unary<Cpu>(F, float*, float*, const float*, int64_t);                          \
-  template void unary<Cpu>(F, double*, double*, const double*, int64_t);                       \
+#define AG_UNARY(F)                                           \
+  template void unary<Cpu>(F, float*, const float*, int64_t); \
+  template void unary<Cpu>(F, double*, const double*, int64_t);
+AG_UNARY_FUNCTORS(AG_UNARY)
+AG_UNARY_BOTH_FUNCTORS(AG_UNARY)
+#define AG_UNARY_GRAD(F)                                                                       \
   template void unary_grad<Cpu>(F, float*, const float*, const float*, const float*, int64_t); \
   template void unary_grad<Cpu>(F, double*, const double*, const double*, const double*, int64_t);
-AG_UNARY_FUNCTORS(AG_UNARY)
+AG_UNARY_FUNCTORS(AG_UNARY_GRAD)
+#define AG_UNARY_BOTH(F)                                                   \
+  template void unary_both<Cpu>(F, float*, float*, const float*, int64_t); \
+  template void unary_both<Cpu>(F, double*, double*, const double*, int64_t);
+AG_UNARY_BOTH_FUNCTORS(AG_UNARY_BOTH)
 
 #define AG_BINARY(F)                                                                               \
   template void binary<Cpu>(F, float*, const float*, const float*, const Strided&);                \

@@ -16,8 +16,6 @@ constexpr int64_t work_per_thread = 1 << 16;
 // Columns and rows that blocks are cut at: a panel of B; a tile of f32 costs what its rows cost, however many.
 constexpr int64_t block_columns = 32, f32_rows = 1, bf16_rows = 32;
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // What it costs to read a row of A and a column of B, in multiplications for each of its elements; the latter where B
 // is packed, which each thread does for itself, and where it is read as it lies. (Measured on two cores of a Zen 4.)
 constexpr int64_t row_cost = 40, packed_column_cost = 24, column_cost = 4;
@@ -91,6 +89,11 @@ bool has_bf16<Cpu>() {
 
 template <>
 void gemm_bf16<Cpu>(float* c, const uint16_t* a, const uint16_t* b, const float* bias, const Gemm& g) {
+  if (g.m == 0 || g.n == 0) return;
+  if (g.k == 0) {  // beta C + bias
+    cpu::matmul<float>(c, g.n, {nullptr, 1, 1}, {nullptr, 1, 1}, g.m, g.n, 0, 0, float(g.beta), bias);
+    return;
+  }
   static cpu::Bf16Matmul* const matmul = cpu::bf16_matmul_for_this_cpu();
   const auto A = operand(a, g.trans_a, bf16_padded(g.m), bf16_padded(g.k)),
              B = operand(b, g.trans_b, bf16_padded(g.k), bf16_padded(g.n));

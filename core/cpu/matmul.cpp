@@ -11,14 +11,13 @@ namespace altgrad::cpu {
 namespace {
 
 const PackedKernels* packed_kernels_for_this_cpu() {
+  [[maybe_unused]] const Isa best = isa();
 #if defined(ALTGRAD_X86_KERNELS)
-  if (isa() >= Isa::avx512) return &packed_avx512;
-  if (isa() >= Isa::avx2) return &packed_avx2;
+  if (best >= Isa::avx512) return &packed_avx512;
+  if (best >= Isa::avx2) return &packed_avx2;
 #endif
   return nullptr;
 }
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // The kernels for T, null where Eigen has to do.
 template <class T>
@@ -60,9 +59,10 @@ void eigen_matmul(T* c, int64_t ldc, Operand<T> a, Operand<T> b, int64_t m, int6
 }  // namespace
 
 Bf16Matmul* bf16_matmul_for_this_cpu() {
+  [[maybe_unused]] const Isa best = isa();
 #if defined(ALTGRAD_X86_KERNELS)
-  if (isa() >= Isa::amx) return matmul_amx;
-  if (isa() >= Isa::avx512_bf16) return matmul_avx512_bf16;
+  if (best >= Isa::amx) return matmul_amx;
+  if (best >= Isa::avx512_bf16) return matmul_avx512_bf16;
 #endif
   return nullptr;
 }

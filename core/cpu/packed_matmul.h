@@ -1,8 +1,8 @@
 // A matrix product for f32, written in vectors of `lanes` floats and compiled once for each instruction set, by
 // matmul_avx512.cpp and matmul_avx2.cpp. The scheme is Goto & van de Geijn's ("Anatomy of high-performance
-// matrix multiplication", 2008): a block of B is packed into panels that stay in the L2 cache, a strip of A
-// stays in L1, and a tile of C, max_rows x 2 vectors, in registers. A row-major A is read where it lies: a
-// broadcast does not mind strides.
+// matrix multiplication", 2008): a block of B, in panels of 2 vectors' width, stays in the L2 cache, a strip of A
+// in L1, and a tile of C, max_rows x 2 vectors, in registers. A row-major B is read where it lies, a turned one packed
+// into panels; a row-major A is read where it lies, as a broadcast does not mind strides, a turned one mostly packed.
 //
 // The CPU that runs this program may lack these instructions, and the linker keeps one copy of an inline
 // function: so nothing here has external linkage but the entry, and no header with inline functions is used.
@@ -60,7 +60,10 @@ void tile(float* c, int64_t ldc, const float* a, int64_t a_row, int64_t a_k, con
     }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const float x = (r < 5 ? a : r < 10 ? a5 : a10)[r % 5 * a_row];
+      const float* const first = r < 5    ? a
+                                 : r < 10 ? a5
+                                          : a10;  // not subscripted at once: UBSan of GCC 12 errs
+      const float x = first[r % 5 * a_row];
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) sum[r][v] += x * row[v];
     }

@@ -15,6 +15,8 @@
 
 namespace altgrad {
 
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 // No exception may leave an OpenMP region: one of those that threads throw is thrown again behind it.
 class FirstError {
  public:

@@ -57,7 +57,7 @@ void sum(T* y, const T* x, int64_t outer, int64_t n, int64_t inner) {
                  [=](int64_t begin, int64_t end) {
                    for (int64_t o = begin; o < end; ++o) y[o] = T(sum_of(x + o * n, 0, n, identity));
                  });
-  } else if (outer == 1) {
+  } else if (outer == 1 && n >= 64) {  // few rows are better walked by columns
     column_sums(std::array{y}, n, inner, [=](int64_t r, double* __restrict sums) {
       const T* __restrict row = x + r * inner;
       for (int64_t c = 0; c < inner; ++c) sums[c] += double(row[c]);

@@ -190,26 +190,35 @@ void products(Bench& b) {
   }
 }
 
-// amax and round to E4M3: to floats on x's own scale, and to what products on codes read.
+// amax and round to E4M3, in one pass with the scale that is expected, as a layer's steps mostly do, and in two: to
+// floats on x's own scale, and to what products on codes read.
 void quantize(Bench& b) {
   using namespace ag::fp8;
   for (const auto& [where, rows] : {std::pair{"L2", 64}, std::pair{"L3", 1024}, std::pair{"RAM", 32768}}) {
     const int64_t columns = 1024, n = rows * columns;
     const Rounder<float> rounder(E4M3);
-    b.memory(std::string("amax + round, ") + where, 8 * n, [=] {
-      const ag::Tensor x = ag::Tensor::randn({n}), y = ag::Tensor::empty({n});
-      return [=] {
-        const float top = amax(x), scale = compute_scale(top, E4M3);
-        k::quantize<ag::Cpu>(y.ptr<float>(), x.ptr<float>(), scale, rounder, {}, n, top);
-      };
-    });
-    b.memory(std::string("amax + round to codes, ") + where, 6 * n, [=, rows = rows] {
-      const ag::Tensor x = ag::Tensor::randn({n}), y = codes(rows, columns);
-      return [=] {
-        const float top = amax(x), scale = compute_scale(top, E4M3);
-        k::quantize_bf16<ag::Cpu>(y.ptr<uint16_t>(), x.ptr<float>(), scale, rounder, {}, rows, columns, top);
-      };
-    });
+    for (const bool expected : {true, false}) {
+      const std::string how = ag::concat(expected ? "round with amax" : "amax, then round");
+      const auto scale_of = [=](const ag::Tensor& x) { return compute_scale(amax(x), E4M3); };
+      b.memory(ag::concat(how, ", ", where), 8 * n, [=] {
+        const ag::Tensor x = ag::Tensor::randn({n}), y = ag::Tensor::empty({n});
+        const float known = scale_of(x), top = amax(x);
+        return [=] {
+          const float scale = expected ? known : scale_of(x);
+          k::quantize<ag::Cpu>(y.ptr<float>(), x.ptr<float>(), scale, rounder, {}, n,
+                               expected ? k::unknown_amax : top);
+        };
+      });
+      b.memory(ag::concat(how, " to codes, ", where), 6 * n, [=, rows = rows] {
+        const ag::Tensor x = ag::Tensor::randn({n}), y = codes(rows, columns);
+        const float known = scale_of(x), top = amax(x);
+        return [=] {
+          const float scale = expected ? known : scale_of(x);
+          k::quantize_bf16<ag::Cpu>(y.ptr<uint16_t>(), x.ptr<float>(), scale, rounder, {}, rows, columns,
+                                    expected ? k::unknown_amax : top);
+        };
+      });
+    }
   }
 }
 
