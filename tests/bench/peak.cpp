@@ -1,6 +1,8 @@
 // Compiled for this machine's CPU whatever the library is compiled for: a peak is the machine's.
 #include <omp.h>
 
+#include <cmath>
+
 #include "measure.h"
 
 #if defined(__AVX512BF16__)
@@ -53,17 +55,18 @@ double bf16_burst() {
 #endif
 }
 
-// Each thread's own rate, added up: how long threads take to wake is not the machine's peak.
+// From where all threads have woken, which takes time of its own, until the last one is done.
 template <class F>
 double rate(int threads, F burst) {
-  double total = 0;
-#pragma omp parallel num_threads(threads) reduction(+ : total)
+  double work = 0, start = INFINITY, end = 0;
+#pragma omp parallel num_threads(threads) reduction(+ : work) reduction(min : start) reduction(max : end)
   {
 #pragma omp barrier
-    const double start = seconds(), work = burst();
-    total += work / (seconds() - start);
+    start = seconds();
+    work = burst();
+    end = seconds();
   }
-  return total;
+  return work / (end - start);
 }
 
 }  // namespace
