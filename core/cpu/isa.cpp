@@ -1,3 +1,5 @@
+// The choice is made once: by what the CPU reports, what the system allows (AMX has to be asked for), and what the
+// environment wants.
 #include <altgrad/core/cpu/isa.h>
 #include <altgrad/core/error.h>
 
