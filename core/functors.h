@@ -27,10 +27,6 @@ enum class Saves { nothing, x, y, slope };
     return expression;       \
   }
 
-#define AG_VALUE_AND_SLOPE /* for functors that have both(x) */ \
-  AG_VALUE(both(x).value)                                       \
-  AG_SLOPE(both(x).slope)
-
 template <class T>
 struct ValueAndSlope {
   T value, slope;

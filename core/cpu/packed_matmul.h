@@ -60,9 +60,8 @@ void tile(float* c, int64_t ldc, const float* a, int64_t a_row, int64_t a_k, con
     }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const float* const first = r < 5    ? a
-                                 : r < 10 ? a5
-                                          : a10;  // not subscripted at once: UBSan of GCC 12 errs
+      // Chosen first and subscripted then: in one expression GCC 12 under UBSan evaluates the subscript wrongly.
+      const float* const first = r < 5 ? a : r < 10 ? a5 : a10;
       const float x = first[r % 5 * a_row];
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) sum[r][v] += x * row[v];
