@@ -12,7 +12,18 @@ void visit_by_position(Visitor& v, std::vector<Slot<Layer>>& layers) {
   for (size_t i = 0; i < layers.size(); ++i) v(std::to_string(i), layers[i]);
 }
 
+// May the owner have this layer? It is a level deeper there.
+void check_child(const Module& owner, const Slot<Layer>& layer) {
+  const detail::Level level;
+  detail::check_no_cycle(layer.get().get(), &owner);
+}
+
 }  // namespace
+
+void Sequential::push_back(Slot<Layer> layer) {
+  check_child(*this, layer);
+  layers_.push_back(std::move(layer));
+}
 
 Tensor Sequential::forward(const Tensor& x) {
   Tensor y = x;
@@ -21,6 +32,11 @@ Tensor Sequential::forward(const Tensor& x) {
 }
 
 void Sequential::visit(Visitor& v) { visit_by_position(v, layers_); }
+
+void ModuleList::push_back(Slot<Layer> layer) {
+  check_child(*this, layer);
+  layers_.push_back(std::move(layer));
+}
 
 void ModuleList::visit(Visitor& v) { visit_by_position(v, layers_); }
 
@@ -32,6 +48,7 @@ void ModuleDict::insert(std::string name, Slot<Layer> layer) {
   if (name.empty() || name.find('.') != name.npos)
     fail("ModuleDict: the name \"", name, "\" is empty or has a dot");
   if (contains(name)) fail("ModuleDict: the name \"", name, "\" is taken");
+  check_child(*this, layer);
   items_.emplace_back(std::move(name), std::move(layer));
 }
 

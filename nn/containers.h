@@ -1,11 +1,14 @@
-// Containers: layers in a row, in a list, by name. All hold Slots, so surgery reaches inside them.
+// Containers: layers in a row, in a list, by name. All hold Slots, so surgery reaches inside them. They throw
+// std::invalid_argument, and have not changed, where they would come to contain themselves.
 #pragma once
 
 #include <altgrad/nn/layers.h>
 
 namespace altgrad::nn {
 
-// Calls its layers one after the other; they are named "0", "1", ... Without layers it gives x.
+// Calls its layers one after the other; they are named "0", "1", ... Without layers it gives x. To make one the
+// only layer of another, push it back: Sequential(Sequential(a, b)) is by the rules of C++ the inner one itself,
+// with the names "0.weight", and no constructor runs that could tell.
 class Sequential final : public ModuleOf<Sequential, Layer> {
  public:
   Sequential() = default;
@@ -13,7 +16,7 @@ class Sequential final : public ModuleOf<Sequential, Layer> {
   explicit Sequential(Ls... layers) {
     (layers_.push_back(std::move(layers)), ...);
   }
-  void push_back(Slot<Layer> layer) { layers_.push_back(std::move(layer)); }
+  void push_back(Slot<Layer> layer);
   size_t size() const { return layers_.size(); }
   // Throws std::out_of_range.
   Slot<Layer>& operator[](size_t i) { return layers_.at(i); }
@@ -29,7 +32,7 @@ class ModuleList final : public ModuleOf<ModuleList> {
  public:
   ModuleList() = default;
   explicit ModuleList(std::vector<Slot<Layer>> layers) : layers_(std::move(layers)) {}
-  void push_back(Slot<Layer> layer) { layers_.push_back(std::move(layer)); }
+  void push_back(Slot<Layer> layer);
   size_t size() const { return layers_.size(); }
   Slot<Layer>& operator[](size_t i) { return layers_.at(i); }
   auto begin() { return layers_.begin(); }

@@ -22,6 +22,11 @@ Tensor full_parameter(const char* layer, int64_t n, double value) {
   return t;
 }
 
+double checked_eps(const char* layer, double eps) {
+  if (!(eps >= 0 && std::isfinite(eps))) fail(layer, ": eps must be finite and not negative, got ", eps);
+  return eps;
+}
+
 const char* name_of(bool flag) { return flag ? "true" : "false"; }
 
 }  // namespace
@@ -38,6 +43,7 @@ Linear::Linear(int64_t in_features, int64_t out_features, LinearOptions options)
 
 Linear::Linear(Tensor weight, std::optional<Tensor> bias)
     : weight_(std::move(weight)), bias_(std::move(bias)) {
+  if (!weight_.defined() || (bias_ && !bias_->defined())) fail("Linear: the weight or bias is undefined");
   if (weight_.dim() != 2) fail("Linear: weight must be (out, in), got ", weight_.shape());
   if (bias_ && bias_->shape() != Shape{weight_.size(0)}) {
     fail("Linear: bias ", bias_->shape(), " does not match weight ", weight_.shape());
@@ -62,7 +68,7 @@ Embedding::Embedding(int64_t num_embeddings, int64_t dim)
 std::string Embedding::extra_repr() const { return concat(weight_.size(0), ", ", weight_.size(1)); }
 
 LayerNorm::LayerNorm(int64_t n, NormOptions options)
-    : weight_(full_parameter("LayerNorm", n, 1)), eps_(options.eps) {
+    : weight_(full_parameter("LayerNorm", n, 1)), eps_(checked_eps("LayerNorm", options.eps)) {
   if (options.bias) bias_ = full_parameter("LayerNorm", n, 0);
 }
 
@@ -71,7 +77,7 @@ std::string LayerNorm::extra_repr() const {
 }
 
 RMSNorm::RMSNorm(int64_t n, NormOptions options)
-    : weight_(full_parameter("RMSNorm", n, 1)), eps_(options.eps) {}
+    : weight_(full_parameter("RMSNorm", n, 1)), eps_(checked_eps("RMSNorm", options.eps)) {}
 
 std::string RMSNorm::extra_repr() const { return concat(weight_.size(0), ", eps=", eps_); }
 

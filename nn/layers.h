@@ -1,5 +1,5 @@
 // The layers. Each is one op with its parameters. Constructors throw std::invalid_argument unless all sizes
-// are positive.
+// are positive and all settings finite.
 #pragma once
 
 #include <altgrad/autograd/ops.h>

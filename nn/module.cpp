@@ -99,23 +99,44 @@ class Lookup final : public Visitor {
   std::string_view rest_;
 };
 
-// Needs no set of what it has seen, so that zero_grad allocates nothing.
-class ZeroGrad final : public Visitor {
-  void on_parameter(std::string_view, Tensor& tensor) override { tensor.set_grad(Tensor()); }
-  void on_child(std::string_view, SlotBase& slot) override {
-    if (const auto child = slot.module()) child->zero_grad();
-  }
-};
-
-class Train final : public Visitor {
+// Looks whether modules are nested too deep, before the first is changed. Like the two below it needs no set of
+// what it has seen.
+class CheckDepth final : public Visitor {
  public:
-  explicit Train(bool on) : on_(on) {}
+  explicit CheckDepth(Module& root) { root.visit(*this); }
 
  private:
   void on_child(std::string_view, SlotBase& slot) override {
-    if (const auto child = slot.module()) child->train(on_);
+    if (const auto child = slot.module()) child->visit(*this);
   }
-  bool on_;
+};
+
+class ZeroGrad final : public Visitor {
+  void on_parameter(std::string_view, Tensor& tensor) override { tensor.set_grad(Tensor()); }
+  void on_child(std::string_view, SlotBase& slot) override {
+    if (const auto child = slot.module()) child->visit(*this);
+  }
+};
+
+// Is a place below a module?
+class Search final : public Visitor {
+ public:
+  explicit Search(const void* place) : place_(place) {}
+  bool finds_in(const Module& module) {
+    if (!seen_.insert(&module).second || found_) return found_;
+    found_ = &module == place_;
+    visit(module, *this);
+    return found_;
+  }
+
+ private:
+  void on_child(std::string_view, SlotBase& slot) override {
+    found_ = found_ || &slot == place_;
+    if (const std::shared_ptr<Module> child = slot.module()) finds_in(*child);
+  }
+  const void* const place_;
+  std::unordered_set<const Module*> seen_;
+  bool found_ = false;
 };
 
 void print(std::ostream& out, const Module& module, const std::string& indent);
@@ -191,13 +212,6 @@ class Conversion {
   std::vector<std::pair<Tensor, Tensor>> steps_;
 };
 
-bool is_auxiliary(std::string_view path) { return path.substr(path.rfind('.') + 1).starts_with('_'); }
-
-bool can_copy(const Tensor& to, const Tensor& from) {
-  return to.shape() == from.shape() &&
-         (to.dtype() == from.dtype() || (is_floating(to.dtype()) && is_floating(from.dtype())));
-}
-
 }  // namespace
 
 std::vector<std::pair<std::string, Tensor>> Module::named_parameters() const {
@@ -256,13 +270,28 @@ Module& Module::module(std::string_view path) const {
   fail("module: ", type_name(), " has no module \"", path, '"', nearest(std::move(names), path));
 }
 
+class Module::SetMode final : public Visitor {
+ public:
+  explicit SetMode(bool on) : on_(on) {}
+  void set(Module& module) {
+    module.training_ = on_;
+    module.visit(*this);
+  }
+
+ private:
+  void on_child(std::string_view, SlotBase& slot) override {
+    if (const auto child = slot.module()) set(*child);
+  }
+  const bool on_;
+};
+
 void Module::train(bool on) {
-  training_ = on;
-  Train children(on);
-  visit(children);
+  const CheckDepth depth(*this);
+  SetMode(on).set(*this);
 }
 
 void Module::zero_grad() {
+  const CheckDepth depth(*this);
   ZeroGrad zero;
   visit(zero);
 }
@@ -299,44 +328,46 @@ StateDict Module::state_dict() const {
   return state;
 }
 
-void Module::load_state_dict(const StateDict& state, LoadOptions options) {
-  std::vector<std::pair<Tensor, Tensor>> copies;  // to, from
-  std::unordered_set<const void*> given;          // tensor bodies
-  std::string missing, unexpected, mismatched;
-  for (const auto& [name, from] : state) {
-    const Lookup found(*this, name);
-    if (!found.tensor) {
-      if (options.strict && !is_auxiliary(name)) unexpected += "\n  unexpected: " + name;
-      continue;
-    }
-    const Tensor& to = *found.tensor;
-    given.insert(to.body());
-    if (!from.defined()) {
-      mismatched += concat("\n  undefined: ", name, ", here ", to.shape(), ' ', to.dtype());
-    } else if (can_copy(to, from)) {
-      copies.emplace_back(to, from);
-    } else {
-      mismatched += concat("\n  mismatched: ", name, ", here ", to.shape(), ' ', to.dtype(), ", given ",
-                           from.shape(), ' ', from.dtype());
-    }
-  }
-  if (options.strict) {
-    for (const auto& [name, t] : state_dict()) {
-      if (!given.contains(t.body()) && !is_auxiliary(name)) missing += "\n  missing: " + name;
-    }
-  }
-  if (!(missing + unexpected + mismatched).empty()) {
-    fail("load_state_dict: the state does not fit this ", type_name(), missing, unexpected, mismatched);
-  }
-  for (const auto& [to, from] : copies) to.copy_(from);
-}
-
 std::ostream& operator<<(std::ostream& out, const Module& module) {
   print(out, module, "");
   return out;
 }
 
 namespace detail {
+
+namespace {
+constexpr int max_level = 1000;
+thread_local int level = 0;
+}  // namespace
+
+Level::Level() {
+  if (level == max_level) {
+    fail("module: more than ", max_level, " modules are nested, or one contains itself");
+  }
+  ++level;
+}
+Level::~Level() { --level; }
+
+void release(std::shared_ptr<Module> module) noexcept {
+  thread_local std::vector<std::shared_ptr<Module>>* waiting = nullptr;
+  if (waiting) {
+    waiting->push_back(std::move(module));
+    return;
+  }
+  std::vector<std::shared_ptr<Module>> queue;
+  waiting = &queue;
+  for (module.reset(); !queue.empty(); module.reset()) {
+    module = std::move(queue.back());
+    queue.pop_back();
+  }
+  waiting = nullptr;
+}
+
+void check_no_cycle(const Module* module, const void* place) {
+  if (module && Search(place).finds_in(*module)) {
+    fail("slot: in this place the ", module->type_name(), " would contain itself");
+  }
+}
 
 std::string type_name(const std::type_info& type) {
   int status = 0;

@@ -32,6 +32,35 @@ namespace nn {
 
 class Module;
 
+namespace detail {
+
+// A level of nested modules, for as long as it lives: those that the calling thread visits or calls through
+// slots, one inside the other. Throws std::invalid_argument beyond 1,000, long before the stack ends; a module
+// that contains itself gets there too.
+class Level {
+ public:
+  Level();
+  ~Level();
+  Level(const Level&) = delete;
+  Level& operator=(const Level&) = delete;
+};
+
+// Lets go of a module. What it was the last to hold is destroyed after it, not inside its destructor, so that
+// a long chain of modules needs no deep stack.
+void release(std::shared_ptr<Module> module) noexcept;
+// Throws std::invalid_argument where `place`, the address of a slot or module, is the module or below it: in
+// that place it would contain itself.
+void check_no_cycle(const Module* module, const void* place);
+
+// Copies each second tensor into its first as if all at once: a source may be one of the destinations.
+void copy_all(std::vector<std::pair<Tensor, Tensor>> copies);
+
+std::string type_name(const std::type_info& type);  // without the namespaces
+[[noreturn]] void slot_refuses(const Module& module, const std::type_info& wanted);
+[[noreturn]] void slot_is_empty(const std::type_info& wanted);
+
+}  // namespace detail
+
 // A child's place in its parent, without its type.
 class SlotBase {
  public:
@@ -39,14 +68,16 @@ class SlotBase {
   virtual std::shared_ptr<Module> module() const = 0;  // null where empty
   // Can this slot hold the module, by its type?
   virtual bool accepts(const Module& module) const = 0;
-  // Throws std::invalid_argument where it is not accepted.
+  // Throws std::invalid_argument where it is not accepted, or this slot is below it: a module contains itself
+  // nowhere.
   virtual void set(std::shared_ptr<Module> module) = 0;
 };
 
 // What visit() is handed. v("name", x) lists a parameter (Tensor, std::optional<Tensor>) or a child (Slot);
 // v.buffer("name", x) lists state that is saved but not trained. Tensors still undefined and slots still
 // empty count as absent. Names must be unique in their module, not empty, and without dots. A name that
-// begins with '_' is auxiliary: loading neither requires nor refuses it.
+// begins with '_' is auxiliary: loading neither requires nor refuses it. Modules may be nested 1,000 deep; what
+// visits deeper ones throws std::invalid_argument before it changes anything.
 class Visitor {
  public:
   virtual ~Visitor() = default;
@@ -56,7 +87,10 @@ class Visitor {
   void operator()(std::string_view name, std::optional<Tensor>& parameter) {
     if (parameter) (*this)(name, *parameter);
   }
-  void operator()(std::string_view name, SlotBase& child) { on_child(name, child); }
+  void operator()(std::string_view name, SlotBase& child) {
+    const detail::Level level;
+    on_child(name, child);
+  }
   void buffer(std::string_view name, Tensor& buffer) {
     if (buffer.defined()) on_buffer(name, buffer);
   }
@@ -68,7 +102,9 @@ class Visitor {
 };
 
 struct LoadOptions {
-  bool strict = true;  // false: keys missing or unexpected are let pass; shapes must match all the same
+  // false: keys missing or unexpected are let pass, and auxiliary ones that do not fit; other shapes must match
+  // all the same.
+  bool strict = true;
 };
 
 // Copying a module (its copy constructor, copy(), passing by value) is shallow: tensors and children are
@@ -80,6 +116,11 @@ class Module {
 
   // Lists this module's own members; children list theirs.
   virtual void visit(Visitor&) {}
+  // For load_state_dict, which calls it before anything changes: `part` has what the state holds for this
+  // module's own members, by their names in visit(), a tied one also where it came under another. A module whose
+  // auxiliary buffers depend on its other members says here what they become: it may add, replace and erase
+  // their entries. What it throws as std::invalid_argument refuses the load. Not called for an empty part.
+  virtual void adapt_state(StateDict& /*part*/, const LoadOptions&) const {}
   // What stands in the brackets when printed: "in_features=64, out_features=192".
   virtual std::string extra_repr() const { return {}; }
   // Both are given by ModuleOf. copy() calls the copy constructor.
@@ -114,12 +155,14 @@ class Module {
 
   // Parameters and buffers by name, a tied tensor by its first; the tensors are the module's own, not copies.
   StateDict state_dict() const;
-  // Copies values in. A tied tensor may come under any of its names; f32 and f64 are converted to each other.
-  // Throws std::invalid_argument naming every missing, unexpected and mismatched (shape, dtype) key, and then
-  // nothing has been copied.
+  // Copies values in. A tied tensor may come under any of its names, and under several with equal values (NaNs
+  // by their bits); where they differ, and the load is not strict, the first in visiting order is taken. f32 and
+  // f64 are converted to each other. Throws std::invalid_argument naming every missing, unexpected, mismatched
+  // (shape, dtype) and differing key, and then nothing has been copied.
   void load_state_dict(const StateDict& state, LoadOptions options = {});
 
  private:
+  class SetMode;
   bool training_ = true;
 };
 
@@ -135,12 +178,6 @@ class Layer : public Module {
   virtual Tensor forward(const Tensor& x) = 0;
   Tensor operator()(const Tensor& x) { return forward(x); }
 };
-
-namespace detail {
-std::string type_name(const std::type_info& type);  // without the namespaces
-[[noreturn]] void slot_refuses(const Module& module, const std::type_info& wanted);
-[[noreturn]] void slot_is_empty(const std::type_info& wanted);
-}  // namespace detail
 
 // Derive as `struct Mine : ModuleOf<Mine, Layer>`: gives Mine its name and its copy.
 template <class Derived, class Base = Module>
@@ -164,9 +201,17 @@ class Slot final : public SlotBase {
   Slot(M module) : child_(std::make_shared<M>(std::move(module))) {}
   template <std::derived_from<I> M>
   Slot(std::shared_ptr<M> module) : child_(std::move(module)) {}
+  Slot(const Slot&) = default;
+  Slot(Slot&&) = default;
+  Slot& operator=(Slot other) {  // throws as set does
+    put(std::move(other.child_));
+    return *this;
+  }
+  ~Slot() override { detail::release(std::move(child_)); }
 
   template <class... Args>
   decltype(auto) operator()(Args&&... args) const {
+    const detail::Level level;
     return (**this).forward(std::forward<Args>(args)...);
   }
   I& operator*() const {
@@ -181,10 +226,15 @@ class Slot final : public SlotBase {
   void set(std::shared_ptr<Module> module) override {
     auto typed = std::dynamic_pointer_cast<I>(module);
     if (module && !typed) detail::slot_refuses(*module, typeid(I));
-    child_ = std::move(typed);
+    put(std::move(typed));
   }
 
  private:
+  void put(std::shared_ptr<I> module) {
+    detail::check_no_cycle(module.get(), static_cast<const SlotBase*>(this));
+    detail::release(std::exchange(child_, std::move(module)));
+  }
+
   std::shared_ptr<I> child_;
 };
 

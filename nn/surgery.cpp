@@ -11,12 +11,21 @@ namespace {
 
 // Asks fn about every module and plans the edits; apply() makes them.
 class Rewrite final : public Visitor {
+  using Edit = std::pair<SlotBase*, std::shared_ptr<Module>>;
+
  public:
   explicit Rewrite(const RewriteFn& fn) : fn_(fn) {}
 
-  // Cannot throw: every slot has accepted what it gets.
-  void apply() const {
-    for (const auto& [slot, replacement] : edits_) slot->set(replacement);
+  // Every slot accepts the class of what it gets, but may refuse what would contain itself: then all are given
+  // back what they had.
+  void apply() {
+    size_t done = 0;
+    try {
+      for (; done < edits_.size(); ++done) exchange(edits_[done]);
+    } catch (...) {
+      while (done > 0) exchange(edits_[--done]);
+      throw;
+    }
   }
 
  private:
@@ -44,10 +53,17 @@ class Rewrite final : public Visitor {
     path_.resize(length);
   }
 
+  static void exchange(Edit& edit) {
+    auto& [slot, module] = edit;
+    const std::shared_ptr<Module> before = slot->module();
+    slot->set(module);
+    module = before;
+  }
+
   const RewriteFn& fn_;
   std::string path_;
   std::unordered_map<const Module*, std::shared_ptr<Module>> replacements_;
-  std::vector<std::pair<SlotBase*, std::shared_ptr<Module>>> edits_;
+  std::vector<Edit> edits_;
 };
 
 // Where a module's members are.

@@ -1,0 +1,174 @@
+// load_state_dict: everything is found, adapted and checked before the first value is copied. The tree is gone
+// through by the state's keys, so that a tensor may come under any of its names, however many of them a tree of
+// shared modules has.
+#include <altgrad/core/dispatch.h>
+#include <altgrad/nn/module.h>
+
+#include <algorithm>
+#include <cstring>
+#include <unordered_map>
+#include <unordered_set>
+
+namespace altgrad::nn {
+
+namespace {
+
+bool is_auxiliary(std::string_view path) { return path.substr(path.rfind('.') + 1).starts_with('_'); }
+
+bool fits(const Tensor& to, const Tensor& from) {
+  return from.defined() && to.shape() == from.shape() &&
+         (to.dtype() == from.dtype() || (is_floating(to.dtype()) && is_floating(from.dtype())));
+}
+
+std::string misfit(const std::string& key, const Tensor& to, const Tensor& from) {
+  if (!from.defined()) return concat("\n  undefined: ", key, ", here ", to.shape(), ' ', to.dtype());
+  return concat("\n  mismatched: ", key, ", here ", to.shape(), ' ', to.dtype(), ", given ", from.shape(),
+                ' ', from.dtype());
+}
+
+Tensor copy_of(const Tensor& t, TensorOptions options) {
+  const Tensor copy = Tensor::empty(t.shape(), options);
+  copy.copy_(t);
+  return copy;
+}
+
+// Would both leave the same values in `to`?
+bool same_values(const Tensor& to, const Tensor& a, const Tensor& b) {
+  if (a.is(b)) return true;
+  const Tensor x = copy_of(a, {to.dtype()}), y = copy_of(b, {to.dtype()});
+  return dispatch_all(x, [&]<class D, class T>() {
+    return std::equal(x.ptr<T>(), x.ptr<T>() + x.numel(), y.ptr<T>(), [](const T& u, const T& v) {
+      return u == v || std::memcmp(&u, &v, sizeof(T)) == 0;  // a NaN, by its bits
+    });
+  });
+}
+
+// A key of the state, what it holds, and the tensor that it names.
+struct Match {
+  std::string key;
+  Tensor from, to;
+};
+
+// All matches of a state in a tree, in visiting order. Goes into a child only where keys begin with its path.
+class FindMatches final : public Visitor {
+ public:
+  FindMatches(Module& root, const StateDict& state) : state_(state) { root.visit(*this); }
+  std::vector<Match> found;
+
+ private:
+  void on_parameter(std::string_view name, Tensor& tensor) override { look_up(name, tensor); }
+  void on_buffer(std::string_view name, Tensor& tensor) override { look_up(name, tensor); }
+
+  void look_up(std::string_view name, const Tensor& tensor) {
+    const size_t length = path_.size();
+    path_ += name;
+    if (const auto entry = state_.find(path_); entry != state_.end())
+      found.push_back({path_, entry->second, tensor});
+    path_.resize(length);
+  }
+
+  void on_child(std::string_view name, SlotBase& slot) override {
+    const std::shared_ptr<Module> child = slot.module();
+    if (!child) return;
+    const size_t length = path_.size();
+    (path_ += name) += '.';
+    if (const auto next = state_.lower_bound(path_); next != state_.end() && next->first.starts_with(path_))
+      child->visit(*this);
+    path_.resize(length);
+  }
+
+  const StateDict& state_;
+  std::string path_;
+};
+
+// A module's own tensors.
+class Members final : public Visitor {
+ public:
+  explicit Members(Module& module) { module.visit(*this); }
+  std::vector<std::pair<std::string, Tensor>> tensors;
+
+ private:
+  void on_parameter(std::string_view name, Tensor& t) override { tensors.emplace_back(name, t); }
+  void on_buffer(std::string_view name, Tensor& t) override { tensors.emplace_back(name, t); }
+};
+
+}  // namespace
+
+namespace detail {
+
+void copy_all(std::vector<std::pair<Tensor, Tensor>> copies) {
+  std::unordered_set<const void*> overwritten;  // storages
+  for (const auto& [to, from] : copies) overwritten.insert(to.body()->storage.get());
+  for (auto& [to, from] : copies) {
+    if (!from.is(to) && overwritten.contains(from.body()->storage.get()))
+      from = copy_of(from, from.options());
+  }
+  for (const auto& [to, from] : copies) {
+    if (!from.is(to)) to.copy_(from);
+  }
+}
+
+}  // namespace detail
+
+void Module::load_state_dict(const StateDict& state, LoadOptions options) {
+  std::vector<std::pair<Tensor, Tensor>> copies;                         // to, from
+  std::unordered_map<const altgrad::detail::Body*, const Match*> given;  // by the tensor that is named
+  std::unordered_set<std::string_view> known;
+  std::string missing, unexpected, mismatched, differing, refused;
+
+  const FindMatches matches(*this, state);
+  for (const Match& match : matches.found) {
+    const auto& [key, from, to] = match;
+    known.insert(key);
+    const auto [place, first] = given.try_emplace(to.body(), &match);
+    const Match& other = *place->second;  // the same one, or an earlier name of a tied tensor
+    if (is_auxiliary(key)) continue;      // below, once it is adapted
+    if (!fits(to, from)) {
+      mismatched += misfit(key, to, from);
+    } else if (first) {
+      copies.emplace_back(to, from);
+    } else if (options.strict && fits(to, other.from) && !same_values(to, from, other.from)) {
+      differing += concat("\n  differing: ", other.key, " and ", key, ", which are one tensor here");
+    }
+  }
+  if (options.strict) {
+    for (const auto& [key, from] : state) {
+      if (!known.contains(key) && !is_auxiliary(key)) unexpected += "\n  unexpected: " + key;
+    }
+    for (const auto& [name, t] : state_dict()) {
+      if (!given.contains(t.body()) && !is_auxiliary(name)) missing += "\n  missing: " + name;
+    }
+  }
+
+  std::vector<std::pair<std::string, Module*>> modules = named_modules();
+  modules.emplace_back("", this);
+  for (const auto& [path, module] : modules) {
+    const Members members(*module);
+    StateDict part;
+    for (const auto& [name, to] : members.tensors) {
+      if (const auto match = given.find(to.body()); match != given.end()) part[name] = match->second->from;
+    }
+    if (part.empty()) continue;
+    const std::string prefix = path.empty() ? "" : path + ".";
+    try {
+      module->adapt_state(part, options);
+    } catch (const std::invalid_argument& e) {
+      refused += "\n  refused: " + (path.empty() ? path : path + ": ") + e.what();
+    }
+    for (const auto& [name, to] : members.tensors) {
+      const auto entry = part.find(name);
+      if (entry == part.end() || !is_auxiliary(name)) continue;
+      if (fits(to, entry->second)) {
+        copies.emplace_back(to, entry->second);
+      } else if (options.strict) {
+        mismatched += misfit(prefix + name, to, entry->second);
+      }
+    }
+  }
+
+  const std::string faults = missing + unexpected + mismatched + differing + refused;
+  if (!faults.empty()) fail("load_state_dict: the state does not fit this ", type_name(), faults);
+  detail::copy_all(std::move(copies));
+}
+
+}  // namespace altgrad::nn
