@@ -23,6 +23,8 @@ void for_each_parameter(const std::vector<ParamGroup>& groups, F&& f) {
   }
 }
 
+constexpr int64_t max_updates = int64_t(1) << 62;
+
 bool same_device(const Tensor& a, const Tensor& b) { return a.device() == b.device(); }
 
 }  // namespace
@@ -38,6 +40,7 @@ Optimizer::Optimizer(const char* name, std::vector<ParamGroup> groups, double lr
   }
   std::set<const void*> memory;
   for_each_parameter(groups_, [&](const ParamGroup&, const Tensor& p, size_t i) {
+    if (!p.defined()) fail(name_, ": parameter ", i, " is undefined");
     if (!is_floating(p.dtype())) {
       fail(name_, ": parameter ", i, " of shape ", p.shape(), " is ", p.dtype(), ", which has no gradient");
     }
@@ -62,7 +65,20 @@ void Optimizer::zero_grad() {
   }
 }
 
+const ParamGroup& Optimizer::first_group() const {
+  if (groups_.empty())
+    fail(name_, ": there is no group of parameters; were groups() emptied, or was it moved from?");
+  return groups_.front();
+}
+
+double Optimizer::lr() const {
+  const std::optional<double> lr = first_group().lr;
+  if (!lr) fail(name_, ": the first group's lr was taken away");
+  return *lr;
+}
+
 void Optimizer::set_lr(double lr) {
+  first_group();
   check_setting(name_, "lr", lr);
   for (ParamGroup& group : groups_) group.lr = lr;
 }
@@ -90,6 +106,12 @@ void Optimizer::follow_parameters() const {
   }
 }
 
+void Optimizer::check_updates(const Tensor& updates) const {
+  for (const int64_t n : updates.to(Device::cpu()).data<int64_t>()) {
+    if (n < 0 || n > max_updates) fail(name_, ": \"step\" must be in [0, 2^62], has ", n);
+  }
+}
+
 void Optimizer::begin_step() {
   const Tensor* first = nullptr;
   for_each_parameter(groups_, [&](const ParamGroup& group, const Tensor& p, size_t) {
@@ -101,6 +123,7 @@ void Optimizer::begin_step() {
       fail(name_, ": parameters are on different devices, ", first->device(), " and ", p.device());
     }
   });
+  check_updates(updates_);
   follow_parameters();
   for_each_parameter(groups_, [&](const ParamGroup&, const Tensor& p, size_t i) {
     updates_.ptr<int64_t>()[i] += p.has_grad();
@@ -122,20 +145,23 @@ void Optimizer::check_state_dict(const StateDict& state) const {
     const auto found = state.find(key);
     if (found == state.end()) fail(name_, ": the state to load has no \"", key, "\"");
     const Tensor& given = found->second;
+    if (!given.defined()) fail(name_, ": \"", key, "\" is undefined in the state to load");
     if (!(given.shape() == tensor.shape()) || given.dtype() != tensor.dtype()) {
       fail(name_, ": \"", key, "\" is ", given.dtype(), " ", given.shape(), " in the state to load, must be ",
            tensor.dtype(), " ", tensor.shape());
     }
   }
   for (const auto& [key, tensor] : state) {
-    if (!own.contains(key))
-      fail(name_, ": the state to load has an unexpected \"", key, "\" of shape ", tensor.shape());
+    if (!own.contains(key)) fail(name_, ": the state to load has an unexpected \"", key, "\"");
   }
+  check_updates(state.at("step"));
 }
 
 void Optimizer::load_state_dict(const StateDict& state) {
   check_state_dict(state);
-  for (const auto& [key, tensor] : state_dict()) tensor.copy_(state.at(key));
+  std::vector<std::pair<Tensor, Tensor>> copies;
+  for (const auto& [key, tensor] : state_dict()) copies.emplace_back(tensor, state.at(key));
+  nn::detail::copy_all(std::move(copies));
 }
 
 SGD::SGD(std::vector<ParamGroup> groups, SGDOptions options)
@@ -198,7 +224,12 @@ void AdamW::step() {
 }
 
 double CosineSchedule::operator()(int64_t step) const {
-  if (step < warmup) return max_lr * double(step + 1) / double(warmup + 1);
+  check_setting("CosineSchedule", "max_lr", max_lr);
+  check_setting("CosineSchedule", "min_lr", min_lr);
+  if (step < 0 || warmup < 0) {
+    fail("CosineSchedule: step and warmup must not be negative, got step ", step, ", warmup ", warmup);
+  }
+  if (step < warmup) return max_lr * (double(step) + 1) / (double(warmup) + 1);
   if (step >= total) return min_lr;
   const double progress = double(step - warmup) / double(total - warmup);
   return min_lr + 0.5 * (1 + std::cos(std::numbers::pi * progress)) * (max_lr - min_lr);

@@ -27,16 +27,18 @@ class Optimizer {
   virtual void step() = 0;
   // Drops all gradients.
   void zero_grad();
-  // The first group's learning rate; sets that of all groups.
-  double lr() const { return groups_.front().lr.value(); }
+  // The first group's learning rate; sets that of all groups. Both throw std::invalid_argument where there is no
+  // group: groups() were emptied, or the optimizer was moved from.
+  double lr() const;
   void set_lr(double lr);
   // Learning rates and weight decays may be changed; the parameters stay.
   std::vector<ParamGroup>& groups() { return groups_; }
   // State tensors by the parameter's position over all groups: "exp_avg.0", ...; and "step": i64 (number of
-  // parameters), how often each was updated. The tensors are the optimizer's own, not copies.
+  // parameters), how often each was updated, at most 2^62 times. The tensors are the optimizer's own, not
+  // copies.
   StateDict state_dict() const;
   // Throws std::invalid_argument, naming the key, where names, shapes or dtypes do not match those of
-  // state_dict(), and changes nothing then.
+  // state_dict(), or a number of updates is out of range, and changes nothing then.
   void load_state_dict(const StateDict& state);
   // Throws as load_state_dict does; changes nothing.
   void check_state_dict(const StateDict& state) const;
@@ -60,6 +62,8 @@ class Optimizer {
   Tensor updates_;  // "step"
 
  private:
+  void check_updates(const Tensor& updates) const;
+  const ParamGroup& first_group() const;
   void follow_parameters() const;
 };
 
@@ -110,7 +114,8 @@ class AdamW final : public Optimizer {
 };
 
 // Linear warm-up to max_lr over `warmup` steps, then half a cosine down to min_lr at step `total`, min_lr
-// after it (nanoGPT's). Steps count from 0; the first has max_lr / (warmup + 1).
+// after it (nanoGPT's). Steps count from 0; the first has max_lr / (warmup + 1). Throws std::invalid_argument
+// where step or warmup is negative, or a rate is negative or not finite.
 struct CosineSchedule {
   double max_lr = 1e-3, min_lr = 1e-4;
   int64_t warmup = 100, total = 2000;
@@ -121,8 +126,9 @@ struct CosineSchedule {
 
 namespace nn {
 // Scales all gradients by max_norm / norm where their common 2-norm exceeds max_norm. Gives the norm before.
-// A norm that is not finite leaves the gradients as they are. Throws std::invalid_argument where max_norm is
-// negative or NaN.
+// A norm that is not finite leaves the gradients as they are. Squares are summed in f64: gradients in f64 beyond
+// 1e154 overflow to such a norm, and those below 1e-162 have a norm of 0. Throws std::invalid_argument where
+// max_norm is negative or NaN.
 double clip_grad_norm(std::span<const Tensor> parameters, double max_norm);
 }  // namespace nn
 }  // namespace altgrad

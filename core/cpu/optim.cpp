@@ -28,18 +28,20 @@ void for_all_elements(const Param* params, int64_t count, F&& update) {
 
 }  // namespace
 
-// m and v are divided by 1 - beta^step, as they start from zero.
+// m and v are divided by 1 - beta^step, as they start from zero. They are weighted sums, not m += (1 - beta1) (g
+// - m): where beta is small and the old value large, that difference loses g.
 template <class D, class T>
 void adamw(const AdamWParam<T>* params, int64_t count, double beta1, double beta2, double eps) {
   for_all_elements(params, count, [=](const AdamWParam<T>& p, int64_t begin, int64_t end) {
     T* __restrict w = p.w, * __restrict m = p.m, * __restrict v = p.v;
     const T* __restrict g = p.g;
-    const T keep = T(1 - p.lr * p.weight_decay), mix1 = T(1 - beta1), mix2 = T(1 - beta2), epsilon = T(eps);
+    const T keep = T(1 - p.lr * p.weight_decay), epsilon = T(eps);
+    const T old1 = T(beta1), new1 = T(1 - beta1), old2 = T(beta2), new2 = T(1 - beta2);
     const T rate = T(p.lr / (1 - std::pow(beta1, p.step))),
             root = T(1 / std::sqrt(1 - std::pow(beta2, p.step)));
     for (int64_t i = begin; i < end; ++i) {
-      m[i] += mix1 * (g[i] - m[i]);
-      v[i] += mix2 * (g[i] * g[i] - v[i]);
+      m[i] = old1 * m[i] + new1 * g[i];
+      v[i] = old2 * v[i] + new2 * (g[i] * g[i]);
       w[i] = keep * w[i] - rate * m[i] / (std::sqrt(v[i]) * root + epsilon);
     }
   });
@@ -55,12 +57,10 @@ void sgd(const SgdParam<T>* params, int64_t count, double momentum, bool nestero
       for (int64_t i = begin; i < end; ++i) w[i] -= lr * (g[i] + decay * w[i]);
       return;
     }
-    // v, or with Nesterov's look ahead g + mu v
-    const T of_g = nesterov ? T(1) : T(0), of_v = nesterov ? mu : T(1);
     for (int64_t i = begin; i < end; ++i) {
       const T d = g[i] + decay * w[i];
       v[i] = mu * v[i] + d;
-      w[i] -= lr * (of_g * d + of_v * v[i]);
+      w[i] -= lr * (nesterov ? d + mu * v[i] : v[i]);
     }
   });
 }
