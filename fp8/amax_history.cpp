@@ -13,6 +13,18 @@ namespace altgrad::fp8 {
 namespace {
 enum Count { recorded_count, non_finite_count, clipped_count, num_counts };
 constexpr float infinity = std::numeric_limits<float>::infinity();
+
+// Can these be the two tensors of a history? They are on the CPU.
+bool is_history(const Tensor& values, const Tensor& counts) {
+  if (!values.defined() || values.dtype() != DType::f32 || values.dim() != 1 || values.numel() == 0)
+    return false;
+  if (!counts.defined() || counts.dtype() != DType::i64 || counts.shape() != Shape{num_counts}) return false;
+  const auto amaxes = values.data<float>();
+  const auto numbers = counts.data<int64_t>();
+  const auto held = std::min(amaxes.size(), size_t(std::max<int64_t>(numbers[recorded_count], 0)));
+  return std::ranges::all_of(numbers, [](int64_t n) { return n >= 0 && n <= int64_t(1) << 62; }) &&
+         std::ranges::all_of(amaxes.first(held), [](float a) { return a >= 0 && a < infinity; });
+}
 }  // namespace
 
 AmaxHistory::AmaxHistory(int64_t length) {
@@ -63,6 +75,30 @@ int64_t AmaxHistory::clipped() const { return counts_.data<int64_t>()[clipped_co
 void AmaxHistory::visit(nn::Visitor& v, std::string_view values_name, std::string_view counts_name) {
   v.buffer(values_name, values_);
   v.buffer(counts_name, counts_);
+}
+
+void AmaxHistory::adapt_state(StateDict& state, const std::string& values_name,
+                              const std::string& counts_name, const nn::LoadOptions& options) const {
+  const auto host = [](const Tensor& t) { return t.defined() ? t.to(Device::cpu()) : t; };
+  const bool saved = state.contains(values_name) && state.contains(counts_name);
+  const Tensor values = saved ? host(state[values_name]) : Tensor(),
+               counts = saved ? host(state[counts_name]) : Tensor();
+  const bool usable = saved && is_history(values, counts);
+  if (saved && !usable && options.strict) {
+    fail("AmaxHistory: \"", values_name, "\" and \"", counts_name,
+         "\" are no history of amaxes and its counts");
+  }
+  if (usable && values.numel() == length()) return;
+
+  const Tensor adapted = Tensor::zeros({length()});
+  if (usable) {
+    const auto from = values.data<float>(), to = adapted.data<float>();
+    const int64_t end = counts.data<int64_t>()[recorded_count];
+    for (int64_t n = std::max<int64_t>(0, end - std::min(values.numel(), length())); n < end; ++n)
+      to[uint64_t(n) % to.size()] = from[uint64_t(n) % from.size()];
+  }
+  state[values_name] = adapted;
+  state[counts_name] = usable ? counts : Tensor::zeros({num_counts}, {.dtype = DType::i64});
 }
 
 float amax(const Tensor& x) {

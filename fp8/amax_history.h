@@ -38,6 +38,14 @@ class AmaxHistory {
 
   // Lists the two tensors as buffers under these names.
   void visit(nn::Visitor& v, std::string_view values_name, std::string_view counts_name);
+  // For the adapt_state of a module that lists a history so: makes of what a state holds under these names a
+  // history of this length. The same length stays bit for bit; of another one the newest amaxes are kept, in
+  // order, and the counts (places for which too few were saved count as amaxes of 0). Where one of the two is
+  // missing, it becomes an empty history. What is none (an amax held that is negative or not finite, a count
+  // below 0 or beyond 2^62, another dtype or dimension) throws std::invalid_argument, or becomes an empty one
+  // where the load is not strict.
+  void adapt_state(StateDict& state, const std::string& values_name, const std::string& counts_name,
+                   const nn::LoadOptions& options) const;
 
  private:
   Tensor values_;  // f32 (length), a ring: the n-th amax recorded is at n % length

@@ -117,6 +117,17 @@ void product(const Tensor& c, const Rounded& a, const Rounded& b, kernels::Gemm 
   });
 }
 
+// The names under which a layer's histories are saved.
+struct SavedHistory {
+  Quantizer LinearQuantizers::*role;
+  const char *values, *counts;
+};
+constexpr SavedHistory saved_histories[] = {
+    {&LinearQuantizers::weight, "_weight_amax", "_weight_amax_counts"},
+    {&LinearQuantizers::input, "_input_amax", "_input_amax_counts"},
+    {&LinearQuantizers::grad, "_grad_amax", "_grad_amax_counts"},
+};
+
 struct QuantizedLinearOp final : Op {
   static constexpr const char* name = "quantized_linear";
   Rounded qx, qw;
@@ -207,24 +218,39 @@ QuantizedLinear::QuantizedLinear(std::shared_ptr<nn::Linear> linear, LinearQuant
 
 QuantizedLinear::QuantizedLinear(const QuantizedLinear& other)
     : ModuleOf(other),
-      linear_(std::make_shared<nn::Linear>(*other.linear_)),
+      linear_(std::make_shared<nn::Linear>(other.linear())),
       quantizers_(other.quantizers_) {}
 
-Tensor QuantizedLinear::forward(const Tensor& x) {
+const std::shared_ptr<nn::Linear>& QuantizedLinear::linear_ptr() const {
   if (!linear_) fail("quantized_linear: the layer was moved from");
+  return linear_;
+}
+
+void QuantizedLinear::reset_histories() {
+  for (const SavedHistory& saved : saved_histories) (quantizers_.*saved.role).history.reset();
+}
+
+Tensor QuantizedLinear::forward(const Tensor& x) {
   return quantized_linear(x, weight(), bias(), quantizers_, training());
 }
 
 void QuantizedLinear::visit(nn::Visitor& v) {
-  linear_->visit(v);
-  quantizers_.weight.history.visit(v, "_weight_amax", "_weight_amax_counts");
-  quantizers_.input.history.visit(v, "_input_amax", "_input_amax_counts");
-  quantizers_.grad.history.visit(v, "_grad_amax", "_grad_amax_counts");
+  linear_ptr()->visit(v);
+  for (const SavedHistory& saved : saved_histories)
+    (quantizers_.*saved.role).history.visit(v, saved.values, saved.counts);
+}
+
+void QuantizedLinear::adapt_state(StateDict& part, const nn::LoadOptions& options) const {
+  const bool other_weight = part.contains("weight");
+  for (const SavedHistory& saved : saved_histories) {
+    if (other_weight || part.contains(saved.values) || part.contains(saved.counts))
+      (quantizers_.*saved.role).history.adapt_state(part, saved.values, saved.counts, options);
+  }
 }
 
 std::string QuantizedLinear::extra_repr() const {
   std::string text =
-      concat("in_features=", linear_->in_features(), ", out_features=", linear_->out_features(),
+      concat("in_features=", linear().in_features(), ", out_features=", linear().out_features(),
              ", format=", format().name, ", quantize_input=", input_format() ? "true" : "false");
   if (input_format()) text += concat(", input_format=", input_format()->name);
   if (grad_format()) text += concat(", grad_format=", grad_format()->name);

@@ -32,6 +32,12 @@ struct LinearQuantizers {
 Tensor quantized_linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b,
                         LinearQuantizers& quantizers, bool training);
 
+// The histories are of the tensors that the layer saw in training. Loading a state with a weight for the layer
+// but not its histories empties them; one with histories restores them, of another length the newest amaxes. A
+// write that no layer sees (copy_, fill_, through data(), nn::init) leaves them: in eval mode, and with delayed
+// scaling, what was written is clipped to the old amax until reset_histories().
+//
+// A layer that was moved from throws std::invalid_argument when it is used.
 class QuantizedLinear final : public nn::ModuleOf<QuantizedLinear, nn::Layer> {
  public:
   // Wraps the very object; by value, one of its own on the same tensors. The mode (train, eval) is the
@@ -46,10 +52,10 @@ class QuantizedLinear final : public nn::ModuleOf<QuantizedLinear, nn::Layer> {
   QuantizedLinear(const QuantizedLinear& other);
   QuantizedLinear(QuantizedLinear&&) = default;
 
-  const Tensor& weight() const { return linear_->weight(); }
-  const std::optional<Tensor>& bias() const { return linear_->bias(); }
-  const nn::Linear& linear() const { return *linear_; }
-  const std::shared_ptr<nn::Linear>& linear_ptr() const { return linear_; }
+  const Tensor& weight() const { return linear().weight(); }
+  const std::optional<Tensor>& bias() const { return linear().bias(); }
+  const nn::Linear& linear() const { return *linear_ptr(); }
+  const std::shared_ptr<nn::Linear>& linear_ptr() const;
   const AmaxHistory& weight_history() const { return quantizers_.weight.history; }
   const AmaxHistory& input_history() const { return quantizers_.input.history; }
   const AmaxHistory& grad_history() const { return quantizers_.grad.history; }
@@ -57,9 +63,13 @@ class QuantizedLinear final : public nn::ModuleOf<QuantizedLinear, nn::Layer> {
   const std::optional<Format>& input_format() const { return quantizers_.input.format; }
   const std::optional<Format>& grad_format() const { return quantizers_.grad.format; }
 
+  // Forgets all amaxes, as if the layer had seen nothing yet.
+  void reset_histories();
+
   Tensor forward(const Tensor& x) override;
   // The Linear's parameters under the Linear's names, then the histories.
   void visit(nn::Visitor& v) override;
+  void adapt_state(StateDict& part, const nn::LoadOptions& options) const override;
   // in_features=64, out_features=192, format=E5M2, quantize_input=false; then what else is not the default.
   std::string extra_repr() const override;
 
