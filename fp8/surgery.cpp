@@ -105,6 +105,8 @@ std::set<const nn::Module*> skipped_modules(const std::vector<NamedModule>& modu
 std::ostream& operator<<(std::ostream& out, const SurgeryReport& report) {
   print_names(out, "replaced", report.replaced);
   print_names(out, "\nskipped", report.skipped);
+  if (!report.skipped_before.empty())
+    print_names(out, "\nof the replaced, skipped before", report.skipped_before);
   if (!report.quantized_before.empty()) print_names(out, "\nquantized before", report.quantized_before);
   return out << '\n';
 }
@@ -133,6 +135,7 @@ SurgeryReport quantize_model(nn::Module& root, const Format& format, const Quant
     return std::shared_ptr<nn::Module>(
         std::make_shared<QuantizedLinear>(QuantizedLinear::from_linear(linear, format, layer_options)));
   });
+  if (!report.quantized_before.empty()) report.skipped_before = report.replaced;
   return report;
 }
 
