@@ -15,6 +15,8 @@ const GPTConfig& validated(const GPTConfig& c) {
     fail("GPT: sizes must be positive, got n_layer ", c.n_layer, ", n_head ", c.n_head, ", n_embd ", c.n_embd,
          ", block_size ", c.block_size, ", vocab_size ", c.vocab_size);
   }
+  if (c.n_embd > INT64_MAX / 4)
+    fail("GPT: n_embd ", c.n_embd, " is too large: a layer has 4 n_embd features");
   if (c.n_embd % c.n_head != 0) fail("GPT: n_embd ", c.n_embd, " is not a multiple of n_head ", c.n_head);
   if (!(c.dropout >= 0 && c.dropout < 1)) fail("GPT: dropout must be in [0, 1), got ", c.dropout);
   return c;
@@ -70,7 +72,7 @@ int64_t sample(std::span<const double> logits, const GenerateOptions& options, d
 }  // namespace
 
 CausalSelfAttention::CausalSelfAttention(const GPTConfig& c)
-    : c_attn(nn::Linear(c.n_embd, 3 * c.n_embd, {.bias = c.bias})),
+    : c_attn(nn::Linear(c.n_embd, 3 * validated(c).n_embd, {.bias = c.bias})),
       c_proj(nn::Linear(c.n_embd, c.n_embd, {.bias = c.bias})),
       resid_dropout(nn::Dropout(c.dropout)),
       n_head(c.n_head) {}
@@ -88,7 +90,7 @@ void CausalSelfAttention::visit(nn::Visitor& v) {
 std::string CausalSelfAttention::extra_repr() const { return concat("n_head=", n_head); }
 
 MLP::MLP(const GPTConfig& c)
-    : c_fc(nn::Linear(c.n_embd, 4 * c.n_embd, {.bias = c.bias})),
+    : c_fc(nn::Linear(c.n_embd, 4 * validated(c).n_embd, {.bias = c.bias})),
       gelu(nn::GELU()),
       c_proj(nn::Linear(4 * c.n_embd, c.n_embd, {.bias = c.bias})),
       dropout(nn::Dropout(c.dropout)) {}

@@ -251,6 +251,10 @@ TEST_CASE("GPT says what is wrong with its arguments", "[gpt]") {
   CHECK(refuses({.n_layer = 0}, "n_layer 0"));
   CHECK(refuses({.n_head = 0}, "n_head 0"));
   CHECK(refuses({.n_embd = -12}, "n_embd -12"));
+  const GPTConfig vast{.n_head = 1, .n_embd = INT64_MAX / 3};  // 3 n_embd and 4 n_embd are no integers
+  CHECK(refuses(vast, "n_embd 3074457345618258602 is too large"));
+  CHECK(throws([&] { models::CausalSelfAttention attention(vast); }, {"n_embd", "too large"}));
+  CHECK(throws([&] { models::MLP mlp(vast); }, {"n_embd", "too large"}));
   CHECK(refuses({.block_size = 0}, "block_size 0"));
   CHECK(refuses({.vocab_size = 0}, "vocab_size 0"));
   CHECK(refuses({.dropout = 1.0}, "dropout"));
