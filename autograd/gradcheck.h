@@ -10,6 +10,7 @@
 #include <functional>
 #include <string>
 
+ALTGRAD_API_BEGIN
 namespace altgrad {
 
 struct GradcheckOptions {
@@ -36,3 +37,4 @@ GradcheckResult gradcheck_directional(const std::function<Tensor()>& fn,
                                       const std::vector<Tensor>& parameters, GradcheckOptions options = {});
 
 }  // namespace altgrad
+ALTGRAD_API_END

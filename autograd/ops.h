@@ -6,6 +6,7 @@
 
 #include <functional>
 
+ALTGRAD_API_BEGIN
 namespace altgrad {
 
 // ---- Arithmetic with NumPy broadcasting (arithmetic.cpp); a scalar is a tensor of shape () ----
@@ -143,3 +144,4 @@ Tensor mse_loss(const Tensor& x, const Tensor& target);
 Tensor checkpoint(std::function<Tensor(const Tensor&)> fn, const Tensor& x);
 
 }  // namespace altgrad
+ALTGRAD_API_END

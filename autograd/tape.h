@@ -22,6 +22,7 @@
 #include <optional>
 #include <utility>
 
+ALTGRAD_API_BEGIN
 namespace altgrad {
 
 class Grads;
@@ -205,3 +206,4 @@ Tensor apply(Args&&... args) {
 }
 
 }  // namespace altgrad
+ALTGRAD_API_END

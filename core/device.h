@@ -2,9 +2,12 @@
 // for, so no op needs to look: "altgrad was built without CUDA".
 #pragma once
 
+#include <altgrad/core/export.h>
+
 #include <cstdint>
 #include <iosfwd>
 
+ALTGRAD_API_BEGIN
 namespace altgrad {
 
 enum class DeviceType : uint8_t { cpu, cuda };
@@ -29,3 +32,4 @@ void set_num_threads(int n);
 int num_threads();
 
 }  // namespace altgrad
+ALTGRAD_API_END

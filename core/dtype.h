@@ -1,12 +1,15 @@
 // Element types, known at run time: f32 and f64 compute, i64 holds ids, u8 holds 8-bit codes and masks.
 #pragma once
 
+#include <altgrad/core/export.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <iosfwd>
 #include <limits>
 #include <type_traits>
 
+ALTGRAD_API_BEGIN
 namespace altgrad {
 
 enum class DType : uint8_t { f32, f64, i64, u8 };
@@ -43,3 +46,4 @@ constexpr bool fits(double x) {
 }
 
 }  // namespace altgrad
+ALTGRAD_API_END

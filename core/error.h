@@ -3,10 +3,13 @@
 // Wrong arguments are std::invalid_argument; what the machine cannot give is std::runtime_error.
 #pragma once
 
+#include <altgrad/core/export.h>
+
 #include <sstream>
 #include <stdexcept>
 #include <string>
 
+ALTGRAD_API_BEGIN
 namespace altgrad {
 
 // Streams all parts into one string.
@@ -28,3 +31,4 @@ template <class... Parts>
 }
 
 }  // namespace altgrad
+ALTGRAD_API_END

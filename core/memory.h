@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <utility>
 
+ALTGRAD_API_BEGIN
 namespace altgrad {
 
 // All in bytes but the last. Sizes are those of the size classes, not of the requests.
@@ -82,3 +83,4 @@ class Ref {
 
 }  // namespace detail
 }  // namespace altgrad
+ALTGRAD_API_END

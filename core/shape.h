@@ -2,6 +2,8 @@
 // Shape{} is a scalar (numel 1). Dimensions may be counted from the end: size(-1) is the last.
 #pragma once
 
+#include <altgrad/core/export.h>
+
 #include <array>
 #include <cstdint>
 #include <initializer_list>
@@ -9,6 +11,7 @@
 #include <span>
 #include <string>
 
+ALTGRAD_API_BEGIN
 namespace altgrad {
 
 class Shape {
@@ -23,9 +26,9 @@ class Shape {
 
   int dim() const { return dim_; }
   int64_t numel() const { return numel_; }
-  int64_t operator[](int axis) const { return sizes_[axis]; }
+  int64_t operator[](int axis) const { return sizes_[size_t(axis)]; }
   // As operator[], but checked and counted from the end where axis < 0. Throws std::invalid_argument.
-  int64_t size(int axis) const { return sizes_[wrap(axis)]; }
+  int64_t size(int axis) const { return sizes_[size_t(wrap(axis))]; }
   // The axis as 0 .. dim-1; throws std::invalid_argument where it is out of range.
   int wrap(int axis) const;
 
@@ -39,13 +42,13 @@ class Shape {
   // Product of the sizes of axes [first, last).
   int64_t product(int first, int last) const;
 
-  friend bool operator==(const Shape& a, const Shape& b);
-  friend std::ostream& operator<<(std::ostream& out, const Shape& shape);  // (2, 3)
-
  private:
   std::array<int64_t, max_dim> sizes_{};
   int dim_ = 0;
   int64_t numel_ = 1;
 };
+bool operator==(const Shape& a, const Shape& b);
+std::ostream& operator<<(std::ostream& out, const Shape& shape);  // (2, 3)
 
 }  // namespace altgrad
+ALTGRAD_API_END

@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+ALTGRAD_API_BEGIN
 namespace altgrad {
 
 class Tensor;
@@ -203,3 +204,4 @@ Tensor Tensor::from(std::span<T> values, const Shape& shape) {
 }
 
 }  // namespace altgrad
+ALTGRAD_API_END

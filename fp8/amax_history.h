@@ -8,6 +8,7 @@
 
 #include <optional>
 
+ALTGRAD_API_BEGIN
 namespace altgrad::fp8 {
 
 // A handle, like Tensor: copies share their state.
@@ -62,3 +63,4 @@ float amax(const Tensor& x);
 float compute_scale(float amax, const Format& format);
 
 }  // namespace altgrad::fp8
+ALTGRAD_API_END

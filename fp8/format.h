@@ -15,8 +15,10 @@
 #include <string_view>
 #include <type_traits>
 
+#include <altgrad/core/export.h>
 #include <altgrad/core/hd.h>
 
+ALTGRAD_API_BEGIN
 namespace altgrad::fp8 {
 
 // Which codes are not numbers.
@@ -384,3 +386,4 @@ std::span<const Format> formats();
 const Format& format(std::string_view name);
 
 }  // namespace altgrad::fp8
+ALTGRAD_API_END

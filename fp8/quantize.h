@@ -7,6 +7,7 @@
 #include <altgrad/core/tensor.h>
 #include <altgrad/fp8/format.h>
 
+ALTGRAD_API_BEGIN
 namespace altgrad::fp8 {
 
 // The gradient of rounding, which has none of its own: passed straight through, or zeroed where the value
@@ -36,3 +37,4 @@ Tensor decode(const Tensor& codes, const Format& format, float scale);
 Tensor zero_saturated(const Tensor& dy, const Tensor& x, const Format& format, float scale);
 
 }  // namespace altgrad::fp8
+ALTGRAD_API_END

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+ALTGRAD_API_BEGIN
 namespace altgrad::fp8 {
 
 // Options of quantize_model and, but for skip_patterns, of QuantizedLinear::from_linear.
@@ -84,3 +85,4 @@ class QuantizedLinear final : public nn::ModuleOf<QuantizedLinear, nn::Layer> {
 void check_quantize_options(const Format& format, const QuantizeOptions& options);
 
 }  // namespace altgrad::fp8
+ALTGRAD_API_END

@@ -7,6 +7,7 @@
 
 #include <optional>
 
+ALTGRAD_API_BEGIN
 namespace altgrad::fp8 {
 
 // Which amax a training step's scale comes from:
@@ -43,3 +44,4 @@ struct Quantizer {
 };
 
 }  // namespace altgrad::fp8
+ALTGRAD_API_END

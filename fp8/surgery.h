@@ -4,6 +4,7 @@
 
 #include <altgrad/fp8/quantized_linear.h>
 
+ALTGRAD_API_BEGIN
 namespace altgrad::fp8 {
 
 struct SurgeryReport {
@@ -30,3 +31,4 @@ SurgeryReport quantize_model(nn::Module& root, const Format& format, const Quant
 std::vector<std::string> dequantize_model(nn::Module& root);
 
 }  // namespace altgrad::fp8
+ALTGRAD_API_END

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <utility>
 
+ALTGRAD_API_BEGIN
 namespace altgrad::models {
 
 class CharDataset {
@@ -47,3 +48,4 @@ class CharDataset {
 };
 
 }  // namespace altgrad::models
+ALTGRAD_API_END

@@ -7,6 +7,7 @@
 #include <altgrad/nn/containers.h>
 #include <altgrad/nn/optim.h>
 
+ALTGRAD_API_BEGIN
 namespace altgrad::models {
 
 struct GPTConfig {
@@ -96,3 +97,4 @@ class GPT final : public nn::ModuleOf<GPT, nn::Layer> {
 };
 
 }  // namespace altgrad::models
+ALTGRAD_API_END

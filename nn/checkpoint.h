@@ -6,6 +6,7 @@
 #include <altgrad/nn/optim.h>
 #include <altgrad/nn/safetensors.h>
 
+ALTGRAD_API_BEGIN
 namespace altgrad::nn {
 
 struct TrainingState {
@@ -24,3 +25,4 @@ void save_checkpoint(const std::string& path, const Module& model, const optim::
 TrainingState load_checkpoint(const std::string& path, Module& model, optim::Optimizer& optimizer);
 
 }  // namespace altgrad::nn
+ALTGRAD_API_END

@@ -4,6 +4,7 @@
 
 #include <altgrad/nn/layers.h>
 
+ALTGRAD_API_BEGIN
 namespace altgrad::nn {
 
 // Calls its layers one after the other; they are named "0", "1", ... Without layers it gives x. To make one the
@@ -64,3 +65,4 @@ class ModuleDict final : public ModuleOf<ModuleDict> {
 };
 
 }  // namespace altgrad::nn
+ALTGRAD_API_END

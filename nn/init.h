@@ -4,6 +4,7 @@
 
 #include <altgrad/core/tensor.h>
 
+ALTGRAD_API_BEGIN
 namespace altgrad::nn::init {
 
 void uniform_(const Tensor& t, double low, double high, Generator& generator = default_generator());
@@ -15,3 +16,4 @@ void xavier_uniform_(const Tensor& t, Generator& generator = default_generator()
 void kaiming_uniform_(const Tensor& t, double a = 0, Generator& generator = default_generator());
 
 }  // namespace altgrad::nn::init
+ALTGRAD_API_END

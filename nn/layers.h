@@ -5,6 +5,7 @@
 #include <altgrad/autograd/ops.h>
 #include <altgrad/nn/module.h>
 
+ALTGRAD_API_BEGIN
 namespace altgrad::nn {
 
 struct LinearOptions {
@@ -115,3 +116,4 @@ class Sigmoid final : public ModuleOf<Sigmoid, Layer> {
 };
 
 }  // namespace altgrad::nn
+ALTGRAD_API_END

@@ -23,6 +23,7 @@
 #include <utility>
 #include <vector>
 
+ALTGRAD_API_BEGIN
 namespace altgrad {
 
 // Tensors by name, as they are saved.
@@ -240,3 +241,4 @@ class Slot final : public SlotBase {
 
 }  // namespace nn
 }  // namespace altgrad
+ALTGRAD_API_END

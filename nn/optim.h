@@ -9,6 +9,7 @@
 #include <array>
 #include <span>
 
+ALTGRAD_API_BEGIN
 namespace altgrad {
 namespace optim {
 
@@ -132,3 +133,4 @@ namespace nn {
 double clip_grad_norm(std::span<const Tensor> parameters, double max_norm);
 }  // namespace nn
 }  // namespace altgrad
+ALTGRAD_API_END

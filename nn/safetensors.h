@@ -5,6 +5,7 @@
 
 #include <altgrad/nn/module.h>
 
+ALTGRAD_API_BEGIN
 namespace altgrad {
 
 using Metadata = std::map<std::string, std::string>;
@@ -21,3 +22,4 @@ void save_safetensors(const std::string& path, const StateDict& tensors, const M
 StateDict load_safetensors(const std::string& path, Metadata* metadata = nullptr);
 
 }  // namespace altgrad
+ALTGRAD_API_END

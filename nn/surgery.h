@@ -5,6 +5,7 @@
 
 #include <functional>
 
+ALTGRAD_API_BEGIN
 namespace altgrad::nn {
 
 // Offers every module below root to fn, once each however often it is reached, parents first, with its first
@@ -31,3 +32,4 @@ M clone(const M& module) {
 }
 
 }  // namespace altgrad::nn
+ALTGRAD_API_END

@@ -174,6 +174,18 @@ TEST_CASE("altgrad.h brings every public header but the Eigen interop", "[layout
     }
   }
   CHECK(missing == Faults{"core/eigen.h"});
+
+  // A shared library lets out what public headers declare, and nothing else: core/export.h.
+  Faults wrong;
+  for (const std::string& path : reached) {
+    const std::string text = read(root / path);
+    const bool declares = text.find("\nnamespace altgrad") != std::string::npos;
+    const bool is_exported = text.find("\nALTGRAD_API_BEGIN\nnamespace altgrad") != std::string::npos &&
+                             text.ends_with("\nALTGRAD_API_END\n");
+    if (declares && is_exported == internal.contains(path)) wrong.push_back(path);
+  }
+  INFO(lines(wrong));
+  CHECK(wrong.empty());
 }
 
 TEST_CASE("no file is longer than a room", "[layout]") {

@@ -16,6 +16,12 @@ std::vector<T> values(const Tensor& t) {
 }
 }  // namespace
 
+TEST_CASE("philox gives the known answers of Random123 (kat_vectors: all zeros, all ones)", "[core]") {
+  using Words = std::array<uint32_t, 4>;
+  CHECK(philox({0, 0, 0, 0}, {0, 0}) == Words{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8});
+  CHECK(philox({~0u, ~0u, ~0u, ~0u}, {~0u, ~0u}) == Words{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd});
+}
+
 TEST_CASE("the same seed gives the same numbers, whatever the number of threads", "[core]") {
   const int threads = num_threads();
   std::vector<std::vector<double>> runs;
