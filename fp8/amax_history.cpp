@@ -79,7 +79,10 @@ void AmaxHistory::visit(nn::Visitor& v, std::string_view values_name, std::strin
 
 void AmaxHistory::adapt_state(StateDict& state, const std::string& values_name,
                               const std::string& counts_name, const nn::LoadOptions& options) const {
-  const auto host = [](const Tensor& t) { return t.defined() ? t.to(Device::cpu()) : t; };
+  const auto host = [](const Tensor& t) {
+    if (!t.defined()) return t;
+    return (is_floating(t.dtype()) ? t.to(DType::f32) : t).to(Device::cpu());
+  };
   const bool saved = state.contains(values_name) && state.contains(counts_name);
   const Tensor values = saved ? host(state[values_name]) : Tensor(),
                counts = saved ? host(state[counts_name]) : Tensor();

@@ -17,6 +17,13 @@ void check_format(const char* role, const Format& format) {
   }
 }
 
+// Enumerations begin at 0.
+template <class Enum>
+void check_enum(const char* what, Enum value, Enum last) {
+  if (value < Enum{} || value > last)
+    fail("QuantizedLinear: ", what, " is ", int(value), ", no value of its type");
+}
+
 void check_shapes(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b) {
   constexpr const char* op = "quantized_linear";
   if (w.dim() != 2) fail(op, ": weight must be (out, in), got ", w.shape());
@@ -183,6 +190,10 @@ Tensor quantized_linear(const Tensor& x, const Tensor& w, const std::optional<Te
 }
 
 void check_quantize_options(const Format& format, const QuantizeOptions& options) {
+  check_enum("scaling", options.scaling, Scaling::current);
+  check_enum("rounding", options.rounding, Rounding::stochastic);
+  check_enum("overflow", options.overflow, Overflow::saturate_all);
+  check_enum("ste", options.ste, Ste::clipped);
   check_format("weight", format);
   if (options.input_format) check_format("input", *options.input_format);
   if (options.grad_format) check_format("grad_output", *options.grad_format);

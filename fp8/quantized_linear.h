@@ -42,8 +42,8 @@ Tensor quantized_linear(const Tensor& x, const Tensor& w, const std::optional<Te
 class QuantizedLinear final : public nn::ModuleOf<QuantizedLinear, nn::Layer> {
  public:
   // Wraps the very object; by value, one of its own on the same tensors. The mode (train, eval) is the
-  // Linear's. Throws std::invalid_argument on null, an ill-formed or unsigned format, history_length < 1, or
-  // skip_patterns.
+  // Linear's. Throws std::invalid_argument on null, an ill-formed or unsigned format, history_length < 1, an
+  // enumeration out of range, or skip_patterns.
   static QuantizedLinear from_linear(std::shared_ptr<nn::Linear> linear, const Format& format,
                                      const QuantizeOptions& options = {});
   static QuantizedLinear from_linear(nn::Linear linear, const Format& format,

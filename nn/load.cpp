@@ -122,13 +122,15 @@ void Module::load_state_dict(const StateDict& state, LoadOptions options) {
     known.insert(key);
     const auto [place, first] = given.try_emplace(to.body(), &match);
     const Match& other = *place->second;  // the same one, or an earlier name of a tied tensor
-    if (is_auxiliary(key)) continue;      // below, once it is adapted
+    if (!first && options.strict && fits(to, from) && fits(to, other.from) &&
+        !same_values(to, from, other.from)) {
+      differing += concat("\n  differing: ", other.key, " and ", key, ", which are one tensor here");
+    }
+    if (is_auxiliary(key)) continue;  // copied below, once it is adapted
     if (!fits(to, from)) {
       mismatched += misfit(key, to, from);
     } else if (first) {
       copies.emplace_back(to, from);
-    } else if (options.strict && fits(to, other.from) && !same_values(to, from, other.from)) {
-      differing += concat("\n  differing: ", other.key, " and ", key, ", which are one tensor here");
     }
   }
   if (options.strict) {

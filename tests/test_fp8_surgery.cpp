@@ -363,6 +363,10 @@ TEST_CASE("bad options change nothing", "[fp8]") {
   REQUIRE(throws([&] { quantize_model(net, E4M3, {.grad_format = nonsense}); }, {"nonsense"}));
   REQUIRE(throws([&] { quantize_model(net, float8_e8m0fnu); }, {"float8_e8m0fnu", "sign"}));
   REQUIRE(throws([&] { quantize_model(net, E4M3, {.history_length = 0}); }, {"history_length 0"}));
+  REQUIRE(throws([&] { quantize_model(net, E4M3, {.scaling = Scaling(3)}); }, {"scaling is 3"}));
+  REQUIRE(throws([&] { quantize_model(net, E4M3, {.rounding = Rounding(-1)}); }, {"rounding is -1"}));
+  REQUIRE(throws([&] { quantize_model(net, E4M3, {.overflow = Overflow(77)}); }, {"overflow is 77"}));
+  REQUIRE(throws([&] { quantize_model(net, E4M3, {.ste = Ste(2)}); }, {"ste is 2"}));
   REQUIRE(throws([&] { quantize_model(net, format("E9M9")); }, {"E9M9", "E4M3", "E5M2", "E3M4"}));
   REQUIRE(Snapshot(net).same(before));
 }

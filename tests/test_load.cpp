@@ -85,6 +85,22 @@ TEST_CASE("a tied second name must fit too", "[nn]") {
   CHECK(values(model.running) == std::vector<float>{0, 0});
 }
 
+TEST_CASE("auxiliary buffers of a module that has two names must not differ either", "[nn]") {
+  struct Counted : nn::ModuleOf<Counted, nn::Layer> {
+    Tensor count = Tensor::zeros({1});
+    Tensor forward(const Tensor& x) override { return x; }
+    void visit(nn::Visitor& v) override { v.buffer("_count", count); }
+  };
+  const auto shared = std::make_shared<Counted>();
+  nn::Sequential net;
+  net.push_back(shared);
+  net.push_back(shared);
+  StateDict state = {{"0._count", Tensor::full({1}, 1)}, {"1._count", Tensor::full({1}, 2)}};
+  CHECK(throws([&] { net.load_state_dict(state); }, {"differing: 0._count and 1._count"}));
+  net.load_state_dict(state, {.strict = false});
+  CHECK(values(shared->count) == std::vector<float>{1});
+}
+
 TEST_CASE("a load that is not strict never fails for an auxiliary key", "[nn]") {
   TiedModel model;
   const Tensor wrong[] = {Tensor::zeros({3}), Tensor::zeros({2}, {.dtype = DType::i64}), Tensor()};
