@@ -1,53 +1,77 @@
-// The metrics of a run as JSON lines, flushed line by line. A resumed run keeps the lines up to its
-// checkpoint and drops what came after it, so that the file reads like one run that never stopped.
+// The metrics of a run as JSON lines. Each is appended by one write, so that a kill leaves whole lines. A resumed run
+// keeps the lines up to its checkpoint where they are and cuts off what came after it, so that the file reads like
+// one run that never stopped, whenever it is looked at.
 #pragma once
 
-#include <cerrno>
-#include <cstring>
+#include <sys/stat.h>
+
+#include <cstdint>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "run_folder.h"
 #include "svg.h"
 
 class Metrics {
  public:
-  // Starts the file anew, or with the lines it holds up to `resumed_step` where that is not 0. Throws
+  // Starts the file anew, or after the lines it holds up to `resumed_step` where that is not 0. Throws
   // std::runtime_error where the file cannot be written.
-  Metrics(std::string path, int64_t resumed_step) : path_(std::move(path)) {
-    std::vector<nlohmann::ordered_json> kept;
-    if (resumed_step > 0) {
-      std::ifstream in(path_);
-      for (std::string text; std::getline(in, text);) {
-        const auto line = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
-        if (!line.is_object() || line.contains("final") ||
-            line.value("step", resumed_step + 1) > resumed_step)
-          break;
-        kept.push_back(line);
-      }
-    }
-    out_.open(path_, std::ios::trunc);
-    for (const auto& line : kept) write(line);
-    if (!out_) refuse();
+  Metrics(std::string path, int64_t resumed_step)
+      : path_(std::move(path)),
+        file_(::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666)) {
+    struct stat info = {};
+    if (file_.fd < 0 || ::fstat(file_.fd, &info) != 0) refuse();
+    if (!S_ISREG(info.st_mode)) return;  // a pipe or a terminal has nothing to keep or to cut
+    const int64_t kept = resumed_step > 0 ? keep(resumed_step) : 0;
+    if (::ftruncate(file_.fd, kept) != 0) refuse();
   }
 
   void write(const nlohmann::ordered_json& line) {
-    if (!line.contains("final")) {
-      const double step = line.at("step").get<double>();
-      train.push_back({step, line.at("train_loss").get<double>()});
-      if (line.contains("val_loss")) val.push_back({step, line.at("val_loss").get<double>()});
+    remember(line);
+    const std::string text = line.dump() + '\n';
+    for (size_t done = 0; done < text.size();) {
+      const ssize_t written = ::write(file_.fd, text.data() + done, text.size() - done);
+      if (written < 0 && errno == EINTR) continue;
+      if (written < 0) refuse();
+      done += size_t(written);
     }
-    if (!(out_ << line.dump() << std::endl)) refuse();
   }
 
   std::vector<Point> train, val;  // the curves so far
 
  private:
-  [[noreturn]] void refuse() const {
-    throw std::runtime_error("cannot write " + path_ + ": " + std::strerror(errno));
+  // Remembers the lines up to that step; the bytes they take. Lines that are not of this program stay among them.
+  int64_t keep(int64_t resumed_step) {
+    std::ifstream in(path_, std::ios::binary);
+    if (!in) refuse();
+    int64_t kept = 0;
+    for (std::string text; std::getline(in, text) && !in.eof(); kept += int64_t(text.size()) + 1) {
+      const auto line = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
+      if (!line.is_object()) continue;
+      if (line.contains("final") || (number(line, "step") && line["step"] > resumed_step)) break;
+      remember(line);
+    }
+    return kept;
   }
-  std::string path_;
-  std::ofstream out_;
+
+  void remember(const nlohmann::ordered_json& line) {
+    if (!number(line, "step")) return;
+    const auto add = [&](std::vector<Point>& curve, const char* key) {
+      if (number(line, key)) curve.push_back({line["step"].get<double>(), line[key].get<double>()});
+    };
+    if (line.contains("final")) return;
+    add(train, "train_loss");
+    add(val, "val_loss");
+  }
+  static bool number(const nlohmann::ordered_json& line, const char* key) {
+    return line.contains(key) && line[key].is_number();
+  }
+
+  [[noreturn]] void refuse() const {
+    altgrad::fail_runtime("cannot write ", path_, ": ", std::strerror(errno));
+  }
+  const std::string path_;
+  const Descriptor file_;
 };

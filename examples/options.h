@@ -7,6 +7,8 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <charconv>
+#include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
@@ -73,15 +75,28 @@ struct Options {
   }
 };
 
+// A check that a flag is a whole number in plain digits. CLI11 itself takes -1 for 2^64 - 1, 010 for 8 and what is too
+// large for the largest number there is.
+template <class T>
+auto whole(T least, T most) {
+  return [=](const std::string& text) {
+    T value{};
+    std::from_chars(text.data(), text.data() + text.size(), value);
+    if (least <= value && value <= most && std::to_string(value) == text) return std::string();
+    return altgrad::concat("must be a whole number from ", least, " to ", most, ", got ", text);
+  };
+}
+
 inline void add_flags(CLI::App& app, Options& o) {
+  const auto positive = whole<int64_t>(1, int64_t(1) << 40);
   app.add_option("--data", o.data,
                  "text to train on, by byte, or nanoGPT's uint16 .bin; default: headers of Eigen");
   app.add_option("--size", o.size, "tiny (4 layers, 128 wide), baby (6, 384) or gpt2 (12, 768)")
       ->check(CLI::IsMember({"tiny", "baby", "gpt2"}))
       ->capture_default_str();
-  app.add_option("--steps", o.steps, "training steps")->check(CLI::PositiveNumber);
-  app.add_option("--batch", o.batch, "sequences in a step")->check(CLI::PositiveNumber);
-  app.add_option("--block", o.block, "tokens in a sequence")->check(CLI::PositiveNumber);
+  app.add_option("--steps", o.steps, "training steps")->check(positive);
+  app.add_option("--batch", o.batch, "sequences in a step")->check(positive);
+  app.add_option("--block", o.block, "tokens in a sequence")->check(positive);
   app.add_option("--lr", o.lr, "highest learning rate; a cosine ends at a tenth of it")
       ->check(CLI::PositiveNumber);
   app.add_option("--dropout", o.dropout, "probability, of embeddings and residual branches")
@@ -94,24 +109,26 @@ inline void add_flags(CLI::App& app, Options& o) {
       ->check(CLI::IsMember({"window", "delayed", "current"}))
       ->capture_default_str();
   app.add_option("--history", o.history, "steps that an amax is remembered")
-      ->check(CLI::PositiveNumber)
+      ->check(positive)
       ->capture_default_str();
   app.add_option("--skip", o.skip, "names of layers to leave in f32; none: all are quantized")
       ->capture_default_str();
-  app.add_option("--seed", o.seed, "of all randomness")->capture_default_str();
-  app.add_option("--threads", o.threads, "default: all cores")->check(CLI::PositiveNumber);
+  app.add_option("--seed", o.seed, "of all randomness")
+      ->check(whole<uint64_t>(0, UINT64_MAX))
+      ->capture_default_str();
+  app.add_option("--threads", o.threads, "default: all cores")->check(whole<int64_t>(1, 1024));
   app.add_option("--device", o.device, "cpu or cuda")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
   app.add_option("--eval-every", o.eval_every, "steps between evaluations, each followed by a checkpoint")
-      ->check(CLI::PositiveNumber)
+      ->check(positive)
       ->capture_default_str();
   app.add_option("--eval-batches", o.eval_batches,
                  "batches in an evaluation; the final one has ten times as many")
-      ->check(CLI::PositiveNumber)
+      ->check(positive)
       ->capture_default_str();
   app.add_option("--sample", o.sample, "characters of text to write at the end")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole<int64_t>(0, INT32_MAX))
       ->capture_default_str();
   app.add_option("--out", o.out,
                  "folder for checkpoint, metrics, curve and sample; files there are overwritten")

@@ -1,19 +1,23 @@
 // Trains a small GPT on text, its Linear layers in simulated 8-bit floats. Writes a checkpoint, the metrics,
-// the loss curve and a sample of text to a folder. Ctrl-C stops after the step and saves; --resume goes on,
-// bit for bit as if it had never stopped: the learning rate depends on the step alone, batches and dropout on
-// the generator that is in the checkpoint, and evaluation and sampling draw from generators of their own.
+// the loss curve and a sample of text to a folder. Ctrl-C, SIGTERM and a terminal that goes away stop it after
+// the step, and it saves; --resume goes on, bit for bit as if it had never stopped: the learning rate depends on
+// the step alone, batches and dropout on the generator that is in the checkpoint, and evaluation and sampling
+// draw from generators of their own.
 #include <altgrad/altgrad.h>
 
+#include <charconv>
 #include <chrono>
 #include <csignal>
 #include <filesystem>
 #include <limits>
 #include <nlohmann/json.hpp>
 
-#include "default_text.h"
+#include "corpus.h"
 #include "metrics.h"
 #include "options.h"
 #include "progress.h"
+#include "run_folder.h"
+#include "settings.h"
 #include "svg.h"
 
 namespace ag = altgrad;
@@ -23,13 +27,20 @@ namespace {
 
 constexpr uint64_t eval_seed = 1;  // the same batches for every run, so that runs compare
 
-// A first Ctrl-C asks for an orderly stop; the handler is gone then, so a second one quits at once.
 volatile std::sig_atomic_t stop_asked = 0;
 
+// A first Ctrl-C (or SIGTERM) asks for an orderly stop; the handler is gone then, so a second one quits at once.
+// So does a terminal or pipe that goes away, unless the run was started to outlive it (nohup); it tells more than
+// once (the shell and the system, each line that is printed), so those handlers stay.
 void watch_signals() {
-  struct sigaction action = {};
+  struct sigaction action = {}, inherited = {};
   action.sa_handler = [](int) { stop_asked = 1; };
-  action.sa_flags = SA_RESETHAND | SA_RESTART;
+  action.sa_flags = SA_RESTART;
+  for (const int signal : {SIGHUP, SIGPIPE}) {
+    sigaction(signal, nullptr, &inherited);
+    if (inherited.sa_handler != SIG_IGN) sigaction(signal, &action, nullptr);
+  }
+  action.sa_flags |= SA_RESETHAND;
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
 }
@@ -50,24 +61,10 @@ std::string text(const char* format, auto... values) {
   return line;
 }
 
-// What a checkpoint must agree on with the flags that resume from it: all that the run depends on but --steps,
-// which may be raised to train longer.
-nlohmann::ordered_json run_settings(const Options& o, const ag::models::CharDataset& data) {
-  const Recipe r = o.recipe();
-  return {{"--size", o.size},
-          {"vocabulary of --data", data.vocab_size()},
-          {"tokens of --data", data.size("train") + data.size("val")},
-          {"--block", r.block},
-          {"--dropout", r.dropout},
-          {"--batch", r.batch},
-          {"--lr", r.lr},
-          {"--seed", o.seed},
-          {"--format", o.format},
-          {"--inputs", o.input_format()},
-          {"--grads", o.grads},
-          {"--scaling", o.scaling},
-          {"--history", o.history},
-          {"--skip", o.skip}};
+// The shortest text that from_chars reads as this very number.
+std::string exact(double value) {
+  char digits[32];
+  return {digits, std::to_chars(digits, digits + sizeof digits, value).ptr};
 }
 
 class Training {
@@ -75,20 +72,19 @@ class Training {
   explicit Training(const Options& options)
       : o(options),
         recipe(o.recipe()),
-        data(o.data.empty() ? default_text(recipe.block) : ag::models::CharDataset(o.data, recipe.block)),
+        corpus(o.data.empty() ? default_corpus(recipe.block) : Corpus(o.data, recipe.block)),
         model(seeded_model()),
-        opt(model.decay_groups(0.1), {.lr = recipe.lr, .betas = {0.9, recipe.beta2}, .weight_decay = 0.1}) {
+        opt(model.decay_groups(0.1), {.lr = recipe.lr, .betas = {0.9, recipe.beta2}, .weight_decay = 0.1}),
+        folder(o.out) {
     if (o.resume) resume();
-    fs::create_directories(o.out);
   }
 
   // The whole run: exit status.
   int run() {
     banner();
-    Metrics metrics(o.json.value_or(file("metrics.jsonl")), step);
+    Metrics metrics(o.json.value_or(folder.file("metrics.jsonl")), step);
     const std::vector<ag::Tensor> parameters = model.parameters();
     const ag::optim::CosineSchedule lr{recipe.lr, recipe.lr / 10, recipe.warmup, recipe.steps};
-    const double tokens = double(recipe.batch * recipe.block);
     std::vector<double> times;
     {
       Progress progress(step, recipe.steps);
@@ -119,13 +115,18 @@ class Training {
                              train_loss, val_loss));
         }
         line.update({{"lr", opt.lr()}, {"ms_per_step", times.back()}, {"tokens_per_s", rate}});
-        metrics.write(line);
+        try {
+          metrics.write(line);
+        } catch (...) {
+          save();  // the step is done, whatever has become of its line
+          throw;
+        }
         if (evaluates) save();
         progress.update(step, train_loss, rate);
       }
     }
     if (stop_asked) save();
-    svg::write_loss_curve(file("loss.svg"), title(), metrics.train, metrics.val);
+    svg::write_loss_curve(folder.file("loss.svg"), title(), metrics.train, metrics.val);
     return stop_asked ? stopped() : finish(metrics, times);
   }
 
@@ -139,7 +140,6 @@ class Training {
     return gpt;
   }
 
-  std::string file(const char* name) const { return (fs::path(o.out) / name).string(); }
   std::string title() const {
     if (!o.quantized()) return o.size + " GPT in f32";
     const auto name = [](const std::string& format) { return format == "none" ? "f32" : format; };
@@ -185,24 +185,24 @@ class Training {
   }
 
   void save() const {
-    ag::nn::save_checkpoint(file("checkpoint.safetensors"), model, opt,
+    ag::nn::save_checkpoint(checkpoint(), model, opt,
                             {.step = step,
                              .generator = ag::default_generator().state(),
-                             .extra = {{"settings", run_settings(o, data).dump()},
-                                       {"best_val_loss", text("%.17g", best_val_loss)}}});
+                             .extra = {{"settings", settings_text(run_settings(o, corpus))},
+                                       {"best_val_loss", exact(best_val_loss)}}});
   }
 
+  std::string checkpoint() const { return folder.file("checkpoint.safetensors"); }
+
   void resume() {
-    const std::string path = file("checkpoint.safetensors");
-    if (!fs::exists(path)) ag::fail_runtime("--resume: there is no ", path);
+    const std::string path = checkpoint();
     ag::Metadata metadata;
     ag::load_safetensors(path, &metadata);
-    auto saved = nlohmann::json::parse(metadata["extra.settings"], nullptr, /*allow_exceptions=*/false);
-    if (!saved.is_object()) ag::fail("--resume: ", path, " is not a checkpoint of this program");
-    const auto settings = run_settings(o, data);
-    for (const auto& [name, value] : settings.items()) {
-      if (saved[name] == value) continue;
-      ag::fail("--resume: ", path, " has ", name, " ", saved[name], ", not ", value);
+    require_settings(run_settings(o, corpus), metadata["extra.settings"], path);
+    const std::string& best = metadata["extra.best_val_loss"];
+    const auto [end, error] = std::from_chars(best.data(), best.data() + best.size(), best_val_loss);
+    if (error != std::errc() || end != best.data() + best.size() || !(best_val_loss >= 0)) {
+      ag::fail("--resume: ", path, ": \"best_val_loss\" must be a loss, got \"", shortened(best), "\"");
     }
     const ag::nn::TrainingState state = ag::nn::load_checkpoint(path, model, opt);
     if (state.step > recipe.steps) {
@@ -210,7 +210,6 @@ class Training {
     }
     step = state.step;
     ag::default_generator().set_state(state.generator);
-    best_val_loss = std::stod(state.extra.at("best_val_loss"));
   }
 
   int stopped() const {
@@ -230,14 +229,13 @@ class Training {
     if (!times.empty()) {
       std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
       const double median = times[times.size() / 2];
-      line.update(
-          {{"ms_per_step", median}, {"tokens_per_s", double(recipe.batch * recipe.block) / median * 1e3}});
+      line.update({{"ms_per_step", median}, {"tokens_per_s", tokens / median * 1e3}});
     }
     metrics.write(line);
     std::printf("Final validation loss %.4f, best %.4f\n", val_loss, best_val_loss);
     if (o.sample > 0) sample();
-    std::printf("\nLoss curve   %s\nMetrics      %s\nCheckpoint   %s\n", file("loss.svg").c_str(),
-                o.json.value_or(file("metrics.jsonl")).c_str(), file("checkpoint.safetensors").c_str());
+    std::printf("\nLoss curve   %s\nMetrics      %s\nCheckpoint   %s\n", folder.file("loss.svg").c_str(),
+                o.json.value_or(folder.file("metrics.jsonl")).c_str(), checkpoint().c_str());
     return 0;
   }
 
@@ -247,17 +245,23 @@ class Training {
     const ag::Tensor start = data.batch("val", 1, generator).first.reshape({-1}).narrow(0, 0, 1);
     const ag::Tensor ids = model.generate(start, o.sample, {.temperature = 0.8, .generator = &generator});
     const std::string words = data.decode(ids);
-    std::ofstream(file("sample.txt"), std::ios::binary) << words << '\n';
-    std::printf("\n--- sample (%s) ---\n%s\n---\n", file("sample.txt").c_str(), words.c_str());
+    const std::string path = folder.file("sample.txt");
+    std::ofstream out(path, std::ios::binary);
+    out << words << '\n';
+    if (!out.flush()) ag::fail_runtime("cannot write ", path, ": ", std::strerror(errno));
+    std::printf("\n--- sample (%s) ---\n%s\n---\n", path.c_str(), words.c_str());
   }
 
   const Options o;
   const Recipe recipe;
   const ag::Device device = o.device == "cuda" ? ag::Device::cuda() : ag::Device::cpu();
-  const ag::models::CharDataset data;
+  const double tokens = double(recipe.batch) * double(recipe.block);  // in a step
+  const Corpus corpus;
+  const ag::models::CharDataset& data = corpus.data;
   ag::fp8::SurgeryReport report;
   ag::models::GPT model;
   ag::optim::AdamW opt;
+  const RunFolder folder;
   int64_t step = 0;
   double best_val_loss = std::numeric_limits<double>::infinity();
 };
@@ -278,6 +282,11 @@ int main(int argc, char** argv) {
   try {
     if (!options.quantized() && (options.input_format() != "none" || options.grads != "none")) {
       ag::fail("--inputs and --grads need a --format for the weights");
+    }
+    const fs::path checkpoint = fs::path(options.out) / "checkpoint.safetensors";
+    std::error_code error;
+    if (options.resume && !fs::exists(checkpoint, error)) {
+      ag::fail_runtime("--resume: there is no ", checkpoint.string());
     }
     if (options.threads > 0) ag::set_num_threads(int(options.threads));
     watch_signals();

@@ -42,6 +42,7 @@ T number(const std::string& path, const Metadata& metadata, const char* key) {
 
 void save_checkpoint(const std::string& path, const Module& model, const optim::Optimizer& optimizer,
                      const TrainingState& state) {
+  if (state.step < 0) fail("save_checkpoint: step must not be negative, got ", state.step);
   StateDict tensors;
   insert_prefixed(tensors, model_prefix, model.state_dict());
   insert_prefixed(tensors, optimizer_prefix, optimizer.state_dict());
@@ -65,6 +66,7 @@ TrainingState load_checkpoint(const std::string& path, Module& model, optim::Opt
                       .generator = {.seed = number<uint64_t>(path, metadata, "generator.seed"),
                                     .next = number<uint64_t>(path, metadata, "generator.next")},
                       .extra = with_prefix(metadata, extra_prefix)};
+  if (state.step < 0) fail("load_checkpoint: ", path, ": \"step\" must not be negative, got ", state.step);
   // The model's check comes with its load, so the optimizer's comes before: one fails and neither has
   // changed.
   const StateDict optimizer_state = with_prefix(tensors, optimizer_prefix);

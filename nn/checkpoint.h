@@ -16,7 +16,7 @@ struct TrainingState {
 };
 
 // Saves model (parameters and buffers: amax histories too), optimizer and state. Throws as save_safetensors
-// does.
+// does, and std::invalid_argument on a negative step.
 void save_checkpoint(const std::string& path, const Module& model, const optim::Optimizer& optimizer,
                      const TrainingState& state);
 // Loads into model and optimizer, which must have the shapes saved; throws as load_safetensors and

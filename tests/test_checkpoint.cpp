@@ -170,6 +170,12 @@ TEST_CASE("a checkpoint that does not fit is refused, and neither model nor opti
     metadata["step"] = "3 or so";
     parts.push_back("\"step\" must be a whole number, got \"3 or so\"");
   }
+  SECTION("the step is negative") {
+    metadata["step"] = "-1";
+    parts.push_back("\"step\" must not be negative, got -1");
+    run.state.step = -1;
+    CHECK(throws([&] { run.save(path); }, {"save_checkpoint: step must not be negative, got -1"}));
+  }
   SECTION("the generator's state does not fit") {
     metadata["generator.seed"] = "18446744073709551616";
     parts.push_back("generator.seed");
