@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The two commands: train a tiny GPT in simulated 8-bit floats, and run every test. Both install what is missing (apt),
-# configure and build first. What a step prints goes to a log beside the build, shown only where the step fails.
+# The two commands: train a tiny GPT in simulated 8-bit floats, and run every test. Both name what is missing and install
+# it (apt), configure and build first. What a step prints goes to a log beside the build, shown only where the step fails.
 # ALTGRAD_PRESET picks another of CMakePresets.json than release.
 set -euo pipefail
 
@@ -8,6 +8,7 @@ usage() {
   cat <<'TXT'
 usage: ./run.sh train [args]   train a tiny GPT on text; ./run.sh train --help lists the args
        ./run.sh test           build and run every test
+Both name the Debian packages that are missing here and install them; with --no-install they name them and stop.
 TXT
 }
 
@@ -78,10 +79,10 @@ apt_install() {
   command -v apt-get >/dev/null || return 1
   if [ "$(id -u)" != 0 ]; then
     command -v sudo >/dev/null || return 1
-    sudo -n true 2>/dev/null || { [ -t 0 ] && sudo -v; } || return 1
     sudo=sudo
   fi
-  echo "installing: $*"
+  echo "missing here, now installed by ${sudo:+$sudo }apt-get with what they depend on: $*"
+  [ -z "$sudo" ] || sudo -n true 2>/dev/null || { [ -t 0 ] && sudo -v; } || return 1
   step install ${sudo:+"$sudo"} env DEBIAN_FRONTEND=noninteractive "PATH=$PATH:/usr/sbin:/sbin" sh -c \
     'apt-get -q update; exec apt-get -q -y install --no-install-recommends "$@"' sh "$@"
 }
@@ -90,7 +91,7 @@ install_missing() {
   local packages
   packages=$(missing "$1" | xargs)
   # shellcheck disable=SC2086  # a list of words
-  if [ -n "$packages" ] && apt_install $packages; then packages=$(missing "$1" | xargs); fi
+  if [ -n "$packages" ] && [ $install = yes ] && apt_install $packages; then packages=$(missing "$1" | xargs); fi
   [ -n "$packages" ] || return 0
   cat >&2 <<TXT
 altgrad needs a C++20 compiler with OpenMP, CMake 3.22 or newer, ninja or make, Eigen 3.4 or newer, nlohmann-json,
@@ -112,17 +113,31 @@ configure_and_build() {
   step build cmake --build "$build" --target "$target" --parallel "$jobs"
 }
 
-# Reads ctest's log and prints the closing line: Catch's test cases, and 1 for every other program.
+# Reads ctest's report and prints the closing line: Catch's test cases, and 1 for every other program. A program that runs
+# test cases again, with the kernels of other CPUs, is 1, too. What a line "SKIPPED: ..." tells of has not passed.
 count_tests() {
   awk '
+    /^\t<testcase / { status = $NF; again = /name="(kernels|emulated)_/; cases = good = bad = skips = 0 }
+    /^\t\t<skipped message="SKIP_/ { status = "skipped" }
+    { sub(/^\t\t<system-out>/, "") }
+    /^SKIPPED: / { ++skips }
     /^All tests passed \(/ { cases = $(NF - 2) }
     /^test cases:/ { for (i = 2; i < NF; ++i) { if ($(i + 1) == "passed") good = $i; if ($(i + 1) == "failed") bad = $i } }
-    /^Test Passed\.$/ { passed += cases ? cases : good ? good : 1 }
-    /^Test Failed\.$/ || /^Test timeout/ { passed += good; failed += bad ? bad : 1 }
-    /^Test (Passed|Failed)\.$/ || /^Test timeout/ { cases = good = bad = 0 }
-    END { printf "%d passed, %d failed\n", passed, failed }
-  ' "$build/Testing/Temporary/LastTest.log"
+    /^\t<\/testcase>/ {
+      if (again) cases = good = bad = skips = 0
+      if (status == "skipped") skipped += skips ? skips : 1
+      else if (status ~ /"run"/) { all = cases ? cases : good; passed += all ? all - skips : 1; skipped += skips }
+      else { passed += good ? good - skips : 0; failed += bad ? bad : 1; skipped += skips }
+    }
+    END { printf "%d passed, %d failed%s\n", passed, failed, skipped ? ", " skipped " skipped" : "" }
+  ' "$build/tests.xml"
 }
+
+install=yes
+for arg; do  # all but --no-install go round to their places
+  shift
+  if [ "$arg" = --no-install ]; then install=no; else set -- "$@" "$arg"; fi
+done
 
 case ${1:-} in
   train)
@@ -138,7 +153,9 @@ case ${1:-} in
     install_missing test
     configure_and_build all -DALTGRAD_TESTS=ON
     status=0
-    ctest --test-dir "$build" --output-on-failure --parallel "$jobs" </dev/null || status=1
+    rm -f "$build/tests.xml"
+    ctest --test-dir "$build" --output-on-failure --parallel "$jobs" --output-junit "$build/tests.xml" \
+      --test-output-size-passed 1000000 --test-output-size-failed 1000000 </dev/null || status=1
     count_tests
     exit $status
     ;;
