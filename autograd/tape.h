@@ -33,7 +33,7 @@ class Tape;
 //   struct Softplus final : Op {
 //     static constexpr const char* name = "softplus";
 //     Tensor x;                                                          // saved for backward
-//     Tensor forward(const Tensor& in) { x = in; return log(exp(in) + 1.0); }
+//     Tensor forward(const Tensor& in) { x = in; return relu(in) + log(exp(-abs(in)) + 1.0); }
 //     void backward(const Tensor& dy, Grads& d) override { d.add(0, dy * sigmoid(x)); }
 //   };
 //   Tensor softplus(const Tensor& x) { return apply<Softplus>(x); }

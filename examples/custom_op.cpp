@@ -12,7 +12,7 @@ struct Softplus final : ag::Op {
   ag::Tensor x;  // saved for backward
   ag::Tensor forward(const ag::Tensor& in) {
     x = in;
-    return ag::log(ag::exp(in) + 1.0);
+    return ag::relu(in) + ag::log(ag::exp(-ag::abs(in)) + 1.0);  // log(exp(x) + 1), without exp's Inf
   }
   // dx = dy sigmoid(x)
   void backward(const ag::Tensor& dy, ag::Grads& d) override { d.add(0, dy * ag::sigmoid(x)); }

@@ -6,7 +6,7 @@
 
 namespace ag = altgrad;
 
-// y = log(1 + exp(x)); its slope is sigmoid(x). With `wrong`, backward forgets the chain rule's dy.
+// y = log(exp(x) + 1), written so that exp never is Inf; its slope is sigmoid(x). With `wrong`, backward forgets the chain rule's dy.
 struct Softplus final : ag::Op {
   static constexpr const char* name = "softplus";
   ag::Tensor x;
@@ -14,7 +14,7 @@ struct Softplus final : ag::Op {
   ag::Tensor forward(const ag::Tensor& in, bool forget_dy) {
     x = in;
     wrong = forget_dy;
-    return ag::log(ag::exp(in) + 1.0);
+    return ag::relu(in) + ag::log(ag::exp(-ag::abs(in)) + 1.0);
   }
   void backward(const ag::Tensor& dy, ag::Grads& d) override {
     d.add(0, wrong ? ag::sigmoid(x) : dy * ag::sigmoid(x));

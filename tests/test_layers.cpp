@@ -329,7 +329,7 @@ struct Mlp : ag::nn::ModuleOf<Mlp, ag::nn::Layer> {
 struct Softplus final : ag::Op {                                  // forward and backward side by side
   static constexpr const char* name = "softplus";
   ag::Tensor x;                                                   // saved for backward
-  ag::Tensor forward(const ag::Tensor& in) { x = in; return ag::log(ag::exp(in) + 1.0); }
+  ag::Tensor forward(const ag::Tensor& in) { x = in; return ag::relu(in) + ag::log(ag::exp(-ag::abs(in)) + 1.0); }
   void backward(const ag::Tensor& dy, ag::Grads& d) override { d.add(0, dy * ag::sigmoid(x)); }
 };
 ag::Tensor softplus(const ag::Tensor& x) { return ag::apply<Softplus>(x); }

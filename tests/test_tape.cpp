@@ -25,7 +25,7 @@ struct Softplus final : Op {
   Tensor x;
   Tensor forward(const Tensor& in) {
     x = in;
-    return log(exp(in) + 1.0);
+    return relu(in) + log(exp(-abs(in)) + 1.0);
   }
   void backward(const Tensor& dy, Grads& d) override { d.add(0, dy * sigmoid(x)); }
 };

@@ -17,7 +17,7 @@ struct Mlp : ag::nn::ModuleOf<Mlp, ag::nn::Layer> {
 struct Softplus final : ag::Op {                                  // forward and backward side by side
   static constexpr const char* name = "softplus";
   ag::Tensor x;                                                   // saved for backward
-  ag::Tensor forward(const ag::Tensor& in) { x = in; return ag::log(ag::exp(in) + 1.0); }
+  ag::Tensor forward(const ag::Tensor& in) { x = in; return ag::relu(in) + ag::log(ag::exp(-ag::abs(in)) + 1.0); }
   void backward(const ag::Tensor& dy, ag::Grads& d) override { d.add(0, dy * ag::sigmoid(x)); }
 };
 ag::Tensor softplus(const ag::Tensor& x) { return ag::apply<Softplus>(x); }
@@ -29,6 +29,17 @@ TEST_CASE("softplus has the right gradient") {
   auto check = ag::gradcheck([](std::span<const ag::Tensor> in) { return softplus(in[0]); }, {x});
   INFO(check.message);        // names the input, the element, both values
   REQUIRE(check.ok);
+}
+
+TEST_CASE("softplus is right where exp(x) is Inf or 0") {
+  auto x = ag::Tensor::from({100.f, -100.f}, {2}).requires_grad(true);
+  ag::Tape tape;
+  ag::Tensor y = softplus(x);
+  tape.backward(ag::sum(y));
+  CHECK(y.data<float>()[0] == 100.f);
+  CHECK(y.data<float>()[1] == Approx(0).margin(1e-30));
+  CHECK(x.grad().data<float>()[0] == 1.f);
+  CHECK(x.grad().data<float>()[1] == Approx(0).margin(1e-30));
 }
 
 TEST_CASE("a module of one's own has names, is quantized and trained") {
