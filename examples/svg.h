@@ -3,8 +3,11 @@
 #pragma once
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
+#include <cstring>
 #include <fstream>
+#include <locale>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -91,6 +94,7 @@ inline void write_loss_curve(const std::string& path, const std::string& title,
   const char* red = "stroke=\"#d62728\" stroke-width=\"2.5\"";
 
   std::ostringstream out;
+  out.imbue(std::locale::classic());  // "0.5" and "2000" whatever the program's locale writes
   out << "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 " << width << ' ' << height << "\" width=\""
       << width << "\" height=\"" << height << "\" font-family=\"sans-serif\" font-size=\"13\">\n"
       << "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
@@ -133,7 +137,7 @@ inline void write_loss_curve(const std::string& path, const std::string& title,
 
   std::ofstream file(path, std::ios::binary);
   file << out.str();
-  if (!file.flush()) throw std::runtime_error("cannot write " + path);
+  if (!file.flush()) throw std::runtime_error("cannot write " + path + ": " + std::strerror(errno));
 }
 
 }  // namespace svg

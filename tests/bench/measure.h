@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdint>
 #include <fstream>
+#include <locale>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,7 @@ inline double seconds() {
 // The most bytes of this process that have been in memory, 0 where the system does not say.
 inline int64_t most_resident() {
   std::ifstream status("/proc/self/status");
+  status.imbue(std::locale::classic());
   for (std::string word; status >> word;) {
     if (word != "VmHWM:") continue;
     int64_t kilobytes = 0;
