@@ -1,6 +1,7 @@
 // Products on codes in bf16: the kernels against plain loops in f64, the layer against products of rounded values,
 // and the short ways of dividing and rounding against the long ones.
 #include <altgrad/altgrad.h>
+#include <altgrad/core/cpu/isa.h>
 #include <altgrad/core/cpu/matmul.h>
 #include <altgrad/fp8/kernels.h>
 
@@ -17,6 +18,8 @@ using reference::randn;
 
 namespace {
 
+constexpr auto no_bf16 = "this CPU has no instructions for bf16";
+
 // Normal numbers rounded to E4M3, in bf16, as gemm_bf16 reads them.
 std::vector<uint16_t> random_codes(int64_t rows, int64_t columns, unsigned seed) {
   const Tensor x = randn({rows, columns}, seed) * 100.0;
@@ -31,18 +34,15 @@ std::vector<uint16_t> random_codes(int64_t rows, int64_t columns, unsigned seed)
 }
 double value_of(uint16_t bits) { return std::bit_cast<float>(uint32_t(bits) << 16); }
 
-using Product = std::function<void(float*, const uint16_t*, const uint16_t*, const kernels::Gemm&)>;
+using Product =
+    std::function<void(float*, const uint16_t*, const uint16_t*, const float* bias, const kernels::Gemm&)>;
 
+// That in use, on AMX the one for CPUs without it as well.
 std::vector<std::pair<const char*, Product>> products() {
-  std::vector<std::pair<const char*, Product>> all;
-  if (kernels::has_bf16<Cpu>()) {
-    all.emplace_back("in use", [](float* c, const uint16_t* a, const uint16_t* b, const kernels::Gemm& g) {
-      kernels::gemm_bf16<Cpu>(c, a, b, nullptr, g);
-    });
-  }
+  std::vector<std::pair<const char*, Product>> all = {{"in use", kernels::gemm_bf16<Cpu>}};
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512bf16")) {
-    all.emplace_back("avx512_bf16", [](float* c, const uint16_t* a, const uint16_t* b,
+  if (cpu::isa() >= cpu::Isa::avx512_bf16) {
+    all.emplace_back("avx512_bf16", [](float* c, const uint16_t* a, const uint16_t* b, const float* bias,
                                        const kernels::Gemm& g) {
       const std::unique_ptr<void, decltype(&std::free)> memory(
           std::aligned_alloc(64, cpu::bf16_scratch * sizeof(uint32_t)), std::free);
@@ -51,7 +51,7 @@ std::vector<std::pair<const char*, Product>> products() {
       using Operand = cpu::Operand<uint16_t>;
       cpu::matmul_avx512_bf16(c, g.n, g.trans_a ? Operand{a, 1, lda} : Operand{a, lda, 1},
                               g.trans_b ? Operand{b, 1, ldb} : Operand{b, ldb, 1}, g.m, g.n, g.k,
-                              float(g.alpha), float(g.beta), nullptr, static_cast<uint32_t*>(memory.get()));
+                              float(g.alpha), float(g.beta), bias, static_cast<uint32_t*>(memory.get()));
     });
   }
 #endif
@@ -59,14 +59,16 @@ std::vector<std::pair<const char*, Product>> products() {
 }
 
 void check(const Product& product, int64_t m, int64_t n, int64_t k, bool trans_a, bool trans_b, double alpha,
-           double beta) {
-  CAPTURE(m, n, k, trans_a, trans_b, alpha, beta);
+           double beta, bool with_bias = false) {
+  CAPTURE(m, n, k, trans_a, trans_b, alpha, beta, with_bias);
   const auto a = trans_a ? random_codes(k, m, 1) : random_codes(m, k, 1);
   const auto b = trans_b ? random_codes(n, k, 2) : random_codes(k, n, 2);
   const int64_t lda = kernels::bf16_padded(trans_a ? m : k), ldb = kernels::bf16_padded(trans_b ? k : n);
   const float before = beta == 0 ? NAN : 100.f;  // NaN must not be read
   std::vector<float> c(m * n + 1, before);
-  product(c.data(), a.data(), b.data(), {m, n, k, trans_a, trans_b, alpha, beta});
+  const Tensor bias = 100 * randn({n}, 3).to(DType::f32);
+  product(c.data(), a.data(), b.data(), with_bias ? bias.ptr<float>() : nullptr,
+          {m, n, k, trans_a, trans_b, alpha, beta});
   double worst = 0, largest = 0;
   for (int64_t i = 0; i < m; ++i) {
     for (int64_t j = 0; j < n; ++j) {
@@ -75,7 +77,8 @@ void check(const Product& product, int64_t m, int64_t n, int64_t k, bool trans_a
         sum += value_of(a[trans_a ? p * lda + i : i * lda + p]) *
                value_of(b[trans_b ? j * ldb + p : p * ldb + j]);
       }
-      const double expected = alpha * sum + (beta == 0 ? 0 : beta * before);
+      const double expected =
+          alpha * sum + (beta == 0 ? 0 : beta * before) + (with_bias ? bias.ptr<float>()[j] : 0);
       const double off = std::abs(c[i * n + j] - expected);
       worst = off <= worst ? worst : off;
       largest = std::max(largest, std::abs(expected));
@@ -88,6 +91,7 @@ void check(const Product& product, int64_t m, int64_t n, int64_t k, bool trans_a
 }  // namespace
 
 TEST_CASE("products of bf16 agree with plain loops in f64", "[codes]") {
+  if (!kernels::has_bf16<Cpu>()) SKIP_TEST(no_bf16);
   for (const auto& [name, product] : products()) {
     INFO(name);
     for (const bool trans_a : {false, true}) {
@@ -102,6 +106,8 @@ TEST_CASE("products of bf16 agree with plain loops in f64", "[codes]") {
           check(product, m, n, k, trans_a, trans_b, 0.37, 0);
           check(product, m, n, k, trans_a, trans_b, 1, 1);
           check(product, m, n, k, trans_a, trans_b, 2, -0.5);
+          check(product, m, n, k, trans_a, trans_b, 1, 0, true);
+          check(product, m, n, k, trans_a, trans_b, 2, -0.5, true);
         }
       }
     }
@@ -109,7 +115,7 @@ TEST_CASE("products of bf16 agree with plain loops in f64", "[codes]") {
 }
 
 TEST_CASE("products of bf16 have the same bits on any number of threads", "[codes]") {
-  if (!kernels::has_bf16<Cpu>()) return;
+  if (!kernels::has_bf16<Cpu>()) SKIP_TEST(no_bf16);
   const int before = num_threads();
   for (const auto& [m, n, k] :
        std::vector<std::array<int64_t, 3>>{{130, 100, 300}, {768, 65, 128}, {65, 700, 200}}) {
@@ -128,7 +134,7 @@ TEST_CASE("products of bf16 have the same bits on any number of threads", "[code
 }
 
 TEST_CASE("a product of bf16 adds its bias once, and without terms is beta C and bias", "[codes]") {
-  if (!kernels::has_bf16<Cpu>()) return;
+  if (!kernels::has_bf16<Cpu>()) SKIP_TEST(no_bf16);
   const int64_t m = 5, n = 40;
   const Tensor bias = randn({n}, 3).to(DType::f32);
   for (const int64_t k : {0, 1, 1024, 2050}) {
@@ -200,7 +206,7 @@ TEST_CASE("a layer that runs on codes gives the products of rounded values", "[c
 }
 
 TEST_CASE("products on codes are closer to the truth than f32 products of rescaled values", "[codes]") {
-  if (!kernels::has_bf16<Cpu>()) return;
+  if (!kernels::has_bf16<Cpu>()) SKIP_TEST(no_bf16);
   using namespace fp8;
   double log_ratio = 0;
   int products = 0;

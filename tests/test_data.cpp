@@ -168,17 +168,20 @@ TEST_CASE("a file that is too short is refused with the size that would do", "[d
   CHECK(throws([&] { CharDataset(folder.file("text", "abc"), 64, 1e-300); }, {"text", "3 bytes"}));
 }
 
+TEST_CASE("CharDataset says so where a file may not be read", "[data]") {
+  if (geteuid() == 0) SKIP_TEST("root may read everything");
+  const Folder folder;
+  const std::string path = folder.file("text.txt", "some text, long enough for this");
+  fs::permissions(path, fs::perms::none);
+  CHECK(throws<std::runtime_error>([&] { CharDataset(path, 2); }, {path, std::strerror(EACCES)}));
+}
+
 TEST_CASE("CharDataset says what is wrong with its arguments", "[data]") {
   const Folder folder;
   const std::string path = folder.file("text.txt", "some text, long enough for this");
   const std::string missing = (folder.path / "missing").string();
   CHECK(throws<std::runtime_error>([&] { CharDataset(missing, 2); }, {missing, std::strerror(ENOENT)}));
   CHECK(throws<std::runtime_error>([&] { CharDataset(folder.path.string(), 2); }, {std::strerror(EISDIR)}));
-  if (geteuid() != 0) {  // root may read everything
-    fs::permissions(path, fs::perms::none);
-    CHECK(throws<std::runtime_error>([&] { CharDataset(path, 2); }, {path, std::strerror(EACCES)}));
-    fs::permissions(path, fs::perms::owner_all);
-  }
   CHECK(throws([&] { CharDataset(path, 0); }, {"block_size", "0"}));
   for (const double fraction : {-0.1, 1.0, 1.5, double(NAN)}) {
     CHECK(throws([&] { CharDataset(path, 2, fraction); }, {"val_fraction", "[0, 1)"}));
