@@ -100,15 +100,11 @@ template <int V, int... R>
 struct Tiles {
   static constexpr decltype(&tile<1, V>) of[] = {tile<R, V>...};
 };
-#if defined(__AVX512F__)
-constexpr int64_t max_rows = 14;  // 28 of 32 registers for the tile
+constexpr int64_t max_rows = lanes == 16 ? 14 : 6;  // 28 of 32 registers for the tile, 12 of 16
+template <int V, int64_t = lanes>
+struct TilesOf : Tiles<V, 1, 2, 3, 4, 5, 6> {};
 template <int V>
-using TilesOf = Tiles<V, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14>;
-#else
-constexpr int64_t max_rows = 6;  // 12 of 16
-template <int V>
-using TilesOf = Tiles<V, 1, 2, 3, 4, 5, 6>;
-#endif
+struct TilesOf<V, 16> : Tiles<V, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14> {};
 
 // B (k, n) into panels of rows of `panel` floats, the last panel filled up with zeros.
 void pack_b(float* out, Operand<float> b, int64_t k, int64_t n) {
