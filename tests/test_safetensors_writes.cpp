@@ -5,8 +5,10 @@
 
 #include <altgrad/nn/safetensors.h>
 
+#include <dlfcn.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <csignal>
@@ -40,7 +42,47 @@ int in_child(const std::function<int()>& f) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
+// Before the n-th read from now on the file at `path` is cut to `size` bytes, as another program may.
+struct Cut {
+  std::string path;
+  off_t size = 0;
+  int reads_before = -1;
+} cut;
+
 }  // namespace
+
+// The program's own definition comes before the system's, for the library too.
+extern "C" ssize_t pread(int fd, void* to, size_t bytes, off_t at) {
+  if (cut.reads_before >= 0 && cut.reads_before-- == 0) REQUIRE(::truncate(cut.path.c_str(), cut.size) == 0);
+  return reinterpret_cast<ssize_t (*)(int, void*, size_t, off_t)>(::dlsym(RTLD_NEXT, "pread"))(fd, to, bytes,
+                                                                                               at);
+}
+
+TEST_CASE("a file that is cut short while it is read is an error, not a signal", "[safetensors]") {
+  const TempFolder folder;
+  const std::string path = folder / "x";
+  const Tensor half = Tensor::ones({100'000}, {.dtype = DType::u8});
+  int refused = 0;
+  for (const off_t size : {0, 4, 20, 200, 300'000}) {
+    for (int reads = 0; reads < 4; ++reads) {
+      save_safetensors(path, {{"f32", Tensor::ones({100'000})}, {"u8", half}});
+      cut = {path, size, reads};
+      Metadata metadata{{"kept", "as it was"}};
+      try {
+        load_safetensors(path, &metadata);
+        CHECK(cut.reads_before > -2);
+      } catch (const std::runtime_error& e) {
+        INFO(e.what());
+        ++refused;
+        CHECK(std::string(e.what()).starts_with("load_safetensors: cannot read " + path +
+                                                ": it ends at byte "));
+        CHECK(metadata == Metadata{{"kept", "as it was"}});
+      }
+      cut = {};
+    }
+  }
+  CHECK(refused == 20);
+}
 
 TEST_CASE("a path that cannot be read is an error with the system's reason", "[safetensors]") {
   const TempFolder folder;
