@@ -1,50 +1,52 @@
-// Both kinds of file end as one array of uint16 tokens, so there is one way to draw a batch: text is
-// translated once, a .bin file is used in place through its map.
+// Windows of a .bin file are read, not mapped: where another program cuts the file short, a map gives a signal.
 #include <altgrad/models/data.h>
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
+
+#include <altgrad/nn/files.h>
 
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cerrno>
-#include <cmath>
-#include <cstring>
+#include <tuple>
+#include <vector>
 
 namespace altgrad::models {
 namespace {
 
-static_assert(std::endian::native == std::endian::little, "a .bin file is used as it lies in memory");
+static_assert(std::endian::native == std::endian::little, "tokens of a .bin file are used as they lie in it");
 
-// A file as bytes: mapped, and unmapped when the last handle goes.
-struct Mapped {
-  std::shared_ptr<const char> data;
-  int64_t size = 0;
-};
+constexpr int64_t token_size = sizeof(uint16_t);
 
-Mapped map_file(const std::string& path) {
-  const auto refuse = [&](int error) {
-    fail_runtime("CharDataset: cannot read ", path, ": ", std::strerror(error));
-  };
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe without writer would wait
-  if (fd < 0) refuse(errno);
-  const std::shared_ptr<void> closer(nullptr, [fd](void*) { ::close(fd); });
-  struct stat info = {};
-  if (::fstat(fd, &info) != 0) refuse(errno);
-  if (S_ISDIR(info.st_mode)) refuse(EISDIR);
-  if (!S_ISREG(info.st_mode)) fail_runtime("CharDataset: cannot read ", path, ": not a regular file");
-  const int64_t size = info.st_size;
-  if (size == 0) return {};  // an empty file has no map
-  void* map = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
-  if (map == MAP_FAILED) refuse(errno);
-  return {{static_cast<const char*>(map), [size](const char* p) { ::munmap(const_cast<char*>(p), size); }},
-          size};
+// Bytes before the tokens of a .bin file: nanoGPT's files have no header, llm.c's have 256 int32 (dev/data/
+// data_common.py there). What else llm.c writes to .bin files begins with a number of its own and would be read as
+// tokens too.
+int64_t bin_header_size(const detail::InputFile& file) {
+  std::array<int32_t, 256> header = {};
+  constexpr auto header_size = int64_t(sizeof header);
+  file.read(0, header.data(), size_t(std::min(file.size(), header_size)));
+  const auto [magic, version, count] = std::tuple(header[0], header[1], header[2]);
+  constexpr std::pair<int32_t, const char*> others[] = {{20240326, "a model"},
+                                                        {20240327, "a model's state for debugging"},
+                                                        {20240328, "a tokenizer"},
+                                                        {20240522, "an evaluation"},
+                                                        {20240801, "tokens of 32 bits"}};
+  for (const auto& [number, what] : others) {
+    if (magic == number) fail("CharDataset: ", file.path(), " is ", what, " of llm.c, and not uint16 tokens");
+  }
+  if (magic != 20240520) return 0;
+  if (version != 1) {
+    fail("CharDataset: ", file.path(), " is a token file of llm.c of version ", version, "; 1 can be read");
+  }
+  if (file.size() < header_size || file.size() - header_size != count * token_size) {
+    fail("CharDataset: ", file.path(), " has ", file.size(), " bytes; its header of ", header_size,
+         " says that ", count, " uint16 tokens follow");
+  }
+  return header_size;
 }
 
 // As nanoGPT splits: int(n * (1 - val_fraction)).
-int64_t train_tokens(int64_t n, double val_fraction) { return int64_t(double(n) * (1 - val_fraction)); }
+int64_t train_tokens(int64_t n, double val_fraction) {
+  return int64_t(std::min(double(n) * (1 - val_fraction), 0x1p62));
+}
 
 // Does each split hold one window and the token after it?
 bool long_enough(int64_t n, int64_t block_size, double val_fraction) {
@@ -52,11 +54,12 @@ bool long_enough(int64_t n, int64_t block_size, double val_fraction) {
   return train > block_size && (val_fraction == 0 || n - train > block_size);
 }
 
-// The smallest such n: solved for n, and from just below it up to the first that serves, for rounding's sake.
+// The smallest such n: solved for n, and from just below it up to the first that serves, for rounding's sake. At most
+// 4e18, whose bytes can still be counted.
 int64_t tokens_needed(int64_t block_size, double val_fraction) {
-  const double train = double(block_size + 1) / (1 - val_fraction);
+  const double train = (double(block_size) + 1) / (1 - val_fraction);
   const double val = val_fraction == 0 ? 0 : double(block_size) / val_fraction;
-  auto n = int64_t(std::min(std::max(train, val), 1e18)) - 1;
+  auto n = int64_t(std::min(std::max(train, val), 4e18)) - 1;
   for (int i = 0; i < 4 && !long_enough(n, block_size, val_fraction); ++i) ++n;
   return n;
 }
@@ -69,34 +72,44 @@ CharDataset::CharDataset(const std::string& path, int64_t block_size, double val
   if (!(val_fraction >= 0 && val_fraction < 1)) {
     fail("CharDataset: val_fraction must be in [0, 1), got ", val_fraction);
   }
-  const Mapped file = map_file(path);
+  const auto file = std::make_shared<const detail::InputFile>("CharDataset", path);
   const bool binary = path.ends_with(".bin");
-  const int64_t token_bytes = binary ? 2 : 1;
-  if (file.size % token_bytes != 0) {
-    fail("CharDataset: ", path, " has ", file.size, " bytes, which is no whole number of uint16 tokens");
+  header_size_ = binary ? bin_header_size(*file) : 0;
+  const int64_t bytes_each = binary ? token_size : 1, bytes = file->size() - header_size_;
+  if (bytes % bytes_each != 0) {
+    fail("CharDataset: ", path, " has ", bytes, " bytes, which is no whole number of uint16 tokens");
   }
-  size_ = file.size / token_bytes;
+  size_ = bytes / bytes_each;
   if (!long_enough(size_, block_size, val_fraction)) {
-    fail("CharDataset: ", path, " has ", file.size, " bytes; block_size ", block_size, " with val_fraction ",
-         val_fraction, " needs at least ", tokens_needed(block_size, val_fraction) * token_bytes);
+    fail("CharDataset: ", path, " has ", bytes, " bytes", header_size_ ? " of tokens" : "", "; block_size ",
+         block_size, " with val_fraction ", val_fraction, " needs at least ",
+         tokens_needed(block_size, val_fraction) * bytes_each);
   }
   train_size_ = train_tokens(size_, val_fraction);
 
   if (binary) {
-    tokens_ = {file.data, reinterpret_cast<const uint16_t*>(file.data.get())};  // keeps the map alive
-    vocab_size_ = *std::max_element(tokens_.get(), tokens_.get() + size_) + 1;
+    file_ = file;
+    std::vector<uint16_t> part(size_t(std::min(size_, int64_t(1) << 18)));
+    uint16_t largest = 0;
+    for (int64_t at = 0; at < size_; at += int64_t(part.size())) {
+      part.resize(std::min(part.size(), size_t(size_ - at)));
+      file->read(header_size_ + at * token_size, part.data(), part.size() * token_size);
+      largest = std::max(largest, *std::max_element(part.begin(), part.end()));
+    }
+    vocab_size_ = int64_t(largest) + 1;
     return;
   }
-  const std::span<const unsigned char> text(reinterpret_cast<const unsigned char*>(file.data.get()), size_);
+  std::string text(size_t(size_), '\0');
+  file->read(0, text.data(), text.size());
   std::array<uint16_t, 256> token_of = {};
   for (const unsigned char byte : text) token_of[byte] = 1;
-  for (int byte = 0; byte < 256; ++byte) {
+  for (size_t byte = 0; byte < 256; ++byte) {
     if (!token_of[byte]) continue;
     token_of[byte] = uint16_t(bytes_.size());
     bytes_.push_back(char(byte));
   }
   vocab_size_ = int64_t(bytes_.size());
-  const std::shared_ptr<uint16_t> tokens(new uint16_t[size_], std::default_delete<uint16_t[]>());
+  const std::shared_ptr<uint16_t[]> tokens(new uint16_t[text.size()]);
   std::transform(text.begin(), text.end(), tokens.get(), [&](unsigned char byte) { return token_of[byte]; });
   tokens_ = tokens;
 }
@@ -115,15 +128,30 @@ std::pair<Tensor, Tensor> CharDataset::batch(std::string_view split, int64_t bat
   const auto [first, count] = range(split);
   if (batch_size < 1) fail("CharDataset: batch_size must be positive, got ", batch_size);
   if (count == 0) fail("CharDataset: the split \"", split, "\" is empty");
-  const Tensor starts = Tensor::randint(count - block_size_, {batch_size}, Device::cpu(), generator);
   const Tensor x = Tensor::empty({batch_size, block_size_}, {.dtype = DType::i64});
   const Tensor y = Tensor::empty({batch_size, block_size_}, {.dtype = DType::i64});
+  const Tensor starts = Tensor::randint(count - block_size_, {batch_size}, Device::cpu(), generator);
+  std::vector<uint16_t> window(size_t(block_size_) + 1);
   for (int64_t row = 0; row < batch_size; ++row) {
-    const uint16_t* window = tokens_.get() + first + starts.ptr<int64_t>()[row];
-    std::copy_n(window, block_size_, x.ptr<int64_t>() + row * block_size_);
-    std::copy_n(window + 1, block_size_, y.ptr<int64_t>() + row * block_size_);
+    read(first + starts.ptr<int64_t>()[row], window);
+    std::copy(window.begin(), window.end() - 1, x.ptr<int64_t>() + row * block_size_);
+    std::copy(window.begin() + 1, window.end(), y.ptr<int64_t>() + row * block_size_);
   }
   return {x, y};
+}
+
+void CharDataset::read(int64_t first, std::span<uint16_t> tokens) const {
+  if (!file_) {
+    std::copy_n(tokens_.get() + first, tokens.size(), tokens.begin());
+    return;
+  }
+  const int64_t at = header_size_ + first * token_size;
+  file_->read(at, tokens.data(), tokens.size_bytes());
+  const uint16_t largest = *std::max_element(tokens.begin(), tokens.end());
+  if (largest >= vocab_size_) {
+    fail_runtime("CharDataset: ", file_->path(), " has token ", largest, " after byte ", at,
+                 ", and had none above ", vocab_size_ - 1, " when it was opened");
+  }
 }
 
 Tensor CharDataset::encode(std::string_view text) const {

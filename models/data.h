@@ -1,24 +1,33 @@
-// Text to train on, one byte a token, or nanoGPT's `.bin` files of tokens; batches of random windows.
+// Text to train on, one byte a token, or the `.bin` files of tokens that nanoGPT and llm.c train on; batches of random
+// windows.
 // Every batch is a pure function of the generator's state, so a run is repeated by repeating its seed.
 #pragma once
 
 #include <altgrad/core/tensor.h>
 
+#include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
+
+namespace altgrad::detail {
+class InputFile;
+}
 
 ALTGRAD_API_BEGIN
 namespace altgrad::models {
 
 class CharDataset {
  public:
-  // Any file: its distinct bytes, in order, are tokens 0, 1, ... A path that ends in ".bin" is memory-mapped
-  // as little-endian uint16 tokens. The first 1 - val_fraction of the tokens are the "train" split, the rest
-  // is "val". Throws std::runtime_error where the file cannot be read; std::invalid_argument where block_size
-  // < 1, val_fraction is not in [0, 1), or a split has fewer than block_size + 1 tokens (a val_fraction of 0
-  // leaves "val" empty).
+  // Any file: its distinct bytes, in order, are tokens 0, 1, ... A path that ends in ".bin" holds little-endian
+  // uint16 tokens: all of the file (nanoGPT), or what follows a header of 256 int32 that begins with 20240520, 1 and
+  // the number of tokens (llm.c). Text is read as a whole, once; tokens of a .bin file as batches ask for them. The
+  // first 1 - val_fraction of the tokens are the "train" split, the rest is "val". Throws std::runtime_error where the
+  // file cannot be read; std::invalid_argument where block_size < 1, val_fraction is not in [0, 1), a split has fewer
+  // than block_size + 1 tokens (a val_fraction of 0 leaves "val" empty), or a .bin file is another one of llm.c's, of
+  // another version, or of another size than its header says.
   CharDataset(const std::string& path, int64_t block_size, double val_fraction = 0.1);
 
   int64_t block_size() const { return block_size_; }
@@ -27,7 +36,8 @@ class CharDataset {
   // Tokens in a split. Throws std::invalid_argument unless it is "train" or "val", as batch does.
   int64_t size(std::string_view split) const;
 
-  // x and y, both (batch_size, block_size) i64: windows at random places; y is one token further than x.
+  // x and y, both (batch_size, block_size) i64: windows at random places; y is one token further than x. Throws
+  // std::runtime_error where a .bin file has been cut short since it was opened, or written anew with larger tokens.
   std::pair<Tensor, Tensor> batch(std::string_view split, int64_t batch_size,
                                   Generator& generator = default_generator()) const;
 
@@ -41,10 +51,14 @@ class CharDataset {
  private:
   // First token and number of tokens of a split.
   std::pair<int64_t, int64_t> range(std::string_view split) const;
+  // The tokens from the first one given.
+  void read(int64_t first, std::span<uint16_t> tokens) const;
 
-  std::shared_ptr<const uint16_t> tokens_;  // the array, owned or mapped
+  std::shared_ptr<const detail::InputFile> file_;  // of a .bin file
+  int64_t header_size_ = 0;                        // its bytes before the tokens
+  std::shared_ptr<const uint16_t[]> tokens_;       // of text
+  std::string bytes_;                              // of each token of text
   int64_t size_ = 0, train_size_ = 0, block_size_, vocab_size_ = 0;
-  std::string bytes_;  // of each token; empty for .bin
 };
 
 }  // namespace altgrad::models

@@ -84,7 +84,8 @@ void InputFile::read(int64_t at, void* to, size_t bytes) const {
     const ssize_t got = ::pread(file_.get(), next, bytes, at);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) refuse(concat("at byte ", at, ": ", errno_text(errno)));
-    if (got == 0) refuse(concat("it ends at byte ", at, ", and had ", size_, " when it was opened"));
+    if (got == 0)
+      refuse(concat("it ends before byte ", at, ", and had ", size_, " bytes when it was opened"));
     next += got;
     at += got;
     bytes -= size_t(got);

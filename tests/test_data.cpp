@@ -127,13 +127,100 @@ TEST_CASE("a .bin file holds uint16 tokens", "[data]") {
   const CharDataset data(path, 4);
   CHECK(data.vocab_size() == 65536);
   CHECK(data.size("train") + data.size("val") == 64);
-  const CharDataset copy = data;  // shares the map
-  fs::remove(path);               // which outlives the file's name
+  const CharDataset copy = data;  // shares the open file
+  fs::remove(path);               // which outlives its name
   const auto [x, y] = copy.batch("train", 16);
   for (const int64_t id : x.data<int64_t>()) CHECK((id == 50256 || id > 65535 - 64));
   CHECK(data.decode(Tensor::from({1, 50256, 65535}, {3})) == "1 50256 65535");
   CHECK(throws([&] { data.encode("a"); }, {"encode", ".bin"}));
   CHECK(throws([&] { CharDataset(folder.file("odd.bin", "abc"), 1, 0); }, {"odd.bin", "3 bytes", "uint16"}));
+}
+
+TEST_CASE("an llm.c file of tokens is read behind its header", "[data]") {
+  const Folder folder;
+  // 256 int32, then the tokens 0, 1, ...; as dev/data/data_common.py of llm.c writes them.
+  const auto llm_c = [&](const std::string& name, int32_t magic, int32_t version, int32_t count,
+                         size_t tokens) {
+    std::vector<int32_t> header(256);
+    header[0] = magic, header[1] = version, header[2] = count;
+    std::string bytes(reinterpret_cast<const char*>(header.data()), 1024);
+    for (size_t i = 0; i < tokens; ++i) bytes += {char(i & 255), char(i >> 8)};
+    return folder.file(name, bytes);
+  };
+  const CharDataset data(llm_c("good.bin", 20240520, 1, 1000, 1000), 4, 0.1);
+  CHECK(data.vocab_size() == 1000);
+  CHECK(data.size("train") == 900);
+  CHECK(data.size("val") == 100);
+  std::set<int64_t> seen;
+  for (int draw = 0; draw < 100; ++draw) {
+    const auto [x, y] = data.batch("val", 8);
+    for (size_t i = 0; i < 32; ++i) REQUIRE(y.data<int64_t>()[i] == x.data<int64_t>()[i] + 1);
+    seen.insert(x.data<int64_t>().begin(), x.data<int64_t>().end());
+  }
+  CHECK(*seen.begin() == 900);
+  CHECK(*seen.rbegin() == 998);
+
+  const auto refused = [&](const std::string& path, std::initializer_list<std::string> parts) {
+    return throws([&] { CharDataset(path, 4, 0.1); }, parts);
+  };
+  for (const int32_t version : {0, 2, 7, -1}) {
+    CHECK(refused(llm_c("version.bin", 20240520, version, 1000, 1000),
+                  {"CharDataset", "version.bin", "version " + std::to_string(version), "llm.c"}));
+  }
+  for (const int32_t count : {999, 1001, 0, -1, INT32_MAX, INT32_MIN}) {
+    CHECK(refused(llm_c("count.bin", 20240520, 1, count, 1000),
+                  {"count.bin", "3024 bytes", std::to_string(count)}));
+  }
+  const std::string whole = llm_c("whole.bin", 20240520, 1, 1000, 1000);
+  fs::resize_file(whole, 3023);
+  CHECK(refused(whole, {"whole.bin", "3023 bytes", "1000"}));
+  fs::resize_file(whole, 100);  // not even the header
+  CHECK(refused(whole, {"whole.bin", "100 bytes", "1000"}));
+  CHECK(refused(llm_c("short.bin", 20240520, 1, 10, 10), {"short.bin", "20 bytes of tokens", "at least"}));
+  for (const int32_t magic : {20240326, 20240327, 20240328, 20240522, 20240801}) {
+    CHECK(refused(llm_c("other.bin", magic, magic == 20240801 ? 7 : 1, 500, 1000),
+                  {"other.bin", "llm.c", "uint16"}));
+  }
+}
+
+TEST_CASE("a .bin file that is cut or written anew is an error, not a signal", "[data]") {
+  const Folder folder;
+  const std::string path = folder.tokens("t.bin", std::vector<uint16_t>(100'000, 7));
+  const CharDataset data(path, 64, 0.1);
+  const auto batches = [&] {
+    for (int i = 0; i < 100; ++i) data.batch("val", 4);
+  };
+  batches();
+  std::ofstream(path, std::ios::binary) << "short";
+  CHECK(throws<std::runtime_error>(batches, {"CharDataset", path, "ends before byte ", "had 200000 bytes"}));
+  folder.tokens("t.bin", std::vector<uint16_t>(100'000, 7));
+  batches();
+  folder.tokens("t.bin", std::vector<uint16_t>(100'000, 8));
+  CHECK(throws<std::runtime_error>(batches, {"CharDataset", path, "token 8", "above 7"}));
+  fs::resize_file(path, 0);
+  CHECK(throws<std::runtime_error>(batches, {path, "ends before byte "}));
+}
+
+TEST_CASE("extreme sizes are refused, without overflow", "[data]") {
+  const Folder folder;
+  for (const std::string name : {"text", "tokens.bin"}) {
+    const std::string path = folder.file(name, std::string(1000, 'a'));
+    for (const int64_t block_size : {INT64_MAX, INT64_MAX - 1, INT64_MAX / 2, int64_t(1) << 62}) {
+      for (const double val_fraction : {0.0, 5e-324, 1e-300, 0.1, 0.5, 1 - 0x1p-53}) {
+        CHECK(throws([&] { CharDataset(path, block_size, val_fraction); }, {name, "at least "}));
+      }
+    }
+    CHECK(throws([&] { CharDataset(path, INT64_MIN, 0.1); }, {"block_size"}));
+    const CharDataset data(path, 4);
+    Generator generator(1);
+    const auto state = generator.state();
+    for (const int64_t batch_size :
+         {INT64_MAX, INT64_MAX / 4, int64_t(1) << 58, int64_t(0), int64_t(-1), INT64_MIN}) {
+      CHECK(throws([&] { data.batch("train", batch_size, generator); }, {}));
+    }
+    CHECK(throws<std::runtime_error>([&] { data.batch("train", int64_t(1) << 55, generator); }, {"memory"}));
+    CHECK(generator.state() == state);
+  }
 }
 
 TEST_CASE("a file that is too short is refused with the size that would do", "[data]") {
