@@ -12,7 +12,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
+#include <thread>
 #include <vector>
 
 using namespace altgrad;
@@ -216,4 +218,24 @@ TEST_CASE("a file is saved where there are no locks, and nothing is taken for le
   CHECK(load_safetensors(folder / "x").size() == 1);
   CHECK(fs::exists(unknown));
   CHECK(folder.num_files() == 2);
+}
+
+// Each of them removes what it finds without a lock, while the others make, lock and rename theirs.
+TEST_CASE("any number of writers share a folder", "[safetensors]") {
+  const TempFolder folder;
+  constexpr int writers = 8, files = 50;
+  std::atomic<int> failed{0};
+  std::vector<std::thread> threads;
+  for (int writer = 0; writer < writers; ++writer) {
+    threads.emplace_back([&, writer] {
+      try {
+        for (int i = 0; i < files; ++i) save_safetensors(folder / std::to_string(writer * files + i), one);
+      } catch (const std::exception&) {
+        ++failed;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK(failed == 0);
+  CHECK(folder.num_files() == writers * files);
 }
