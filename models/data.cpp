@@ -115,7 +115,7 @@ CharDataset::CharDataset(const std::string& path, int64_t block_size, double val
 }
 
 std::pair<int64_t, int64_t> CharDataset::range(std::string_view split) const {
-  if (!tokens_) fail("CharDataset: it was moved from");
+  if (!file_ && !tokens_) fail("CharDataset: it was moved from");
   if (split == "train") return {0, train_size_};
   if (split == "val") return {train_size_, size_ - train_size_};
   fail("CharDataset: there is no split \"", split, "\"; there are \"train\" and \"val\"");

@@ -1,6 +1,8 @@
 // One flat dictionary and a few lines of metadata; the file does the rest.
 #include <altgrad/nn/checkpoint.h>
 
+#include <altgrad/core/utf8.h>
+
 #include <charconv>
 
 namespace altgrad::nn {
@@ -33,7 +35,8 @@ T number(const std::string& path, const Metadata& metadata, const char* key) {
   T value{};
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size()) {
-    fail("load_checkpoint: ", path, ": \"", key, "\" must be a whole number, got \"", text, "\"");
+    fail("load_checkpoint: ", path, ": \"", key, "\" must be a whole number, got ",
+         altgrad::detail::in_quotes(text));
   }
   return value;
 }
@@ -60,7 +63,8 @@ TrainingState load_checkpoint(const std::string& path, Module& model, optim::Opt
   const auto layout = metadata.find(version_key);
   if (layout == metadata.end()) fail("load_checkpoint: ", path, " is not a training checkpoint");
   if (layout->second != version) {
-    fail("load_checkpoint: ", path, " has layout ", layout->second, ", this altgrad reads ", version);
+    fail("load_checkpoint: ", path, " has layout ", altgrad::detail::printable(layout->second),
+         ", this altgrad reads ", version);
   }
   TrainingState state{.step = number<int64_t>(path, metadata, "step"),
                       .generator = {.seed = number<uint64_t>(path, metadata, "generator.seed"),

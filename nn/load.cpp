@@ -2,6 +2,7 @@
 // through by the state's keys, so that a tensor may come under any of its names, however many of them a tree of
 // shared modules has.
 #include <altgrad/core/dispatch.h>
+#include <altgrad/core/utf8.h>
 #include <altgrad/nn/module.h>
 
 #include <algorithm>
@@ -111,6 +112,7 @@ void copy_all(std::vector<std::pair<Tensor, Tensor>> copies) {
 }  // namespace detail
 
 void Module::load_state_dict(const StateDict& state, LoadOptions options) {
+  constexpr size_t most_listed = 4000;                                   // bytes
   std::vector<std::pair<Tensor, Tensor>> copies;                         // to, from
   std::unordered_map<const altgrad::detail::Body*, const Match*> given;  // by the tensor that is named
   std::unordered_set<std::string_view> known;
@@ -134,9 +136,16 @@ void Module::load_state_dict(const StateDict& state, LoadOptions options) {
     }
   }
   if (options.strict) {
+    size_t more = 0;  // the state may be any file's
     for (const auto& [key, from] : state) {
-      if (!known.contains(key) && !is_auxiliary(key)) unexpected += "\n  unexpected: " + key;
+      if (known.contains(key) || is_auxiliary(key)) continue;
+      if (unexpected.size() < most_listed) {
+        unexpected += "\n  unexpected: " + altgrad::detail::printable(key);
+      } else {
+        ++more;
+      }
     }
+    if (more) unexpected += concat("\n  and ", more, " more that are unexpected");
     for (const auto& [name, t] : state_dict()) {
       if (!given.contains(t.body()) && !is_auxiliary(name)) missing += "\n  missing: " + name;
     }

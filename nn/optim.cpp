@@ -1,6 +1,8 @@
 // A step is: check, count, list the parameters that have gradients, hand the list to the kernel.
 #include <altgrad/nn/optim.h>
 
+#include <altgrad/core/utf8.h>
+
 #include <cmath>
 #include <numbers>
 #include <set>
@@ -152,7 +154,7 @@ void Optimizer::check_state_dict(const StateDict& state) const {
     }
   }
   for (const auto& [key, tensor] : state) {
-    if (!own.contains(key)) fail(name_, ": the state to load has an unexpected \"", key, "\"");
+    if (!own.contains(key)) fail(name_, ": the state to load has an unexpected ", detail::in_quotes(key));
   }
   check_updates(state.at("step"));
 }

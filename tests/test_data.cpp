@@ -132,6 +132,9 @@ TEST_CASE("a .bin file holds uint16 tokens", "[data]") {
   const auto [x, y] = copy.batch("train", 16);
   for (const int64_t id : x.data<int64_t>()) CHECK((id == 50256 || id > 65535 - 64));
   CHECK(data.decode(Tensor::from({1, 50256, 65535}, {3})) == "1 50256 65535");
+  CharDataset source = data;
+  const CharDataset taken = std::move(source);
+  CHECK(throws([&] { source.batch("train", 1); }, {"CharDataset", "moved from"}));
   CHECK(throws([&] { data.encode("a"); }, {"encode", ".bin"}));
   CHECK(throws([&] { CharDataset(folder.file("odd.bin", "abc"), 1, 0); }, {"odd.bin", "3 bytes", "uint16"}));
 }

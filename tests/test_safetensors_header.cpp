@@ -4,7 +4,8 @@
 #include "errors.h"
 #include "temp_folder.h"
 
-#include <altgrad/nn/safetensors.h>
+#include <altgrad/nn/checkpoint.h>
+#include <altgrad/nn/layers.h>
 
 #include <algorithm>
 #include <functional>
@@ -178,6 +179,38 @@ TEST_CASE("an error shows no more of a header than a line, and nothing that a te
   }
   const std::string wild = "\x1b\xFF" + large;
   CHECK(text_of([&] { save_safetensors(folder / "y", {{wild, Tensor()}}); }).size() < 500);
+}
+
+TEST_CASE("a state that does not fit is named in a few lines, however much of it there is", "[safetensors]") {
+  nn::Linear model(2, 2);
+  optim::SGD optimizer(model.parameters(), {.lr = 0.1});
+  const std::string large = "\x1b" + std::string(1 << 20, 'x');
+  StateDict state = model.state_dict(), memory = optimizer.state_dict();
+  for (int i = 0; i < 1000; ++i) state[large.substr(0, 1000) + std::to_string(i)] = Tensor::zeros({1});
+  memory[large] = Tensor::zeros({1});
+  for (const std::string& text : {text_of([&] { model.load_state_dict(state); }),
+                                  text_of([&] { optimizer.load_state_dict(memory); })}) {
+    INFO(text.substr(0, 1000));
+    CHECK(text.find("unexpected") != text.npos);
+    CHECK(text.size() < 5000);
+    CHECK(text.find('\x1b') == text.npos);
+  }
+  CHECK(throws([&] { model.load_state_dict(state); }, {"\n  and 9", " more that are unexpected"}));
+
+  const TempFolder folder;
+  nn::save_checkpoint(folder / "x", model, optimizer, {});
+  Metadata metadata;
+  const StateDict saved = load_safetensors(folder / "x", &metadata);
+  for (const std::string key : {"altgrad_checkpoint", "step", "generator.seed"}) {
+    Metadata changed = metadata;
+    changed.at(key) = large;
+    save_safetensors(folder / "x", saved, changed);
+    const std::string text = text_of([&] { nn::load_checkpoint(folder / "x", model, optimizer); });
+    INFO(text.substr(0, 1000));
+    CHECK(text.starts_with("load_checkpoint: "));
+    CHECK(text.size() < 500);
+    CHECK(text.find('\x1b') == text.npos);
+  }
 }
 
 // The parts of a header that cost most for their size. What is loaded is the caller's: these load nothing.
