@@ -1,4 +1,5 @@
-// Windows of a .bin file are read, not mapped: where another program cuts the file short, a map gives a signal.
+// What fits is read once. Windows of a larger .bin file are read as they are drawn, not mapped: where another program
+// cuts the file short, a map gives a signal.
 #include <altgrad/models/data.h>
 
 #include <altgrad/nn/files.h>
@@ -15,6 +16,7 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "tokens of a .bin file are used as they lie in it");
 
 constexpr int64_t token_size = sizeof(uint16_t);
+constexpr int64_t most_held = int64_t(1) << 25;  // tokens of a .bin file, in memory
 
 // Bytes before the tokens of a .bin file: nanoGPT's files have no header, llm.c's have 256 int32 (dev/data/
 // data_common.py there). What else llm.c writes to .bin files begins with a number of its own and would be read as
@@ -87,9 +89,16 @@ CharDataset::CharDataset(const std::string& path, int64_t block_size, double val
   }
   train_size_ = train_tokens(size_, val_fraction);
 
+  if (binary && size_ <= most_held) {
+    const std::shared_ptr<uint16_t[]> tokens(new uint16_t[size_t(size_)]);
+    file->read(header_size_, tokens.get(), size_t(size_ * token_size));
+    vocab_size_ = int64_t(*std::max_element(tokens.get(), tokens.get() + size_)) + 1;
+    tokens_ = tokens;
+    return;
+  }
   if (binary) {
     file_ = file;
-    std::vector<uint16_t> part(size_t(std::min(size_, int64_t(1) << 18)));
+    std::vector<uint16_t> part(size_t(1) << 18);
     uint16_t largest = 0;
     for (int64_t at = 0; at < size_; at += int64_t(part.size())) {
       part.resize(std::min(part.size(), size_t(size_ - at)));

@@ -23,8 +23,8 @@ class CharDataset {
  public:
   // Any file: its distinct bytes, in order, are tokens 0, 1, ... A path that ends in ".bin" holds little-endian
   // uint16 tokens: all of the file (nanoGPT), or what follows a header of 256 int32 that begins with 20240520, 1 and
-  // the number of tokens (llm.c). Text is read as a whole, once; tokens of a .bin file as batches ask for them. The
-  // first 1 - val_fraction of the tokens are the "train" split, the rest is "val". Throws std::runtime_error where the
+  // the number of tokens (llm.c). Text and up to 64 MiB of tokens are read once and do not change after that; more
+  // tokens are read as batches ask for them. The first 1 - val_fraction of the tokens are the "train" split, the rest is "val". Throws std::runtime_error where the
   // file cannot be read; std::invalid_argument where block_size < 1, val_fraction is not in [0, 1), a split has fewer
   // than block_size + 1 tokens (a val_fraction of 0 leaves "val" empty), or a .bin file is another one of llm.c's, of
   // another version, or of another size than its header says.
@@ -37,7 +37,8 @@ class CharDataset {
   int64_t size(std::string_view split) const;
 
   // x and y, both (batch_size, block_size) i64: windows at random places; y is one token further than x. Throws
-  // std::runtime_error where a .bin file has been cut short since it was opened, or written anew with larger tokens.
+  // std::runtime_error where a .bin file of more than 64 MiB has been cut short since it was opened, or written anew with
+  // larger tokens.
   std::pair<Tensor, Tensor> batch(std::string_view split, int64_t batch_size,
                                   Generator& generator = default_generator()) const;
 
@@ -54,9 +55,9 @@ class CharDataset {
   // The tokens from the first one given.
   void read(int64_t first, std::span<uint16_t> tokens) const;
 
-  std::shared_ptr<const detail::InputFile> file_;  // of a .bin file
+  std::shared_ptr<const detail::InputFile> file_;  // of a .bin file that is not held
   int64_t header_size_ = 0;                        // its bytes before the tokens
-  std::shared_ptr<const uint16_t[]> tokens_;       // of text
+  std::shared_ptr<const uint16_t[]> tokens_;       // that are held
   std::string bytes_;                              // of each token of text
   int64_t size_ = 0, train_size_ = 0, block_size_, vocab_size_ = 0;
 };
