@@ -91,7 +91,7 @@ Tensor expand_to(const Tensor& x, const Shape& shape) {
   return y;
 }
 
-Tensor sum_to(const Tensor& x, const Shape& shape) {
+Tensor sum_to(const Tensor& x, const Shape& shape, double divisor) {
   if (x.shape() == shape) return x;
   // One kernel for each run of neighbouring axes to be summed; axes of size 1 belong to any run.
   const int lead = x.dim() - shape.dim();
@@ -111,8 +111,9 @@ Tensor sum_to(const Tensor& x, const Shape& shape) {
     if (n != 1) {
       const int64_t inner = x.shape().product(end, x.dim());
       Tensor part = Tensor::empty({outer, inner}, x.options());
-      dispatch("sum", x,
-               [&]<class D, class T>() { kernels::sum<D, T>(part.ptr<T>(), y.ptr<T>(), outer, n, inner); });
+      dispatch("sum", x, [&]<class D, class T>() {
+        kernels::sum<D, T>(part.ptr<T>(), y.ptr<T>(), outer, n, inner, std::exchange(divisor, 1));
+      });
       y = part;
     }
     axis = end;

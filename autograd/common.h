@@ -33,8 +33,8 @@ void push_axis(kernels::Strided& s, int64_t size, int64_t a, int64_t b);
 // The index space of `out`, into which a and b broadcast.
 kernels::Strided broadcast(const Shape& out, const Shape& a, const Shape& b);
 // x repeated to `shape`, and the reverse: x summed over the axes along which `shape` would be repeated. Both
-// give x itself, or an alias, where nothing is repeated. Not recorded.
+// give x itself, or an alias, where nothing is repeated; the sums are divided by `divisor`. Not recorded.
 Tensor expand_to(const Tensor& x, const Shape& shape);
-Tensor sum_to(const Tensor& x, const Shape& shape);
+Tensor sum_to(const Tensor& x, const Shape& shape, double divisor = 1);
 
 }  // namespace altgrad::detail

@@ -1,4 +1,4 @@
-// Embedding and losses. cross_entropy is fused: it keeps the logits and a number a row, no probabilities.
+// Embedding and losses. cross_entropy is fused: it keeps the logits and two numbers a row, no probabilities.
 #include <altgrad/autograd/common.h>
 #include <altgrad/autograd/ops.h>
 
@@ -42,11 +42,11 @@ struct CrossEntropy final : Op {
     x = logits, targets = targets_in, ignore = ignore_index;
     const Tensor on_cpu = targets.to(Device::cpu());
     factor = 1.0 / double(targets.numel() - std::ranges::count(on_cpu.data<int64_t>(), ignore));
-    lse = Tensor::empty(targets.shape(), x.options());
+    lse = Tensor::empty({targets.numel(), 2}, x.options());
     Tensor losses = Tensor::empty(targets.shape(), x.options());
     dispatch(name, x, [&]<class D, class T>() {
-      kernels::cross_entropy<D, T>(losses.ptr<T>(), lse.ptr<T>(), x.ptr<T>(), targets.ptr<int64_t>(),
-                                   targets.numel(), x.size(-1), ignore);
+      kernels::cross_entropy<D, T>(losses.ptr<T>(), lse.ptr<kernels::LogSumExp<T>>(), x.ptr<T>(),
+                                   targets.ptr<int64_t>(), targets.numel(), x.size(-1), ignore);
     });
     return sum(losses) * factor;
   }
@@ -54,8 +54,9 @@ struct CrossEntropy final : Op {
   void backward(const Tensor& dy, Grads& d) override {
     Tensor dx = Tensor::empty(x.shape(), x.options());
     dispatch(name, x, [&]<class D, class T>() {
-      kernels::cross_entropy_grad<D, T>(dx.ptr<T>(), dy.ptr<T>(), factor, x.ptr<T>(), lse.ptr<T>(),
-                                        targets.ptr<int64_t>(), targets.numel(), x.size(-1), ignore);
+      kernels::cross_entropy_grad<D, T>(dx.ptr<T>(), dy.ptr<T>(), factor, x.ptr<T>(),
+                                        lse.ptr<kernels::LogSumExp<T>>(), targets.ptr<int64_t>(),
+                                        targets.numel(), x.size(-1), ignore);
     });
     d.add(0, dx);
   }

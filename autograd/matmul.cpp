@@ -37,6 +37,11 @@ struct Matmul final : Op {
 
   // da = dc b^T, summed where a repeats; db = a^T dc
   void backward(const Tensor& dc, Grads& d) override {
+    if (dc.numel() == 0) {
+      if (d.needs(0)) d.add(0, Tensor::zeros(a.shape(), a.options()));
+      if (d.needs(1)) d.add(1, Tensor::zeros(b.shape(), b.options()));
+      return;
+    }
     if (d.needs(0)) {
       Tensor da = Tensor::empty({s.batch, s.m, s.k}, a.options());
       gemm(da, dc, b,
@@ -106,9 +111,11 @@ struct CausalAttention final : Op {
     qkv = qkv_in, heads = heads_in;
     const int64_t B = qkv.size(0), T = qkv.size(1), C = qkv.size(2) / 3;
     y = Tensor::empty({B, T, C}, qkv.options());
-    lse = Tensor::empty({B, heads, T}, qkv.options());
+    if (y.numel() == 0) return y;  // B, T or the heads may still be more than can be walked
+    lse = Tensor::empty({B, heads, T, 2}, qkv.options());
     dispatch(name, qkv, [&]<class D, class V>() {
-      kernels::attention<D, V>(y.ptr<V>(), lse.ptr<V>(), qkv.ptr<V>(), B, T, heads, C / heads);
+      kernels::attention<D, V>(y.ptr<V>(), lse.ptr<kernels::LogSumExp<V>>(), qkv.ptr<V>(), B, T, heads,
+                               C / heads);
     });
     return y;
   }
@@ -118,9 +125,10 @@ struct CausalAttention final : Op {
   void backward(const Tensor& dy, Grads& d) override {
     const int64_t B = y.size(0), T = y.size(1), C = y.size(2);
     Tensor dqkv = Tensor::empty(qkv.shape(), qkv.options());
+    if (y.numel() == 0) return d.add(0, dqkv);
     dispatch(name, qkv, [&]<class D, class V>() {
-      kernels::attention_grad<D, V>(dqkv.ptr<V>(), dy.ptr<V>(), qkv.ptr<V>(), y.ptr<V>(), lse.ptr<V>(), B, T,
-                                    heads, C / heads);
+      kernels::attention_grad<D, V>(dqkv.ptr<V>(), dy.ptr<V>(), qkv.ptr<V>(), y.ptr<V>(),
+                                    lse.ptr<kernels::LogSumExp<V>>(), B, T, heads, C / heads);
     });
     d.add(0, dqkv);
   }
@@ -155,6 +163,8 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
   const Shape a_batch = batch_axes(a.shape()), b_batch = batch_axes(b.shape());
   const Shape batch = broadcast_shapes("matmul", a_batch, b_batch);
   const Shape shape = with_matrix(batch, m, n);
+  if (shape.numel() == 0)
+    return apply<Matmul>(a, b, Matmul::Sizes{0, m, n, k, false}, shape);  // repeats nothing
   // One b for all: the rows of all a's are the rows of one matrix.
   if (b_batch.numel() == 1)
     return apply<Matmul>(a, b, Matmul::Sizes{1, a_batch.numel() * m, n, k, false}, shape);
@@ -187,7 +197,7 @@ Tensor linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b) 
 Tensor causal_attention(const Tensor& qkv, int64_t heads) {
   detail::check_floating("causal_attention", qkv);
   if (qkv.dim() != 3) fail("causal_attention: qkv ", qkv.shape(), " needs three axes, (B, T, 3 C)");
-  if (heads < 1 || qkv.size(2) % (3 * heads) != 0) {
+  if (heads < 1 || qkv.size(2) % 3 != 0 || qkv.size(2) / 3 % heads != 0) {
     fail("causal_attention: qkv ", qkv.shape(), " does not hold q, k, v of ", heads, " heads: ", qkv.size(2),
          " is not a multiple of 3 * heads");
   }

@@ -1,11 +1,12 @@
-// Normalisation over the last axis. What backward needs is a number or two a row, not the normalised values.
+// Normalisation over the last axis. What backward needs is a few numbers a row, not the normalised values.
 #include <altgrad/autograd/common.h>
 #include <altgrad/autograd/ops.h>
 
 namespace altgrad {
 namespace {
 
-int64_t rows_of(const Tensor& x) { return x.shape().product(0, x.dim() - 1); }
+// Rows without elements are none: there may be more of them than can be walked.
+int64_t rows_of(const Tensor& x) { return x.numel() == 0 ? 0 : x.numel() / x.size(-1); }
 
 struct Softmax final : Op {
   static constexpr const char* name = "softmax";
@@ -60,15 +61,15 @@ Tensor over_axis(const Tensor& x, int axis) {
 
 struct LayerNorm final : Op {
   static constexpr const char* name = "layer_norm";
-  Tensor x, w, mean, rstd;
+  Tensor x, w, moments;
 
   Tensor forward(const Tensor& x_in, const Tensor& w_in, const std::optional<Tensor>& b, double eps) {
     x = x_in, w = w_in;
     const int64_t rows = rows_of(x);
-    mean = Tensor::empty({rows}, x.options()), rstd = Tensor::empty({rows}, x.options());
+    moments = Tensor::empty({rows, 3}, x.options());
     Tensor y = Tensor::empty(x.shape(), x.options());
     dispatch(name, x, [&]<class D, class T>() {
-      kernels::layer_norm<D, T>(y.ptr<T>(), mean.ptr<T>(), rstd.ptr<T>(), x.ptr<T>(), w.ptr<T>(),
+      kernels::layer_norm<D, T>(y.ptr<T>(), moments.ptr<kernels::Moments<T>>(), x.ptr<T>(), w.ptr<T>(),
                                 detail::ptr_or_null<T>(b), rows, x.size(-1), eps);
     });
     return y;
@@ -82,9 +83,9 @@ struct LayerNorm final : Op {
     if (d.needs(2)) db = Tensor::empty(w.shape(), w.options());
     const auto run = [&](const Tensor& dx, double beta) {
       dispatch(name, x, [&]<class D, class T>() {
-        kernels::layer_norm_grad<D, T>(detail::ptr_or_null<T>(dx), beta, detail::ptr_or_null<T>(dw),
-                                       detail::ptr_or_null<T>(db), dy.ptr<T>(), x.ptr<T>(), mean.ptr<T>(),
-                                       rstd.ptr<T>(), w.ptr<T>(), rows_of(x), x.size(-1));
+        kernels::layer_norm_grad<D, T>(
+            detail::ptr_or_null<T>(dx), beta, detail::ptr_or_null<T>(dw), detail::ptr_or_null<T>(db),
+            dy.ptr<T>(), x.ptr<T>(), moments.ptr<kernels::Moments<T>>(), w.ptr<T>(), rows_of(x), x.size(-1));
       });
     };
     if (d.needs(0)) {

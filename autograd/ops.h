@@ -15,7 +15,8 @@ Tensor add(const Tensor& a, const Tensor& b);
 Tensor sub(const Tensor& a, const Tensor& b);
 Tensor mul(const Tensor& a, const Tensor& b);
 Tensor div(const Tensor& a, const Tensor& b);
-Tensor maximum(const Tensor& a, const Tensor& b);  // at ties each side gets half of the gradient
+// NaN where one is NaN. At ties each side gets half of the gradient, at NaN neither gets any.
+Tensor maximum(const Tensor& a, const Tensor& b);
 Tensor minimum(const Tensor& a, const Tensor& b);
 // condition (u8) ? a : b, all three broadcast against each other
 Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b);
@@ -40,24 +41,27 @@ Tensor operator-(double a, const Tensor& b);
 Tensor operator*(double a, const Tensor& b);
 Tensor operator/(double a, const Tensor& b);
 
-// ---- Elementwise (elementwise.cpp) ----
+// ---- Elementwise (elementwise.cpp); values and slopes at NaN are NaN, but where said ----
 
 enum class Gelu { erf, tanh };
 
-Tensor neg(const Tensor& x);
+Tensor neg(const Tensor& x);  // slope -1 everywhere
 inline Tensor operator-(const Tensor& x) { return neg(x); }
 Tensor abs(const Tensor& x);  // slope 0 at 0
 Tensor exp(const Tensor& x);
 Tensor log(const Tensor& x);
-Tensor sqrt(const Tensor& x);
+Tensor sqrt(const Tensor& x);  // slope Inf at 0
+// C's pow, with slope exponent * pow(x, exponent - 1). So an exponent of 0 gives 1 and slope 0, and 1 gives slope 1,
+// at NaN too; and 0.5 and -0.5 are no roots: pow(-Inf, 0.5) = Inf, pow(-Inf, -0.5) = 0 and pow(-0, -0.5) = Inf, where
+// sqrt(-Inf) is NaN and 1 / sqrt(-0) is -Inf.
 Tensor pow(const Tensor& x, double exponent);
-Tensor tanh(const Tensor& x);
-Tensor sigmoid(const Tensor& x);
-Tensor relu(const Tensor& x);  // slope 0 at 0
-// x Phi(x), or its tanh approximation (Hendrycks & Gimpel, 2016)
+Tensor tanh(const Tensor& x);     // slope 1 - y^2 of the rounded result y: 0 from where on y is 1
+Tensor sigmoid(const Tensor& x);  // slope y (1 - y), likewise
+Tensor relu(const Tensor& x);     // slope 0 at 0 and at NaN
+// x Phi(x), or its tanh approximation (Hendrycks & Gimpel, 2016); NaN at -Inf, as 0 * Inf is
 Tensor gelu(const Tensor& x, Gelu form = Gelu::erf);
-Tensor silu(const Tensor& x);  // x sigmoid(x)
-// min(max(x, low), high); slope 1 inside and at the bounds
+Tensor silu(const Tensor& x);  // x sigmoid(x), NaN at -Inf
+// min(max(x, low), high); slope 1 inside, at the bounds and at NaN
 Tensor clamp(const Tensor& x, double low, double high);
 // Zeroes each element with probability p and divides the others by 1 - p. Draws a stream from the generator.
 Tensor dropout(const Tensor& x, double p, Generator& generator = default_generator());
@@ -71,7 +75,7 @@ Tensor sum(const Tensor& x);  // -> ()
 Tensor sum(const Tensor& x, Axes axes, bool keepdim = false);
 Tensor mean(const Tensor& x);
 Tensor mean(const Tensor& x, Axes axes, bool keepdim = false);
-// The gradient is shared evenly among equal maxima.
+// The gradient is shared evenly among equal maxima; where the result is NaN, so is that of the NaNs, and 0 the others'.
 Tensor max(const Tensor& x);
 Tensor max(const Tensor& x, Axes axes, bool keepdim = false);
 // sum((x - mean)^2) / (n - correction), n - 1 over all elements

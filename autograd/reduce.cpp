@@ -1,5 +1,5 @@
 // Reductions. An op reduces to the shape with sizes of 1 where axes were summed, and gives it the shape asked
-// for as an alias; mean and var are composed of recorded ops.
+// for as an alias; var is composed of recorded ops.
 #include <altgrad/autograd/common.h>
 #include <altgrad/autograd/ops.h>
 
@@ -45,14 +45,17 @@ Reduction reduction(const char* op, const Tensor& x) {
 struct Sum final : Op {
   static constexpr const char* name = "sum";
   Shape x_shape, kept;
+  double divisor;  // a mean's sum may be no float: it is divided before it is rounded
 
-  Tensor forward(const Tensor& x, const Shape& kept_in, const Shape& result) {
-    x_shape = x.shape(), kept = kept_in;
-    const Tensor y = detail::sum_to(x, kept);
+  Tensor forward(const Tensor& x, const Shape& kept_in, const Shape& result, double divisor_in) {
+    x_shape = x.shape(), kept = kept_in, divisor = divisor_in;
+    const Tensor y = detail::sum_to(x, kept, divisor);
     return y.is(x) ? y.alias(result).clone() : y.alias(result);
   }
-  // dx = dy, repeated
-  void backward(const Tensor& dy, Grads& d) override { d.add(0, detail::expand_to(dy.alias(kept), x_shape)); }
+  // dx = dy / divisor, repeated
+  void backward(const Tensor& dy, Grads& d) override {
+    d.add(0, detail::expand_to((divisor == 1 ? dy : dy / divisor).alias(kept), x_shape));
+  }
 };
 
 // Over neighbouring axes: x seen as (outer, n, inner) -> (outer, inner).
@@ -78,11 +81,12 @@ struct Max final : Op {
   }
 };
 
-Tensor sum(const Tensor& x, const Reduction& r) { return apply<Sum>(x, r.kept, r.result); }
-Tensor mean(const Tensor& x, const Reduction& r) { return sum(x, r) / double(r.count); }
+Tensor sum(const Tensor& x, const Reduction& r) { return apply<Sum>(x, r.kept, r.result, 1.0); }
+Tensor mean(const Tensor& x, const Reduction& r) { return apply<Sum>(x, r.kept, r.result, double(r.count)); }
 
 Tensor var(const Tensor& x, const Reduction& r, double correction) {
-  const Tensor centred = x - mean(x, r).reshape(r.kept);
+  // Brought near 0 by a mean that is rounded, which changes neither variance nor gradient, and then centred.
+  const Tensor near = x - mean(x.detach(), r).reshape(r.kept), centred = near - mean(near, r).reshape(r.kept);
   return sum(centred * centred, r) / std::max(0.0, double(r.count) - correction);
 }
 

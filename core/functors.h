@@ -142,7 +142,7 @@ struct Clamp {
 AG_BINARY(Add, "add", a + b, T(1), T(1))
 AG_BINARY(Sub, "sub", a - b, T(1), T(-1))
 AG_BINARY(Mul, "mul", a* b, b, a)
-AG_BINARY(Div, "div", a / b, T(1) / b, -a / (b * b))
+AG_BINARY(Div, "div", a / b, T(1) / b, -(a / b) / b)  // b * b would leave the floats
 // NaN in either is the result.
 AG_BINARY(Maximum, "maximum", a > b || a != a ? a : b,
           a > b    ? T(1)

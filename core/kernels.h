@@ -80,8 +80,9 @@ void axpy(T* y, const T* x, double alpha, int64_t n);
 
 // ---- Reductions (core/cpu/reduce.cpp): x (outer, n, inner) -> y (outer, inner) ----
 
+// y = the sum / divisor; the sum itself need not be a T
 template <class D, class T>
-void sum(T* y, const T* x, int64_t outer, int64_t n, int64_t inner);
+void sum(T* y, const T* x, int64_t outer, int64_t n, int64_t inner, double divisor);
 // NaN where a NaN is among the n.
 template <class D, class T>
 void max(T* y, const T* x, int64_t outer, int64_t n, int64_t inner);
@@ -112,13 +113,19 @@ void log_softmax(T* y, const T* x, int64_t rows, int64_t n);
 template <class D, class T>
 void log_softmax_grad(T* dx, const T* dy, const T* y, int64_t rows, int64_t n);
 
-// y = (x - mean) * rstd * w + b, rstd = 1 / sqrt(var + eps); mean, rstd (rows); w, b (n), b may be null.
+// A row's mean is mean + rest: the one number that is nearest to it may be further off than the row's numbers are
+// from each other.
+template <class T>
+struct Moments {
+  T mean, rest, rstd;
+};
+// y = (x - mean) * rstd * w + b, rstd = 1 / sqrt(var + eps); moments (rows); w, b (n), b may be null.
 template <class D, class T>
-void layer_norm(T* y, T* mean, T* rstd, const T* x, const T* w, const T* b, int64_t rows, int64_t n,
+void layer_norm(T* y, Moments<T>* moments, const T* x, const T* w, const T* b, int64_t rows, int64_t n,
                 double eps);
 // dx (rows, n) = beta * dx + the gradient, unread where beta = 0; each of dx, dw (n), db (n) may be null.
 template <class D, class T>
-void layer_norm_grad(T* dx, double beta, T* dw, T* db, const T* dy, const T* x, const T* mean, const T* rstd,
+void layer_norm_grad(T* dx, double beta, T* dw, T* db, const T* dy, const T* x, const Moments<T>* moments,
                      const T* w, int64_t rows, int64_t n);
 // y = x * rstd * w, rstd = 1 / sqrt(mean(x^2) + eps)
 template <class D, class T>
@@ -127,14 +134,21 @@ template <class D, class T>
 void rms_norm_grad(T* dx, double beta, T* dw, const T* dy, const T* x, const T* rstd, const T* w,
                    int64_t rows, int64_t n);
 
-// Each row's loss[r] = log(sum(exp(x))) - x[target], 0 where target = ignore; lse (rows) = log(sum(exp(x))).
+// What makes a row's softmax again, exp((x - top) - log_sum): kept apart, as the sum of both loses log_sum's digits
+// where top is large.
+template <class T>
+struct LogSumExp {
+  T top, log_sum;  // max(x), log(sum(exp(x - top)))
+};
+
+// Each row's loss[r] = log(sum(exp(x))) - x[target], 0 where target = ignore; lse (rows).
 template <class D, class T>
-void cross_entropy(T* loss, T* lse, const T* x, const int64_t* targets, int64_t rows, int64_t n,
+void cross_entropy(T* loss, LogSumExp<T>* lse, const T* x, const int64_t* targets, int64_t rows, int64_t n,
                    int64_t ignore);
-// dx = scale * (exp(x - lse) - [column = target]), 0 in ignored rows; scale is *dy * factor.
+// dx = scale * (softmax(x) - [column = target]), 0 in ignored rows; scale is *dy * factor.
 template <class D, class T>
-void cross_entropy_grad(T* dx, const T* dy, double factor, const T* x, const T* lse, const int64_t* targets,
-                        int64_t rows, int64_t n, int64_t ignore);
+void cross_entropy_grad(T* dx, const T* dy, double factor, const T* x, const LogSumExp<T>* lse,
+                        const int64_t* targets, int64_t rows, int64_t n, int64_t ignore);
 
 // ---- Gather (core/cpu/gather.cpp): x (outer, n, inner), ids (count) -> y (outer, count, inner) ----
 
@@ -153,12 +167,13 @@ int64_t first_outside(const int64_t* ids, int64_t count, int64_t high, int64_t a
 
 // Causal self-attention: qkv (B, T, 3 * C) holds q, k, v side by side, each of C = heads * head_size.
 // y (B, T, C) = softmax(q k^T / sqrt(head_size), causal) v for each head, a strip of queries at a time, so
-// that no T x T matrix is in memory; lse (B, heads, T), the rows' log-sum-exp, lets backward make the strips
-// again (as FlashAttention does with tiles: Dao et al., 2022).
+// that no T x T matrix is in memory; lse (B, heads, T) of the rows lets backward make the strips again (as
+// FlashAttention does with tiles: Dao et al., 2022).
 template <class D, class T>
-void attention(T* y, T* lse, const T* qkv, int64_t batch, int64_t length, int64_t heads, int64_t head_size);
+void attention(T* y, LogSumExp<T>* lse, const T* qkv, int64_t batch, int64_t length, int64_t heads,
+               int64_t head_size);
 template <class D, class T>
-void attention_grad(T* dqkv, const T* dy, const T* qkv, const T* y, const T* lse, int64_t batch,
+void attention_grad(T* dqkv, const T* dy, const T* qkv, const T* y, const LogSumExp<T>* lse, int64_t batch,
                     int64_t length, int64_t heads, int64_t head_size);
 
 // ---- Random (core/cpu/random.cpp) ----

@@ -180,7 +180,47 @@ TEST_CASE("slopes at kinks are as documented", "[ops]") {
             },
             {2, 1, 5, 5, 2, 0, 5, 5}) == std::vector<double>{0.5, 0, 0.25, 0.25, 0.5, 0, 0.25, 0.25});
   CHECK(slopes([](const Tensor& x) { return pow(x, 0); }, {0, 2}) == std::vector<double>{0, 0});
-  CHECK(slopes([](const Tensor& x) { return pow(x, 1); }, {0, 2}) == std::vector<double>{1, 1});
+  CHECK(slopes([](const Tensor& x) { return pow(x, 1); }, {0, 2, NaN}) == std::vector<double>{1, 1, 1});
+  CHECK(slopes([](const Tensor& x) { return sqrt(x); }, {0, 4}) == std::vector<double>{inf, 0.25});
+
+  CHECK(slopes([](const Tensor& x) { return relu(x); }, {NaN}) == std::vector<double>{0});
+  CHECK(slopes([](const Tensor& x) { return clamp(x, -1, 1); }, {NaN}) == std::vector<double>{1});
+  CHECK(slopes([](const Tensor& x) { return pow(x, 0); }, {NaN}) == std::vector<double>{0});
+  CHECK(slopes([](const Tensor& x) { return maximum(x, Tensor::zeros({1}, x.options())); }, {NaN}) ==
+        std::vector<double>{0});
+  CHECK(slopes([](const Tensor& x) { return minimum(Tensor::full({2}, NaN, x.options()), x); }, {1, NaN}) ==
+        std::vector<double>{0, 0});
+  const std::vector<double> of_max = slopes([](const Tensor& x) { return max(x); }, {1, NaN, 2});
+  CHECK((of_max[0] == 0 && std::isnan(of_max[1]) && of_max[2] == 0));
+  using Op = Tensor (*)(const Tensor&);
+  for (const Op op : std::vector<Op>{
+           [](const Tensor& x) { return abs(x); }, [](const Tensor& x) { return exp(x); },
+           [](const Tensor& x) { return log(x); }, [](const Tensor& x) { return sqrt(x); },
+           [](const Tensor& x) { return pow(x, 2); }, [](const Tensor& x) { return tanh(x); },
+           [](const Tensor& x) { return sigmoid(x); }, [](const Tensor& x) { return gelu(x); },
+           [](const Tensor& x) { return silu(x); }, [](const Tensor& x) { return gelu(x, Gelu::tanh); }})
+    CHECK(std::isnan(slopes(op, {NaN})[0]));
+}
+
+TEST_CASE("pow at the edges is C's, also where roots differ", "[ops]") {
+  const auto check = [](double exponent, double x, double value, double slope) {
+    CAPTURE(exponent, x);
+    const Tensor leaf = Tensor::full({}, x, {.dtype = DType::f64}).requires_grad(true);
+    Tape tape;
+    const Tensor y = pow(leaf, exponent);
+    tape.backward(y);
+    const double got[] = {y.item<double>(), leaf.grad().item<double>()}, expected[] = {value, slope};
+    for (int i = 0; i < 2; ++i) {
+      CHECK(got[i] == expected[i]);
+      CHECK(std::signbit(got[i]) == std::signbit(expected[i]));
+    }
+  };
+  check(0.5, -inf, inf, 0.0);
+  check(0.5, -0.0, 0.0, inf);
+  check(-0.5, -inf, 0.0, -0.0);
+  check(-0.5, -0.0, inf, -inf);
+  check(-0.5, 0.0, inf, -inf);
+  check(0, NaN, 1, 0);
 }
 
 TEST_CASE("dropout zeroes a share p, scales the rest and repeats its mask in backward", "[ops]") {

@@ -52,9 +52,11 @@ struct Head {
 // The strips of a head are one task where there are heads for all threads; else they are dealt out to several,
 // each of which packs the head for itself.
 template <class D, class T>
-void attention(T* y, T* lse, const T* qkv, int64_t batch, int64_t length, int64_t heads, int64_t head_size) {
+void attention(T* y, LogSumExp<T>* lse, const T* qkv, int64_t batch, int64_t length, int64_t heads,
+               int64_t head_size) {
   const int64_t pairs = batch * heads, strips = std::max<int64_t>(1, (length + strip - 1) / strip);
-  const int64_t parts = std::clamp<int64_t>(2 * num_threads() / std::max<int64_t>(pairs, 1), 1, strips);
+  const int64_t parts =
+      std::clamp<int64_t>(2 * int64_t(num_threads()) / std::max<int64_t>(pairs, 1), 1, strips);
   const T scale = T(1) / std::sqrt(T(head_size));
   parallel_tasks(pairs * parts, [=](int64_t task) {
     const int64_t pair = task / parts;
@@ -78,7 +80,7 @@ void attention(T* y, T* lse, const T* qkv, int64_t batch, int64_t length, int64_
 #pragma omp simd reduction(+ : total)
         for (int64_t j = 0; j < first + strip; ++j) total += s[j] = math::exp(s[j] - top);
         inverse[r] = T(1) / total;
-        lse[pair * length + first + r] = top + std::log(total);
+        lse[pair * length + first + r] = {top, std::log(total)};
       }
       T* const y_rows = out + first * head.channels;
       values.multiply(y_rows, head.channels, {scores, ld, 1}, rows, head_size, count, T(1), T(0));
@@ -95,7 +97,7 @@ void attention(T* y, T* lse, const T* qkv, int64_t batch, int64_t length, int64_
 // One thread has all strips of a head, so its dk and dv are sums in a fixed order. The last strip comes
 // first: it reaches all keys, so it sets dk and dv and the others add to them.
 template <class D, class T>
-void attention_grad(T* dqkv, const T* dy, const T* qkv, const T* y, const T* lse, int64_t batch,
+void attention_grad(T* dqkv, const T* dy, const T* qkv, const T* y, const LogSumExp<T>* lse, int64_t batch,
                     int64_t length, int64_t heads, int64_t head_size) {
   const int64_t strips = (length + strip - 1) / strip;
   const T scale = T(1) / std::sqrt(T(head_size));
@@ -120,14 +122,14 @@ void attention_grad(T* dqkv, const T* dy, const T* qkv, const T* y, const T* lse
         T* __restrict p = probs + r * ld, * __restrict ds = dscores + r * ld;
         const T* __restrict g = dy + at + (first + r) * channels, * __restrict out =
                                                                       y + at + (first + r) * channels;
-        const T log_sum = lse[pair * length + first + r];
+        const auto [top, log_sum] = lse[pair * length + first + r];
         T delta = 0;
 #pragma omp simd reduction(+ : delta)
         for (int64_t c = 0; c < head_size; ++c) delta += g[c] * out[c];
         mask_diagonal(p + first, r, -std::numeric_limits<T>::infinity());
         mask_diagonal(ds + first, r, T(0));
         for (int64_t j = 0; j < first + strip; ++j) {
-          p[j] = math::exp(p[j] - log_sum);
+          p[j] = math::exp((p[j] - top) - log_sum);
           ds[j] = scale * p[j] * (ds[j] - delta);
         }
       }
@@ -141,10 +143,10 @@ void attention_grad(T* dqkv, const T* dy, const T* qkv, const T* y, const T* lse
   });
 }
 
-#define AG_INSTANTIATE(T)                                                                                  \
-  template void attention<Cpu>(T*, T*, const T*, int64_t, int64_t, int64_t, int64_t);                      \
-  template void attention_grad<Cpu>(T*, const T*, const T*, const T*, const T*, int64_t, int64_t, int64_t, \
-                                    int64_t);
+#define AG_INSTANTIATE(T)                                                                                    \
+  template void attention<Cpu>(T*, LogSumExp<T>*, const T*, int64_t, int64_t, int64_t, int64_t);             \
+  template void attention_grad<Cpu>(T*, const T*, const T*, const T*, const LogSumExp<T>*, int64_t, int64_t, \
+                                    int64_t, int64_t);
 AG_INSTANTIATE(float)
 AG_INSTANTIATE(double)
 

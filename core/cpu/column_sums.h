@@ -10,10 +10,10 @@
 
 namespace altgrad {
 
-// f(r, sums...) for every row r adds that row to sums of n columns each, in f64; they go to `out`, where what is null
-// is not summed. Rows are cut into pieces that depend on the sizes alone, and the pieces' sums are added in order.
+// f(r, sums...) for every row r adds that row to sums of n columns each, in f64; over `divisor`, they go to `out`, where
+// what is null is not summed. Rows are cut into pieces that depend on the sizes alone, and the pieces' sums are added in order.
 template <size_t N, class T, class F>
-void column_sums(std::array<T*, N> out, int64_t rows, int64_t n, F&& f) {
+void column_sums(std::array<T*, N> out, int64_t rows, int64_t n, F&& f, double divisor = 1) {
   constexpr int64_t most = 64, few = 8, many_rows = 32, least_work = 1 << 13;
   const int64_t wanted = std::min({std::max(rows / many_rows, few), rows * n / least_work, rows, most});
   const int64_t pieces = std::max<int64_t>(wanted, 1);
@@ -31,7 +31,7 @@ void column_sums(std::array<T*, N> out, int64_t rows, int64_t n, F&& f) {
     for (int64_t i = 0; i < int64_t(N) * n; ++i) sums[i] += sums[piece * int64_t(N) * n + i];
   }
   for (size_t i = 0; i < N; ++i) {
-    if (out[i]) std::copy_n(sums + int64_t(i) * n, n, out[i]);
+    for (int64_t c = 0; out[i] && c < n; ++c) out[i][c] = T(sums[int64_t(i) * n + c] / divisor);
   }
 }
 

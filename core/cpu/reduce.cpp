@@ -48,20 +48,26 @@ void for_column_blocks(int64_t outer, int64_t n, int64_t inner, F&& f) {
 }  // namespace
 
 template <class D, class T>
-void sum(T* y, const T* x, int64_t outer, int64_t n, int64_t inner) {
+void sum(T* y, const T* x, int64_t outer, int64_t n, int64_t inner, double divisor) {
+  if (outer == 0 || inner == 0) return;  // n may be anything
   const auto identity = [](double v) { return v; };
   if (inner == 1 && outer == 1) {
-    *y = T(chunked_sum(n, [=](int64_t begin, int64_t end) { return sum_of(x, begin, end, identity); }));
+    *y = T(chunked_sum(n, [=](int64_t begin, int64_t end) { return sum_of(x, begin, end, identity); }) /
+           divisor);
   } else if (inner == 1) {
     parallel_for(outer, std::max<int64_t>(1, task_work / std::max<int64_t>(1, n)),
                  [=](int64_t begin, int64_t end) {
-                   for (int64_t o = begin; o < end; ++o) y[o] = T(sum_of(x + o * n, 0, n, identity));
+                   for (int64_t o = begin; o < end; ++o)
+                     y[o] = T(sum_of(x + o * n, 0, n, identity) / divisor);
                  });
   } else if (outer == 1 && n >= 64) {  // few rows are better walked by columns
-    column_sums(std::array{y}, n, inner, [=](int64_t r, double* __restrict sums) {
-      const T* __restrict row = x + r * inner;
-      for (int64_t c = 0; c < inner; ++c) sums[c] += double(row[c]);
-    });
+    column_sums(
+        std::array{y}, n, inner,
+        [=](int64_t r, double* __restrict sums) {
+          const T* __restrict row = x + r * inner;
+          for (int64_t c = 0; c < inner; ++c) sums[c] += double(row[c]);
+        },
+        divisor);
   } else {
     for_column_blocks(outer, n, inner, [=](int64_t o, int64_t first, int64_t count) {
       double acc[columns] = {};
@@ -69,7 +75,7 @@ void sum(T* y, const T* x, int64_t outer, int64_t n, int64_t inner) {
         const T* __restrict row = x + (o * n + i) * inner + first;
         for (int64_t c = 0; c < count; ++c) acc[c] += double(row[c]);
       }
-      for (int64_t c = 0; c < count; ++c) y[o * inner + first + c] = T(acc[c]);
+      for (int64_t c = 0; c < count; ++c) y[o * inner + first + c] = T(acc[c] / divisor);
     });
   }
 }
@@ -143,7 +149,7 @@ double sum_squares(const T* x, int64_t n) {
 }
 
 #define AG_INSTANTIATE(T)                                                                   \
-  template void sum<Cpu>(T*, const T*, int64_t, int64_t, int64_t);                          \
+  template void sum<Cpu>(T*, const T*, int64_t, int64_t, int64_t, double);                  \
   template void max<Cpu>(T*, const T*, int64_t, int64_t, int64_t);                          \
   template void max_grad<Cpu>(T*, const T*, const T*, const T*, int64_t, int64_t, int64_t); \
   template void argmax<Cpu>(int64_t*, const T*, int64_t, int64_t);                          \

@@ -1,5 +1,6 @@
 // Row kernels: softmax, norms, cross-entropy. Each row is one thread's; parameter gradients are sums over
-// rows, made in the same pass.
+// rows, made in the same pass. What is subtracted from a row is kept in two parts, the large one first, so that
+// numbers that are near each other and far from 0 keep their digits.
 #include <altgrad/core/cpu/column_sums.h>
 #include <altgrad/core/kernels.h>
 #include <altgrad/core/math.h>
@@ -43,6 +44,19 @@ void add_to(T* __restrict y, T beta, int64_t n, F f) {
   } else {
     for (int64_t i = 0; i < n; ++i) y[i] = beta * y[i] + f(i);
   }
+}
+
+// 1 / sqrt(mean_square + eps), the mean being that of the squares of f(i); made again in a wider type where T cannot
+// hold the squares.
+template <class T, class F>
+T inverse_rms(T mean_square, double eps, int64_t n, F f) {
+  using Wide = std::conditional_t<sizeof(T) == 4, double, long double>;
+  using Limits = std::numeric_limits<T>;
+  const T mean = mean_square + T(eps);
+  if (mean >= Limits::min() / Limits::epsilon() && mean <= Limits::max()) return T(1) / std::sqrt(mean);
+  Wide total = 0;
+  for (int64_t i = 0; i < n; ++i) total += Wide(f(i)) * Wide(f(i));
+  return T(1 / std::sqrt(total / Wide(n) + Wide(eps)));
 }
 
 }  // namespace
@@ -91,21 +105,27 @@ void log_softmax_grad(T* dx, const T* dy, const T* y, int64_t rows, int64_t n) {
 }
 
 template <class D, class T>
-void layer_norm(T* y, T* mean, T* rstd, const T* x, const T* w, const T* b, int64_t rows, int64_t n,
+void layer_norm(T* y, Moments<T>* moments, const T* x, const T* w, const T* b, int64_t rows, int64_t n,
                 double eps) {
   for_rows(rows, n, [=](int64_t r) {
     const T* __restrict in = x + r * n, * __restrict gain = w;
     T* __restrict out = y + r * n;
-    const T m = row_sum<T>(n, [=](int64_t i) { return in[i]; }) / T(n);
-    const T var = row_sum<T>(n, [=](int64_t i) { return (in[i] - m) * (in[i] - m); }) / T(n);
-    const T s = T(1) / std::sqrt(var + T(eps));
-    mean[r] = m;
-    rstd[r] = s;
+    const T share = T(1) / T(n), first = in[0];
+    const T m = first + row_sum<T>(n, [=](int64_t i) { return (in[i] - first) * share; });
+    T rest = 0, squares = 0;
+#pragma omp simd reduction(+ : rest, squares)
+    for (int64_t i = 0; i < n; ++i) {
+      rest += (in[i] - m) * share;
+      squares += (in[i] - m) * (in[i] - m);
+    }
+    const T var = std::max(squares / T(n) - rest * rest, T(0));  // loses nothing: rest is a rounding error
+    const T s = inverse_rms(var, eps, n, [=](int64_t i) { return (in[i] - m) - rest; });
+    moments[r] = {m, rest, s};
     if (b) {
       const T* __restrict bias = b;
-      for (int64_t i = 0; i < n; ++i) out[i] = (in[i] - m) * s * gain[i] + bias[i];
+      for (int64_t i = 0; i < n; ++i) out[i] = ((in[i] - m) - rest) * s * gain[i] + bias[i];
     } else {
-      for (int64_t i = 0; i < n; ++i) out[i] = (in[i] - m) * s * gain[i];
+      for (int64_t i = 0; i < n; ++i) out[i] = ((in[i] - m) - rest) * s * gain[i];
     }
   });
 }
@@ -113,21 +133,22 @@ void layer_norm(T* y, T* mean, T* rstd, const T* x, const T* w, const T* b, int6
 // With h = (x - mean) rstd and g = dy w:  dx = rstd (g - mean(g) - h mean(g h)),  dw = sum(dy h),  db =
 // sum(dy)
 template <class D, class T>
-void layer_norm_grad(T* dx, double beta, T* dw, T* db, const T* dy, const T* x, const T* mean, const T* rstd,
+void layer_norm_grad(T* dx, double beta, T* dw, T* db, const T* dy, const T* x, const Moments<T>* moments,
                      const T* w, int64_t rows, int64_t n) {
-  column_sums(
-      std::array{dw, db}, rows, n, [=](int64_t r, double* __restrict sum_w, double* __restrict sum_b) {
-        const T* __restrict in = x + r * n, * __restrict g = dy + r * n, * __restrict gain = w;
-        const T m = mean[r], s = rstd[r];
-        if (dx) {
-          const T mean_g = row_sum<T>(n, [=](int64_t i) { return g[i] * gain[i]; }) / T(n);
-          const T mean_gh = row_sum<T>(n, [=](int64_t i) { return g[i] * gain[i] * (in[i] - m) * s; }) / T(n);
-          add_to(dx + r * n, T(beta), n,
-                 [=](int64_t i) { return s * (g[i] * gain[i] - mean_g - (in[i] - m) * s * mean_gh); });
-        }
-        for (int64_t i = 0; sum_w && i < n; ++i) sum_w[i] += double(g[i] * (in[i] - m) * s);
-        for (int64_t i = 0; sum_b && i < n; ++i) sum_b[i] += double(g[i]);
-      });
+  column_sums(std::array{dw, db}, rows, n,
+              [=](int64_t r, double* __restrict sum_w, double* __restrict sum_b) {
+                const T* __restrict in = x + r * n, * __restrict g = dy + r * n, * __restrict gain = w;
+                const T m = moments[r].mean, rest = moments[r].rest, s = moments[r].rstd;
+                const auto h = [=](int64_t i) { return ((in[i] - m) - rest) * s; };
+                if (dx) {
+                  const T mean_g = row_sum<T>(n, [=](int64_t i) { return g[i] * gain[i]; }) / T(n);
+                  const T mean_gh = row_sum<T>(n, [=](int64_t i) { return g[i] * gain[i] * h(i); }) / T(n);
+                  add_to(dx + r * n, T(beta), n,
+                         [=](int64_t i) { return s * (g[i] * gain[i] - mean_g - h(i) * mean_gh); });
+                }
+                for (int64_t i = 0; sum_w && i < n; ++i) sum_w[i] += double(g[i] * h(i));
+                for (int64_t i = 0; sum_b && i < n; ++i) sum_b[i] += double(g[i]);
+              });
 }
 
 template <class D, class T>
@@ -135,7 +156,8 @@ void rms_norm(T* y, T* rstd, const T* x, const T* w, int64_t rows, int64_t n, do
   for_rows(rows, n, [=](int64_t r) {
     const T* __restrict in = x + r * n, * __restrict gain = w;
     T* __restrict out = y + r * n;
-    const T s = T(1) / std::sqrt(row_sum<T>(n, [=](int64_t i) { return in[i] * in[i]; }) / T(n) + T(eps));
+    const T squares = row_sum<T>(n, [=](int64_t i) { return in[i] * in[i]; });
+    const T s = inverse_rms(squares / T(n), eps, n, [=](int64_t i) { return in[i]; });
     rstd[r] = s;
     for (int64_t i = 0; i < n; ++i) out[i] = in[i] * s * gain[i];
   });
@@ -149,29 +171,28 @@ void rms_norm_grad(T* dx, double beta, T* dw, const T* dy, const T* x, const T* 
     const T* __restrict in = x + r * n, * __restrict g = dy + r * n, * __restrict gain = w;
     const T s = rstd[r];
     if (dx) {
-      const T mean_gh = row_sum<T>(n, [=](int64_t i) { return g[i] * gain[i] * in[i] * s; }) / T(n);
+      const T mean_gh = row_sum<T>(n, [=](int64_t i) { return g[i] * gain[i] * (in[i] * s); }) / T(n);
       add_to(dx + r * n, T(beta), n, [=](int64_t i) { return s * (g[i] * gain[i] - in[i] * s * mean_gh); });
     }
-    for (int64_t i = 0; sum_w && i < n; ++i) sum_w[i] += double(g[i] * in[i] * s);
+    for (int64_t i = 0; sum_w && i < n; ++i) sum_w[i] += double(g[i] * (in[i] * s));
   });
 }
 
 template <class D, class T>
-void cross_entropy(T* loss, T* lse, const T* x, const int64_t* targets, int64_t rows, int64_t n,
+void cross_entropy(T* loss, LogSumExp<T>* lse, const T* x, const int64_t* targets, int64_t rows, int64_t n,
                    int64_t ignore) {
   for_rows(rows, n, [=](int64_t r) {
     const T* __restrict in = x + r * n;
     const T top = row_max(in, n);
     const T log_sum = std::log(row_sum<T>(n, [=](int64_t i) { return math::exp(in[i] - top); }));
-    lse[r] = top + log_sum;
-    // (top - x) + log_sum, not lse - x: the large parts cancel first.
+    lse[r] = {top, log_sum};
     loss[r] = targets[r] == ignore ? T(0) : (top - in[targets[r]]) + log_sum;
   });
 }
 
 template <class D, class T>
-void cross_entropy_grad(T* dx, const T* dy, double factor, const T* x, const T* lse, const int64_t* targets,
-                        int64_t rows, int64_t n, int64_t ignore) {
+void cross_entropy_grad(T* dx, const T* dy, double factor, const T* x, const LogSumExp<T>* lse,
+                        const int64_t* targets, int64_t rows, int64_t n, int64_t ignore) {
   const T scale = *dy * T(factor);
   for_rows(rows, n, [=](int64_t r) {
     const T* __restrict in = x + r * n;
@@ -180,26 +201,26 @@ void cross_entropy_grad(T* dx, const T* dy, double factor, const T* x, const T* 
       std::fill_n(out, n, T(0));
       return;
     }
-    const T log_sum = lse[r];
-    for (int64_t i = 0; i < n; ++i) out[i] = scale * math::exp(in[i] - log_sum);
+    const auto [top, log_sum] = lse[r];
+    for (int64_t i = 0; i < n; ++i) out[i] = scale * math::exp((in[i] - top) - log_sum);
     out[targets[r]] -= scale;
   });
 }
 
-#define AG_INSTANTIATE(T)                                                                                  \
-  template void softmax<Cpu>(T*, const T*, int64_t, int64_t);                                              \
-  template void softmax_grad<Cpu>(T*, const T*, const T*, int64_t, int64_t);                               \
-  template void log_softmax<Cpu>(T*, const T*, int64_t, int64_t);                                          \
-  template void log_softmax_grad<Cpu>(T*, const T*, const T*, int64_t, int64_t);                           \
-  template void layer_norm<Cpu>(T*, T*, T*, const T*, const T*, const T*, int64_t, int64_t, double);       \
-  template void layer_norm_grad<Cpu>(T*, double, T*, T*, const T*, const T*, const T*, const T*, const T*, \
-                                     int64_t, int64_t);                                                    \
-  template void rms_norm<Cpu>(T*, T*, const T*, const T*, int64_t, int64_t, double);                       \
-  template void rms_norm_grad<Cpu>(T*, double, T*, const T*, const T*, const T*, const T*, int64_t,        \
-                                   int64_t);                                                               \
-  template void cross_entropy<Cpu>(T*, T*, const T*, const int64_t*, int64_t, int64_t, int64_t);           \
-  template void cross_entropy_grad<Cpu>(T*, const T*, double, const T*, const T*, const int64_t*, int64_t, \
-                                        int64_t, int64_t);
+#define AG_INSTANTIATE(T)                                                                                    \
+  template void softmax<Cpu>(T*, const T*, int64_t, int64_t);                                                \
+  template void softmax_grad<Cpu>(T*, const T*, const T*, int64_t, int64_t);                                 \
+  template void log_softmax<Cpu>(T*, const T*, int64_t, int64_t);                                            \
+  template void log_softmax_grad<Cpu>(T*, const T*, const T*, int64_t, int64_t);                             \
+  template void layer_norm<Cpu>(T*, Moments<T>*, const T*, const T*, const T*, int64_t, int64_t, double);    \
+  template void layer_norm_grad<Cpu>(T*, double, T*, T*, const T*, const T*, const Moments<T>*, const T*,    \
+                                     int64_t, int64_t);                                                      \
+  template void rms_norm<Cpu>(T*, T*, const T*, const T*, int64_t, int64_t, double);                         \
+  template void rms_norm_grad<Cpu>(T*, double, T*, const T*, const T*, const T*, const T*, int64_t,          \
+                                   int64_t);                                                                 \
+  template void cross_entropy<Cpu>(T*, LogSumExp<T>*, const T*, const int64_t*, int64_t, int64_t, int64_t);  \
+  template void cross_entropy_grad<Cpu>(T*, const T*, double, const T*, const LogSumExp<T>*, const int64_t*, \
+                                        int64_t, int64_t, int64_t);
 AG_INSTANTIATE(float)
 AG_INSTANTIATE(double)
 
