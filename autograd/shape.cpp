@@ -240,7 +240,8 @@ Tensor cat(std::span<const Tensor> xs, int axis) {
     if (x.dim() != first.dim() || !(x.shape().with(axis, first[axis]) == first)) {
       fail("cat: shapes ", first, " and ", x.shape(), " differ beyond axis ", axis);
     }
-    total += x.shape()[axis];
+    if (__builtin_add_overflow(total, x.shape()[axis], &total))
+      fail("cat: too many elements along axis ", axis);
   }
   return apply<Cat>(xs, axis, total);
 }

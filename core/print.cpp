@@ -14,7 +14,7 @@ constexpr int64_t small_tensor = 64;  // but tensors up to this size are printed
 class Printer {
  public:
   Printer(std::ostream& out, const Tensor& tensor)
-      : out_(out), tensor_(tensor), full_(tensor.numel() <= small_tensor) {}
+      : out_(out), tensor_(tensor), full_(tensor.numel() > 0 && tensor.numel() <= small_tensor) {}
 
   // The part of the tensor below the first `axis` indices, starting at flat element `begin`.
   void print(int axis, int64_t begin) {

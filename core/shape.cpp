@@ -11,12 +11,14 @@ namespace altgrad {
 Shape::Shape(std::span<const int64_t> sizes) : dim_(int(sizes.size())) {
   if (sizes.size() > size_t(max_dim))
     fail("shape: ", sizes.size(), " dimensions, at most ", max_dim, " are possible");
+  int64_t most = 1;  // the product of the sizes that are not 0, and so the largest of any of them
   for (size_t i = 0; i < sizes.size(); ++i) {
     if (sizes[i] < 0) fail("shape: negative size ", sizes[i], " on axis ", i);
     // Room for 16 bytes an element, so that no byte count derived from a shape overflows.
-    if (__builtin_mul_overflow(numel_, sizes[i], &numel_) || numel_ > INT64_MAX / 16)
+    if (__builtin_mul_overflow(most, std::max<int64_t>(sizes[i], 1), &most) || most > INT64_MAX / 16)
       fail("shape: too many elements");
     sizes_[i] = sizes[i];
+    numel_ *= sizes[i];
   }
 }
 
@@ -50,6 +52,9 @@ Shape Shape::erased(int axis) const {
 }
 
 int64_t Shape::product(int first, int last) const {
+  if (first < last && (first < 0 || last > dim_)) {
+    fail("shape: axes [", first, ", ", last, ") are out of range for shape ", *this);
+  }
   int64_t n = 1;
   for (int i = first; i < last; ++i) n *= sizes_[i];
   return n;

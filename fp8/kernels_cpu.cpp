@@ -180,6 +180,7 @@ void encode(uint8_t* codes, const T* x, T scale, const fp8::Rounder<T>& rounder,
 template <>
 float quantize_bf16<Cpu>(uint16_t* y, const float* x, float scale, const fp8::Rounder<float>& rounder,
                          std::optional<RandomStream> random, int64_t rows, int64_t n, float largest) {
+  if (n == 0) return largest == unknown_amax ? 0 : largest;
   const int64_t stride = bf16_padded(n), all_rows = bf16_padded(rows),
                 group = std::max<int64_t>(1, block / stride);
   SharedLargest all;
@@ -200,6 +201,7 @@ float quantize_bf16<Cpu>(uint16_t* y, const float* x, float scale, const fp8::Ro
 
 template <>
 void dequantize_bf16<Cpu>(float* y, const uint16_t* x, float scale, int64_t rows, int64_t n) {
+  if (n == 0) return;
   const int64_t stride = bf16_padded(n);
   parallel_for(rows, std::max<int64_t>(1, grain / stride), [=](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {

@@ -6,6 +6,7 @@ namespace altgrad::kernels {
 
 template <class D, class T>
 void gather(T* y, const T* x, const int64_t* ids, int64_t outer, int64_t n, int64_t count, int64_t inner) {
+  if (inner == 0) return;  // outer * count may be anything
   parallel_for(outer * count, std::max<int64_t>(1, (1 << 14) / std::max<int64_t>(1, inner)),
                [=](int64_t begin, int64_t end) {
                  for (int64_t i = begin; i < end; ++i) {
@@ -19,6 +20,7 @@ void gather(T* y, const T* x, const int64_t* ids, int64_t outer, int64_t n, int6
 template <class D, class T>
 void gather_grad(T* dx, double beta, const T* dy, const int64_t* ids, int64_t outer, int64_t n, int64_t count,
                  int64_t inner) {
+  if (n == 0) return;  // outer may be anything
   constexpr int64_t block = 64;
   const int64_t blocks = (inner + block - 1) / block;
   parallel_tasks(outer * blocks, [=](int64_t task) {

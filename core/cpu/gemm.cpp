@@ -25,7 +25,8 @@ constexpr int64_t row_cost = 40, packed_column_cost = 24, column_cost = 4;
 // in other kernels: what it wrote is in its cache.
 template <class F>
 void for_blocks(int64_t m, int64_t n, int64_t k, int64_t block_rows, bool packs_b, F&& f) {
-  const int64_t threads = std::clamp<int64_t>(m * n * k / work_per_thread, 1, num_threads());
+  const double work = double(m) * double(n) * double(k);
+  const int64_t threads = int64_t(std::clamp<double>(work / double(work_per_thread), 1, num_threads()));
   const int64_t units_m = divide_up(m, block_rows), units_n = divide_up(n, block_columns);
   int64_t across = 1, least = INT64_MAX;
   for (int64_t columns = 1; columns <= threads; ++columns) {
@@ -72,6 +73,7 @@ void gemm(T* c, const T* a, const T* b, const Gemm& g) {
 
 template <class D, class T>
 void linear(T* y, const T* x, const T* w, const T* bias, int64_t rows, int64_t n, int64_t k) {
+  if (rows == 0 || n == 0) return;
   const auto X = operand(x, false, rows, k), W = operand(w, true, k, n);
   for_blocks(rows, n, k, f32_rows, true, [&](int64_t row, int64_t count, int64_t column, int64_t columns) {
     cpu::matmul(y + row * n + column, n, at(X, row, 0), at(W, 0, column), count, columns, k, T(1), T(0),
