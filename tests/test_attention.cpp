@@ -2,6 +2,7 @@
 #include <altgrad/autograd/ops.h>
 
 #include "reference.h"
+#include "thread_count.h"
 
 using namespace altgrad;
 using reference::distance;
@@ -84,21 +85,21 @@ TEST_CASE("attention of an empty batch or sequence is empty", "[attention]") {
 }
 
 TEST_CASE("attention gives the same bits on any number of threads", "[attention]") {
-  const int before = num_threads();
+  const auto on_threads = [](int threads, const Tensor& qkv, int64_t heads) {
+    const ThreadCount count(threads);
+    return run(causal_attention, qkv, heads);
+  };
   for (const auto& [batch, length, heads] :
        {std::array<int64_t, 3>{3, 70, 4}, std::array<int64_t, 3>{1, 300, 1}}) {
     const Tensor qkv = randn({batch, length, 12 * heads}, 2, DType::f32);
-    set_num_threads(1);
-    const Result one = run(causal_attention, qkv, heads);
+    const Result one = on_threads(1, qkv, heads);
     for (const int threads : {2, 3, 8}) {  // more threads than heads share a head's strips
       CAPTURE(length, threads);
-      set_num_threads(threads);
-      const Result many = run(causal_attention, qkv, heads);
+      const Result many = on_threads(threads, qkv, heads);
       CHECK(reference::same_bits(one.y, many.y));
       CHECK(reference::same_bits(one.grad, many.grad));
     }
   }
-  set_num_threads(before);
 }
 
 TEST_CASE("attention keeps no T x T matrix in memory", "[attention]") {

@@ -239,17 +239,3 @@ TEST_CASE("a frozen input gets no gradient, and the others theirs", "[ops]") {
     }
   }
 }
-
-TEST_CASE("one thread and two give every op the same bits", "[ops]") {
-  const int before = num_threads();
-  for (const Row& row : rows) {
-    CAPTURE(row.name);
-    set_num_threads(1);
-    const Result one = run(row.fn, row.inputs, DType::f32);
-    set_num_threads(2);
-    const Result two = run(row.fn, row.inputs, DType::f32);
-    CHECK(reference::same_bits(one.y, two.y));
-    for (size_t i = 0; i < row.inputs.size(); ++i) CHECK(reference::same_bits(one.grads[i], two.grads[i]));
-  }
-  set_num_threads(before);
-}

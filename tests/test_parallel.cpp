@@ -3,6 +3,7 @@
 #include <altgrad/core/cpu/parallel.h>
 
 #include "reference.h"
+#include "thread_count.h"
 
 #include <atomic>
 #include <stdexcept>
@@ -15,13 +16,11 @@ namespace {
 
 template <class F>
 void on_threads(F&& f) {
-  const int before = num_threads();
   for (const int threads : {1, 2, 3, 5}) {
-    set_num_threads(threads);
+    const ThreadCount count(threads);
     CAPTURE(threads);
     f();
   }
-  set_num_threads(before);
 }
 
 }  // namespace
