@@ -10,8 +10,9 @@
 
 namespace altgrad {
 
-// f(r, sums...) for every row r adds that row to sums of n columns each, in f64; over `divisor`, they go to `out`, where
-// what is null is not summed. Rows are cut into pieces that depend on the sizes alone, and the pieces' sums are added in order.
+// f(r, sums...) for every row r adds that row to sums of n columns each, in f64; over `divisor`, they go to `out`,
+// where what is null is not summed. Rows are cut into pieces that depend on the sizes alone, and the pieces' sums are
+// added in order.
 template <size_t N, class T, class F>
 void column_sums(std::array<T*, N> out, int64_t rows, int64_t n, F&& f, double divisor = 1) {
   constexpr int64_t most = 64, few = 8, many_rows = 32, least_work = 1 << 13;
