@@ -176,8 +176,10 @@ TEST_CASE("every half and bfloat is widened exactly", "[safetensors]") {
   CHECK(wrong == 0);
 }
 
-#if defined(__x86_64__)
 TEST_CASE("what is read does not depend on the floating-point environment", "[safetensors]") {
+#if !defined(__x86_64__)
+  SKIP_TEST("the mode is set in a register of x86");
+#else
   const TempFolder folder;
   std::string half;
   for (int code = 0; code < 65536; ++code) half += {char(code & 255), char(code >> 8)};
@@ -209,8 +211,8 @@ TEST_CASE("what is read does not depend on the floating-point environment", "[sa
   }
   CHECK(std::memcmp(plain.at("f32").raw(), f32.data(), f32.size()) == 0);
   CHECK(std::memcmp(plain.at("f64").raw(), f64.data(), f64.size()) == 0);
-}
 #endif
+}
 
 TEST_CASE("narrow integers are widened with their sign", "[safetensors]") {
   const TempFolder folder;
