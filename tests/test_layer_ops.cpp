@@ -98,7 +98,7 @@ TEST_CASE("linear is x w^T + b at every size", "[ops]") {
            {1, 1, 1}, {3, 5, 7}, {64, 65, 33}, {1, 64, 100}, {0, 3, 2}, {3, 0, 2}, {3, 2, 0}}) {
     CAPTURE(rows, in, out);
     const Tensor x = randn({rows, in}, 1), w = randn({out, in}, 2), b = randn({out}, 3);
-    const auto expected = [&, in = in](bool bias) {
+    const auto expected = [&, rows = rows, in = in, out = out](bool bias) {
       return make({rows, out}, [&](const Index& i) {
         double total = bias ? at(b, {i[1]}) : 0;
         for (int64_t l = 0; l < in; ++l) total += at(x, {i[0], l}) * at(w, {i[1], l});

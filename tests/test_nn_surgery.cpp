@@ -204,7 +204,8 @@ TEST_CASE("a clone keeps classes, surgery and training mode", "[nn][surgery]") {
   for (size_t i = 0; i < ours.size(); ++i) {
     INFO(theirs[i].first);
     CHECK(ours[i].first == theirs[i].first);
-    CHECK(typeid(*ours[i].second) == typeid(*theirs[i].second));
+    const nn::Module &mine = *ours[i].second, &other = *theirs[i].second;
+    CHECK(typeid(mine) == typeid(other));
     CHECK(ours[i].second != theirs[i].second);
     CHECK(ours[i].second->training() == theirs[i].second->training());
     CHECK(ours[i].second->extra_repr() == theirs[i].second->extra_repr());
