@@ -8,6 +8,7 @@
 #pragma once
 
 #include <bit>
+#include <concepts>
 #include <cstdint>
 #include <limits>
 #include <span>
@@ -73,6 +74,9 @@ class FormatName {
   constexpr operator std::string_view() const { return {text_, size_}; }
   friend constexpr bool operator==(const FormatName& a, std::string_view b) {
     return std::string_view(a) == b;
+  }
+  friend constexpr bool operator==(const FormatName& a, const std::same_as<FormatName> auto& b) {
+    return a == std::string_view(b);
   }
   friend std::ostream& operator<<(std::ostream& out, const FormatName& name) {
     return out << std::string_view(name);

@@ -76,7 +76,7 @@ TEST_CASE("sums over rows are those of plain loops, however they are cut", "[par
         plain([&, n = n](int64_t r, int64_t c) { return g[r * n + c] * (v[r * n + c] - mean[r]) * rstd[r]; });
     const std::vector<double> dw_rms =
         plain([&, n = n](int64_t r, int64_t c) { return g[r * n + c] * v[r * n + c] * rms[r]; });
-    on_threads([&, n = n] {
+    on_threads([&, rows = rows, n = n] {
       const auto off = [](const Tensor& got, const std::vector<double>& expected) {
         return reference::distance(got.to(DType::f64), Tensor::from(expected, got.shape()));
       };
