@@ -7,6 +7,14 @@ Generator& default_generator() {
   return generator;
 }
 
-void manual_seed(uint64_t seed) { default_generator() = Generator(seed); }
+Generator& rounding_generator() {
+  static thread_local Generator generator({0, first_rounding_stream});
+  return generator;
+}
+
+void manual_seed(uint64_t seed) {
+  default_generator().set_state({seed, 0});
+  rounding_generator().set_state({seed, first_rounding_stream});
+}
 
 }  // namespace altgrad

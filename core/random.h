@@ -46,7 +46,8 @@ class Generator {
     uint64_t seed = 0, next = 0;
     friend bool operator==(const State&, const State&) = default;
   };
-  explicit Generator(uint64_t seed = 0) : state_{seed, 0} {}
+  explicit constexpr Generator(uint64_t seed = 0) : Generator(State{seed, 0}) {}
+  explicit constexpr Generator(State state) : state_(state) {}
   RandomStream next() { return {state_.seed, state_.next++}; }
   State state() const { return state_; }
   void set_state(State state) { state_ = state; }
@@ -58,7 +59,11 @@ class Generator {
 // The calling thread's generator, which everything uses that is not given one. In every thread it begins with
 // seed 0: threads that must not draw the same numbers need seeds of their own.
 Generator& default_generator();
-// Restarts the calling thread's generator, and no other, from this seed.
+// The calling thread's generator for stochastic rounding alone, so that a run that rounds differently has the same
+// batches and dropout masks. It has the seed of default_generator() and the upper half of the streams, from 2^63 on.
+Generator& rounding_generator();
+constexpr uint64_t first_rounding_stream = uint64_t(1) << 63;
+// Restarts the calling thread's two generators, and no others, from this seed.
 void manual_seed(uint64_t seed);
 
 }  // namespace altgrad

@@ -210,6 +210,7 @@ class Training {
     }
     step = state.step;
     ag::default_generator().set_state(state.generator);
+    ag::rounding_generator().set_state(state.rounding);
   }
 
   int stopped() const {

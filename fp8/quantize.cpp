@@ -25,7 +25,7 @@ void check_codes_fit(const char* op, const Format& format) {
 
 std::optional<RandomStream> draw(Rounding rounding) {
   if (rounding != Rounding::stochastic) return {};
-  return default_generator().next();
+  return rounding_generator().next();
 }
 
 struct Quantize final : Op {

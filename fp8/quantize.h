@@ -16,7 +16,7 @@ namespace altgrad::fp8 {
 enum class Ste { identity, clipped };
 
 struct CastOptions {
-  Rounding rounding = Rounding::nearest_even;  // stochastic takes one stream of the default generator a call
+  Rounding rounding = Rounding::nearest_even;  // stochastic takes one stream of rounding_generator() a call
   Overflow overflow = Overflow::saturate_finite;
   Ste ste = Ste::identity;  // quantize only
 };

@@ -54,7 +54,7 @@ struct Rounded {
       const int64_t words = kernels::bf16_padded(r.rows) * kernels::bf16_padded(r.columns);
       r.values = as_codes ? Tensor::empty({words * int64_t(sizeof(uint16_t))}, {DType::u8, x.device()})
                           : Tensor::empty(x.shape(), x.options());
-      if (quantizer.cast.rounding == Rounding::stochastic) random = default_generator().next();
+      if (quantizer.cast.rounding == Rounding::stochastic) random = rounding_generator().next();
     }
     const std::optional<float> expected = quantizer.expected_scale(record);
     float largest = expected ? r.round(x, quantizer, *expected, random) : kernels::unknown_amax;

@@ -28,7 +28,7 @@ Map with_prefix(const Map& from, std::string_view prefix) {
 }
 
 template <class T>
-T number(const std::string& path, const Metadata& metadata, const char* key) {
+T number(const std::string& path, const Metadata& metadata, const std::string& key) {
   const auto found = metadata.find(key);
   if (found == metadata.end()) fail("load_checkpoint: ", path, " has no \"", key, "\" in its metadata");
   const std::string& text = found->second;
@@ -39,6 +39,10 @@ T number(const std::string& path, const Metadata& metadata, const char* key) {
          altgrad::detail::in_quotes(text));
   }
   return value;
+}
+
+Generator::State generator_state(const std::string& path, const Metadata& metadata, const std::string& name) {
+  return {number<uint64_t>(path, metadata, name + ".seed"), number<uint64_t>(path, metadata, name + ".next")};
 }
 
 }  // namespace
@@ -52,7 +56,9 @@ void save_checkpoint(const std::string& path, const Module& model, const optim::
   Metadata metadata{{version_key, version},
                     {"step", std::to_string(state.step)},
                     {"generator.seed", std::to_string(state.generator.seed)},
-                    {"generator.next", std::to_string(state.generator.next)}};
+                    {"generator.next", std::to_string(state.generator.next)},
+                    {"rounding.seed", std::to_string(state.rounding.seed)},
+                    {"rounding.next", std::to_string(state.rounding.next)}};
   insert_prefixed(metadata, extra_prefix, state.extra);
   save_safetensors(path, tensors, metadata);
 }
@@ -67,9 +73,11 @@ TrainingState load_checkpoint(const std::string& path, Module& model, optim::Opt
          ", this altgrad reads ", version);
   }
   TrainingState state{.step = number<int64_t>(path, metadata, "step"),
-                      .generator = {.seed = number<uint64_t>(path, metadata, "generator.seed"),
-                                    .next = number<uint64_t>(path, metadata, "generator.next")},
+                      .generator = generator_state(path, metadata, "generator"),
                       .extra = with_prefix(metadata, extra_prefix)};
+  state.rounding = metadata.contains("rounding.seed")
+                       ? generator_state(path, metadata, "rounding")
+                       : Generator::State{state.generator.seed, first_rounding_stream};
   if (state.step < 0) fail("load_checkpoint: ", path, ": \"step\" must not be negative, got ", state.step);
   // The model's check comes with its load, so the optimizer's comes before: one fails and neither has
   // changed.

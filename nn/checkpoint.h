@@ -1,5 +1,5 @@
 // A training checkpoint: everything that a resumed run needs to go on bit for bit, in one safetensors file,
-// written atomically. Keys are "model.NAME" and "optimizer.NAME"; step and generator state are metadata, the
+// written atomically. Keys are "model.NAME" and "optimizer.NAME"; step and generators' states are metadata, the
 // program's own metadata is under "extra.NAME". The optimizer's settings are the program's to give again.
 #pragma once
 
@@ -11,8 +11,10 @@ namespace altgrad::nn {
 
 struct TrainingState {
   int64_t step = 0;
-  Generator::State generator;
-  Metadata extra;  // the program's own
+  // Of the calling thread's default_generator() and rounding_generator(), unless others are given.
+  Generator::State generator = default_generator().state();
+  Generator::State rounding = rounding_generator().state();
+  Metadata extra = {};  // the program's own
 };
 
 // Saves model (parameters and buffers: amax histories too), optimizer and state. Throws as save_safetensors
@@ -21,7 +23,9 @@ void save_checkpoint(const std::string& path, const Module& model, const optim::
                      const TrainingState& state);
 // Loads into model and optimizer, which must have the shapes saved; throws as load_safetensors and
 // load_state_dict do, std::invalid_argument also on a file that is no checkpoint, and then neither has
-// changed. The generator is the caller's to set: default_generator().set_state(state.generator).
+// changed. The generators are the caller's to set: default_generator().set_state(state.generator) and
+// rounding_generator().set_state(state.rounding). A checkpoint of before there were two gives the latter where
+// manual_seed(generator.seed) would put it.
 TrainingState load_checkpoint(const std::string& path, Module& model, optim::Optimizer& optimizer);
 
 }  // namespace altgrad::nn

@@ -124,6 +124,33 @@ TEST_CASE("a checkpoint holds parameters, buffers, optimizer and the program's o
   CHECK(other.state.extra == run.state.extra);
 }
 
+TEST_CASE("a checkpoint holds both generators, and one of before there were two loads", "[checkpoint]") {
+  const TempFolder folder;
+  Run run(3);
+  run.state = {.step = 7};
+  rounding_generator().next();
+  const nn::TrainingState now;  // where the thread's generators stand
+  CHECK(now.generator == default_generator().state());
+  CHECK(now.rounding == rounding_generator().state());
+  CHECK(now.rounding == Generator::State{3, (uint64_t(1) << 63) + 1});
+  run.state.rounding = {.seed = 4, .next = UINT64_MAX};
+  run.save(folder / "c");
+  CHECK(nn::load_checkpoint(folder / "c", run.model, run.optimizer).rounding == run.state.rounding);
+
+  Metadata metadata;
+  const StateDict tensors = load_safetensors(folder / "c", &metadata);
+  CHECK(metadata.at("rounding.seed") == "4");
+  metadata.erase("rounding.next");
+  save_safetensors(folder / "cut", tensors, metadata);
+  CHECK(throws([&] { nn::load_checkpoint(folder / "cut", run.model, run.optimizer); },
+               {"no \"rounding.next\""}));
+  metadata.erase("rounding.seed");
+  save_safetensors(folder / "old", tensors, metadata);
+  const nn::TrainingState old = nn::load_checkpoint(folder / "old", run.model, run.optimizer);
+  CHECK(old.generator == run.state.generator);
+  CHECK(old.rounding == Generator::State{run.state.generator.seed, uint64_t(1) << 63});
+}
+
 TEST_CASE("a checkpoint that does not fit is refused, and neither model nor optimizer changes",
           "[checkpoint]") {
   const TempFolder folder;

@@ -1,5 +1,7 @@
 // What QuantizedLinear is and keeps: the wrapped Linear, histories, modes, copies, what it saves and refuses.
 #include <altgrad/fp8/quantized_linear.h>
+#include <altgrad/nn/containers.h>
+#include <altgrad/nn/optim.h>
 #include <altgrad/nn/surgery.h>
 
 #include "allocations.h"
@@ -94,6 +96,35 @@ TEST_CASE("eval uses the scale that training left", "[fp8]") {
   layer.eval();
   REQUIRE(layer(Tensor::from({1.2f}, {1, 1})).item<float>() == 1);  // on the grid of scale 1
   REQUIRE(layer(Tensor::from({100.f}, {1, 1})).item<float>() == Approx(6).epsilon(2e-7));  // saturated
+}
+
+TEST_CASE("how a run rounds changes neither its batches nor its dropout masks", "[fp8]") {
+  const auto drawn = [](Rounding rounding) {
+    manual_seed(5);
+    const auto quantized = [&](int64_t in, int64_t out) {
+      return QuantizedLinear::from_linear(nn::Linear(in, out), E4M3,
+                                          {.input_format = E4M3, .grad_format = E5M2, .rounding = rounding});
+    };
+    nn::Sequential net(quantized(6, 8), nn::GELU(), quantized(8, 6));
+    optim::AdamW optimizer(net.parameters(), {.lr = 1e-2});
+    std::vector<float> seen, losses;
+    for (int step = 0; step < 50; ++step) {
+      const Tensor ids = Tensor::randint(100, {4}), x = Tensor::randn({4, 6});
+      Tape tape;
+      const Tensor mask = dropout(Tensor::ones({4, 6}), 0.5), loss = mse_loss(net(x * mask) * mask, x);
+      tape.backward(loss);
+      optimizer.step(), optimizer.zero_grad();
+      encode(x, E4M3, 1, {.rounding = rounding}), quantize(x, E5M2, 1, {.rounding = rounding});
+      for (const Tensor& t : {ids.to(DType::f32), x, mask})
+        seen.insert(seen.end(), t.data<float>().begin(), t.data<float>().end());
+      losses.push_back(loss.item<float>());
+    }
+    return std::pair(seen, losses);
+  };
+  const auto nearest = drawn(Rounding::nearest_even), stochastic = drawn(Rounding::stochastic);
+  REQUIRE(nearest.first == stochastic.first);
+  REQUIRE(nearest.second != stochastic.second);
+  REQUIRE(drawn(Rounding::stochastic) == stochastic);  // manual_seed is for both generators
 }
 
 TEST_CASE("a non-finite input poisons its own step but no later one", "[fp8]") {
