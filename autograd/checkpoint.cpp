@@ -1,6 +1,7 @@
 // Checkpointing: an op that keeps its function instead of what the function's ops would keep. Its backward
-// runs the function on a tape of its own, from where the thread's generator stood in forward, and hands the
-// gradients of the leaves that the function holds to the tape that runs backward.
+// runs the function on a tape of its own, from where the thread's generators stood in forward. Only that: what runs
+// backward then draws where it would have drawn without, and adds to the gradients of the tape that runs backward, so
+// that nothing differs from the function itself, to the last bit.
 #include <altgrad/autograd/common.h>
 #include <altgrad/autograd/ops.h>
 #include <altgrad/autograd/replay.h>
@@ -22,11 +23,11 @@ Journal* Journal::current() { return current_journal; }
 
 namespace {
 
-// Sets the thread's generator back for a scope.
-struct RewoundGenerator {
-  explicit RewoundGenerator(Generator::State state) { default_generator().set_state(state); }
-  ~RewoundGenerator() { default_generator().set_state(before); }
-  const Generator::State before = default_generator().state();
+// Sets the thread's generators back for a scope.
+struct Rewound {
+  explicit Rewound(const detail::RandomState& state) { state.restore(); }
+  ~Rewound() { before.restore(); }
+  const detail::RandomState before;
 };
 
 struct Checkpoint final : Op {
@@ -34,36 +35,27 @@ struct Checkpoint final : Op {
   static constexpr bool always_record = true;  // fn may hold leaves, which are not among the inputs
   std::function<Tensor(const Tensor&)> fn;
   Tensor x;
-  Generator::State random;
+  detail::RandomState random;  // where forward begins
   detail::Journal journal;
 
   Tensor forward(const std::function<Tensor(const Tensor&)>& function, const Tensor& in) {
-    fn = function, x = in, random = default_generator().state();
+    fn = function, x = in;
     const detail::Journal::Scope first_run(journal, false);
     return fn(x).detach();  // fn may return x, or a tensor it holds
   }
 
   // dx = what the inner tape gives a leaf with the values of x
   void backward(const Tensor& dy, Grads& d) override {
-    const RewoundGenerator rewound(random);
     Tape inner;
     const Tensor leaf = x.detach();
     leaf.requires_grad(d.needs(0));
     Tensor y;
     {
+      const Rewound rewound(random);
       const detail::Journal::Scope second_run(journal, true);
       y = fn(leaf).reshape(dy.shape());  // an op of the inner tape, whatever fn returned
     }
-    if (!y.body()->recorded) return;
-    const std::vector<Tensor> grads = inner.gradients(y, dy), leaves = inner.leaves();
-    for (size_t i = 0; i < leaves.size(); ++i) {
-      if (!grads[i].defined()) continue;
-      if (leaves[i].body() == leaf.body()) {
-        d.add(0, grads[i]);
-      } else {
-        d.add_leaf(leaves[i], grads[i]);
-      }
-    }
+    if (y.body()->tape) d.run(inner, y, dy, leaf);
   }
 };
 

@@ -1,8 +1,9 @@
-// Gradients against central differences. Both sides see the same random numbers: the thread's generator is
+// Gradients against central differences. Both sides see the same random numbers: the thread's generators are
 // set back before each call of fn.
 #include <altgrad/autograd/common.h>
 #include <altgrad/autograd/gradcheck.h>
 #include <altgrad/autograd/ops.h>
+#include <altgrad/autograd/replay.h>
 
 #include <cmath>
 #include <limits>
@@ -14,25 +15,18 @@ namespace {
 class Restore {
  public:
   ~Restore() {
-    default_generator().set_state(random_);
-    // The first one set aside is the original one, so it goes last.
-    for (auto it = grads_.rbegin(); it != grads_.rend(); ++it) it->first.set_grad(it->second);
+    rewind();
     for (const auto& [leaf, values] : values_) leaf.copy_(values);
   }
-  void rewind() const { default_generator().set_state(random_); }
-  // Takes the leaf's gradient away until the end.
-  void set_aside_grad(const Tensor& leaf) {
-    grads_.emplace_back(leaf, leaf.has_grad() ? leaf.grad() : Tensor());
-    leaf.set_grad(Tensor());
-  }
+  void rewind() const { random_.restore(); }
   // The values to be put back at the end.
   const Tensor& keep_values(const Tensor& leaf) {
     return values_.emplace_back(leaf, leaf.detach().clone()).second;
   }
 
  private:
-  const Generator::State random_ = default_generator().state();
-  std::vector<std::pair<Tensor, Tensor>> grads_, values_;
+  const detail::RandomState random_;
+  std::vector<std::pair<Tensor, Tensor>> values_;
 };
 
 // +-[0.5, 1.5), so that no element of the output goes unseen.
@@ -46,10 +40,23 @@ Tensor random_cotangent(const Tensor& y, uint64_t seed) {
   return v.to(y.device());
 }
 
-// Runs fn on a tape and backward from v^T fn(), gradients that leaves already had being set aside. Gives v,
-// or nothing and a message where fn's result has no gradient.
-Tensor run_backward(const std::function<Tensor()>& fn, Restore& restore, uint64_t seed,
-                    std::string& message) {
+// v^T fn()'s gradients, and v, undefined where fn's result has no gradient.
+struct Analytic {
+  Tensor v;
+  std::vector<Tensor> leaves, grads;
+
+  // Undefined where it is zero.
+  Tensor grad(const Tensor& leaf) const {
+    for (size_t i = 0; i < leaves.size(); ++i) {
+      if (leaves[i].body() == leaf.body()) return grads[i];
+    }
+    return {};
+  }
+};
+
+// Runs fn on a tape and backward; a message tells where there is no gradient.
+Analytic run_backward(const std::function<Tensor()>& fn, const Restore& restore, uint64_t seed,
+                      std::string& message) {
   restore.rewind();
   Tape tape;
   const Tensor result = fn();
@@ -58,15 +65,14 @@ Tensor run_backward(const std::function<Tensor()>& fn, Restore& restore, uint64_
     return {};
   }
   const Tensor y = result.reshape(result.shape());  // an op of this tape, also where fn returns a leaf
-  if (!y.body()->recorded) {
+  if (!y.body()->tape) {
     message =
         concat("the result, of shape ", y.shape(), ", does not depend on the inputs through recorded ops");
     return {};
   }
   const Tensor v = random_cotangent(y, seed).to(y.dtype());
-  for (const Tensor& leaf : tape.leaves()) restore.set_aside_grad(leaf);
-  tape.backward(y, v);
-  return v.to(Device::cpu()).to(DType::f64);
+  std::vector<Tensor> grads = tape.gradients(y, v);
+  return {v.to(Device::cpu()).to(DType::f64), tape.leaves(), std::move(grads)};
 }
 
 // The central difference of v^T fn() along whatever move(step) changes.
@@ -118,7 +124,7 @@ GradcheckResult gradcheck(const std::function<Tensor(std::span<const Tensor>)>& 
   }
   if (!any) fail("gradcheck: none of ", inputs.size(), " inputs is f64");
 
-  Restore restore;
+  const Restore restore;
   {
     const NoGrad off;
     for (Tensor& x : inputs) {
@@ -128,16 +134,16 @@ GradcheckResult gradcheck(const std::function<Tensor(std::span<const Tensor>)>& 
   }
   const auto call = [&] { return fn(inputs); };
   GradcheckResult result;
-  const Tensor v = run_backward(call, restore, options.seed, result.message);
-  if (!v.defined()) return result;
+  const Analytic at = run_backward(call, restore, options.seed, result.message);
+  if (!at.v.defined()) return result;
 
   result.ok = true;
   for (size_t k = 0; k < inputs.size(); ++k) {
     const Tensor& x = inputs[k];
     if (!is_floating(x.dtype())) continue;
     const Tensor values = x.detach().to(Device::cpu()).clone(), probe = values.clone();
-    const Tensor analytic =
-        x.has_grad() ? x.grad().to(Device::cpu()) : Tensor::zeros(x.shape(), {DType::f64});
+    const Tensor grad = at.grad(x),
+                 analytic = grad.defined() ? grad.to(Device::cpu()) : Tensor::zeros(x.shape(), {DType::f64});
     for (int64_t i = 0; i < x.numel(); ++i) {
       const double x0 = values.ptr<double>()[i];
       const auto move = [&](double h) {
@@ -145,7 +151,7 @@ GradcheckResult gradcheck(const std::function<Tensor(std::span<const Tensor>)>& 
         x.copy_(probe);
       };
       const double step = options.step * std::max(1.0, std::abs(x0));
-      const double numeric = central_difference(call, move, step, v, restore);
+      const double numeric = central_difference(call, move, step, at.v, restore);
       move(0);
       compare(result, options.tolerance, analytic.ptr<double>()[i], numeric,
               [&] { return concat("input ", k, ", element ", detail::position(x.shape(), i)); });
@@ -173,21 +179,21 @@ GradcheckResult gradcheck_directional(const std::function<Tensor()>& fn,
   for (const Tensor& p : parameters) {
     directions.push_back(Tensor::randn(p.shape(), p.options(), random));
     values.push_back(restore.keep_values(p));
-    restore.set_aside_grad(p);
   }
   GradcheckResult result;
-  const Tensor v = run_backward(fn, restore, options.seed, result.message);
-  if (!v.defined()) return result;
+  const Analytic at = run_backward(fn, restore, options.seed, result.message);
+  if (!at.v.defined()) return result;
 
   const NoGrad off;
   double analytic = 0;
   for (size_t k = 0; k < parameters.size(); ++k) {
-    if (parameters[k].has_grad()) analytic += sum(parameters[k].grad() * directions[k]).item<double>();
+    const Tensor grad = at.grad(parameters[k]);
+    if (grad.defined()) analytic += sum(grad * directions[k]).item<double>();
   }
   const auto move = [&](double h) {
     for (size_t k = 0; k < parameters.size(); ++k) parameters[k].copy_(values[k] + directions[k] * h);
   };
-  const double numeric = central_difference(fn, move, options.step, v, restore);
+  const double numeric = central_difference(fn, move, options.step, at.v, restore);
   compare(result, options.tolerance, analytic, numeric,
           [&] { return concat("directional derivative over ", parameters.size(), " parameters"); });
   return result;

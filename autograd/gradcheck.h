@@ -27,12 +27,14 @@ struct GradcheckResult {
 
 // fn is called with inputs of the same shapes. Every floating input is checked in every element; integer
 // inputs are passed through. Throws std::invalid_argument where a floating input is not f64 (differences in
-// f32 are noise) or there is none. Inputs, and leaves that fn captures, are left as they were.
+// f32 are noise) or there is none. Inputs, leaves that fn captures and the thread's generators are left as they were:
+// several threads may check functions of the same leaves at a time.
 GradcheckResult gradcheck(const std::function<Tensor(std::span<const Tensor>)>& fn,
                           std::vector<Tensor> inputs, GradcheckOptions options = {});
 
 // One directional derivative over all of `parameters` at once, in a random direction: for whole models, whose
-// elements are too many to check one by one. fn is called without arguments and reads the parameters.
+// elements are too many to check one by one. fn is called without arguments and reads the parameters, which are moved
+// for that and put back: no other thread may use them meanwhile.
 GradcheckResult gradcheck_directional(const std::function<Tensor()>& fn,
                                       const std::vector<Tensor>& parameters, GradcheckOptions options = {});
 

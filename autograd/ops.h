@@ -142,9 +142,10 @@ Tensor mse_loss(const Tensor& x, const Tensor& target);
 // ---- Checkpointing (checkpoint.cpp) ----
 
 // fn(x), keeping only x: backward runs fn again to get what it needs (Chen et al., "Training deep nets with
-// sublinear memory cost", 2016). Random ops that draw from the default generator draw the same numbers both
-// times, and quantized layers record and scale once. Gradients reach x and the leaves that fn holds; backward
-// throws where fn holds another result of the tape, which must come in through x, or detached.
+// sublinear memory cost", 2016). Values, gradients, and where the thread's generators stand afterwards are those of
+// fn(x), to the last bit: what draws from them draws the same numbers both times, and quantized layers record and scale
+// once. Gradients reach x and the leaves that fn holds; backward throws where fn holds another result of the tape,
+// which must come in through x, or detached.
 Tensor checkpoint(std::function<Tensor(const Tensor&)> fn, const Tensor& x);
 
 }  // namespace altgrad

@@ -1,12 +1,24 @@
-// A checkpointed function runs twice, and must compute the same both times. replayed(f) is for numbers that come
-// from state which f changes, such as the scale that an amax history gives: f() in the first run, and in the
-// second what it gave in the first, without calling it. Outside of checkpoints it is f().
+// A checkpointed function runs twice, and must compute the same both times: from the same state of the generators, and
+// with replayed(f) for numbers that come from state which f changes, such as the scale that an amax history gives. It
+// is f() in the first run, and in the second what it gave in the first, without calling it. Outside of checkpoints it
+// is f().
 #pragma once
+
+#include <altgrad/core/random.h>
 
 #include <cstddef>
 #include <vector>
 
 namespace altgrad::detail {
+
+// Where the calling thread's generators stand when one is made, to be put back there.
+struct RandomState {
+  Generator::State main = default_generator().state(), rounding = rounding_generator().state();
+  void restore() const {
+    default_generator().set_state(main);
+    rounding_generator().set_state(rounding);
+  }
+};
 
 class Journal {
  public:

@@ -1,62 +1,17 @@
 #include <altgrad/autograd/tape.h>
 
+#include <altgrad/autograd/arena.h>
+#include <altgrad/autograd/scopes.h>
 #include <altgrad/core/kernels.h>
 
+#include <pthread.h>
+
 #include <algorithm>
-#include <atomic>
-#include <cstddef>
+#include <mutex>
 #include <ostream>
 
 namespace altgrad {
 namespace {
-
-// The tapes and NoGrads alive in this thread, the innermost last; `tape` is null for a NoGrad.
-struct Scope {
-  const void* owner;
-  Tape* tape;
-};
-thread_local std::vector<Scope> scopes;
-
-void leave(const void* owner) {  // the last one, unless scopes are left out of order
-  const auto found =
-      std::find_if(scopes.rbegin(), scopes.rend(), [=](const Scope& s) { return s.owner == owner; });
-  if (found != scopes.rend()) scopes.erase(std::next(found).base());
-}
-
-std::atomic<uint64_t> next_tape_id{1};
-
-// Memory for ops: chunks that are filled one after the other and kept for the next tape.
-class Arena {
- public:
-  struct Mark {
-    size_t chunk = 0, used = 0;
-  };
-  Mark mark() const { return mark_; }
-  void rewind(Mark mark) { mark_ = mark; }
-
-  void* allocate(size_t size, size_t align) {
-    for (;; ++mark_.chunk, mark_.used = 0) {
-      if (mark_.chunk == chunks_.size()) chunks_.emplace_back(std::max(chunk_size, size + align));
-      Chunk& chunk = chunks_[mark_.chunk];
-      void* p = chunk.data.get() + mark_.used;
-      size_t space = chunk.size - mark_.used;
-      if (std::align(align, size, p, space)) {
-        mark_.used = chunk.size - space + size;
-        return p;
-      }
-    }
-  }
-
- private:
-  static constexpr size_t chunk_size = 1 << 16;
-  struct Chunk {
-    explicit Chunk(size_t n) : data(new std::byte[n]), size(n) {}
-    std::unique_ptr<std::byte[]> data;
-    size_t size;
-  };
-  std::vector<Chunk> chunks_;
-  Mark mark_;
-};
 
 struct Node {
   Op* op;
@@ -91,6 +46,30 @@ void add_in_place(const Tensor& sum, const Tensor& x) {
            [&]<class D, class T>() { kernels::axpy<D>(sum.ptr<T>(), x.ptr<T>(), 1, sum.numel()); });
 }
 
+// Held while a leaf's gradient is taken or given, and while the process forks, so that no child inherits it locked.
+constinit std::mutex leaf_gradients;
+[[maybe_unused]] const int fork_handlers = pthread_atfork(
+    [] { leaf_gradients.lock(); }, [] { leaf_gradients.unlock(); }, [] { leaf_gradients.unlock(); });
+
+// Adds to the gradient that a leaf has, in place. Another thread's tape may do so at the same time: the leaf's is taken
+// away for as long as it is written to, and one that has been given to the leaf meanwhile is added, too.
+void add_to_leaf(const Tensor& leaf, Tensor grad) {
+  for (bool own = alone(grad);; own = true) {
+    Tensor there;
+    {
+      const std::lock_guard lock(leaf_gradients);
+      there = std::exchange(leaf.body()->grad, Tensor());
+      if (!there.defined() && own) return leaf.set_grad(grad);
+    }
+    if (there.defined()) {
+      add_in_place(there, grad);
+    } else {
+      there = copy_of(grad);
+    }
+    grad = std::move(there);
+  }
+}
+
 // An input by its number; a leaf that is none has -1.
 std::string whose(int input) { return input < 0 ? "a leaf" : concat("input ", input); }
 
@@ -103,15 +82,19 @@ bool has_nan(const Tensor& x) {
 }  // namespace
 
 struct Tape::Impl {
-  uint64_t id = 0;
+  detail::Scope* scope = nullptr;
+  uint64_t id = 0;  // the scope's
   TapeOptions options;
-  bool ran = false, done = false;  // backward has begun, has ended
-  Arena arena;
-  Arena::Mark pending;        // where the arena stood before the op that is running forward
-  size_t pending_inputs = 0;  // as pending, for `inputs`
+  detail::Arena arena;
+  detail::Arena::Mark pending;  // where the arena stood before the op that is running forward
+  size_t pending_inputs = 0;    // as pending, for `inputs`
   std::vector<Node> nodes;
   std::vector<int32_t> inputs;  // slots; -1 where no gradient is needed
   std::vector<GradSlot> slots;
+  int64_t leaves = 0;               // among the slots
+  std::vector<int32_t> leaf_table;  // their slots, by the hash of the leaf's body; -1: free
+  Grads* outer = nullptr;           // the op that runs this tape backward (Grads::run), and the leaf
+  const detail::Body* outer_input = nullptr;  // that stands for its input 0
 
   // Ready for a new tape; keeps the memory.
   void clear() {
@@ -119,58 +102,93 @@ struct Tape::Impl {
     nodes.clear();
     inputs.clear();
     slots.clear();
+    leaves = 0;
+    leaf_table.clear();
+    outer = nullptr;
+    outer_input = nullptr;
     arena.rewind({});
     pending = {};
     pending_inputs = 0;
-    ran = done = false;
   }
   static void destroy(Node& node) {
     if (node.op) std::exchange(node.op, nullptr)->~Op();
   }
-  int32_t add_slot(const Tensor& x, bool leaf) {
-    slots.push_back({Tensor(), leaf ? x : Tensor(), x.shape(), x.dtype(), x.device()});
-    x.body()->tape = id;
-    x.body()->slot = int32_t(slots.size() - 1);
-    return x.body()->slot;
+
+  int32_t add_slot(const Tensor& x, const Tensor& leaf) {
+    slots.push_back({Tensor(), leaf, x.shape(), x.dtype(), x.device()});
+    return int32_t(slots.size() - 1);
+  }
+  int32_t add_result(const Tensor& y) {
+    y.body()->tape = id;
+    return y.body()->slot = add_slot(y, Tensor());
+  }
+  // The slot of a leaf, a new one at its first use. Which one it is stands here and not in the leaf, which other tapes
+  // and threads use.
+  int32_t leaf_slot(const Tensor& x) {
+    if (2 * size_t(leaves) >= leaf_table.size()) grow_leaf_table();
+    int32_t& entry = leaf_entry(x.body());
+    if (entry < 0) {
+      entry = add_slot(x, x);
+      ++leaves;
+      if (outer) slots.back().grad = outer->take(x, outer_input);
+    }
+    return entry;
+  }
+  // Where the slot of the body's leaf stands, or is to stand.
+  int32_t& leaf_entry(const detail::Body* body) {
+    const size_t mask = leaf_table.size() - 1;  // the size is a power of two
+    for (size_t i = reinterpret_cast<uintptr_t>(body) * 0x9E3779B97F4A7C15 >> 32;; ++i) {
+      int32_t& entry = leaf_table[i & mask];
+      if (entry < 0 || slots[size_t(entry)].leaf.body() == body) return entry;
+    }
+  }
+  void grow_leaf_table() {
+    leaf_table.assign(std::max<size_t>(16, 2 * leaf_table.size()), -1);
+    for (size_t i = 0; i < slots.size(); ++i) {
+      if (slots[i].leaf.defined()) leaf_entry(slots[i].leaf.body()) = int32_t(i);
+    }
   }
 };
 
 namespace {
-// Implementations of tapes gone by, for the thread's next ones.
-std::vector<std::unique_ptr<Tape::Impl>>& spare_tapes() {
-  static thread_local std::vector<std::unique_ptr<Tape::Impl>> spare;
-  return spare;
-}
+// Implementations of tapes gone by, for the thread's next ones. Tapes may be made and end after it has.
+struct SpareTapes {
+  std::vector<std::unique_ptr<Tape::Impl>> tapes;
+  ~SpareTapes() { alive = false; }
+  static thread_local constinit bool alive;
+};
+thread_local constinit bool SpareTapes::alive = true;
+thread_local SpareTapes spare;
 }  // namespace
 
 Tape::Tape(TapeOptions options) {
-  auto& spare = spare_tapes();
-  if (spare.empty()) {
+  if (!SpareTapes::alive || spare.tapes.empty()) {
     impl_ = std::make_unique<Impl>();
   } else {
-    impl_ = std::move(spare.back());
-    spare.pop_back();
+    impl_ = std::move(spare.tapes.back());
+    spare.tapes.pop_back();
   }
-  impl_->id = next_tape_id.fetch_add(1, std::memory_order_relaxed);
   impl_->options = options;
-  scopes.push_back({this, this});
+  impl_->scope = detail::enter(this);
+  impl_->id = impl_->scope->id;
 }
 
 Tape::~Tape() {
-  leave(this);
+  const bool made_here = detail::leave(impl_->scope);
   impl_->clear();
-  spare_tapes().push_back(std::move(impl_));
+  if (made_here && SpareTapes::alive) spare.tapes.push_back(std::move(impl_));
 }
 
 Tape* Tape::current() {
-  Tape* const innermost = scopes.empty() ? nullptr : scopes.back().tape;
-  return innermost && !innermost->impl_->ran ? innermost : nullptr;
+  const detail::Scope* const innermost = detail::innermost_scope();
+  return innermost && !innermost->ran ? innermost->tape : nullptr;
 }
 
 int64_t Tape::num_ops() const { return int64_t(impl_->nodes.size()); }
 
 std::vector<Tensor> Tape::leaves() const {
   std::vector<Tensor> leaves;
+  leaves.reserve(size_t(impl_->leaves));
   for (const GradSlot& slot : impl_->slots) {
     if (slot.leaf.defined()) leaves.push_back(slot.leaf);
   }
@@ -180,16 +198,16 @@ std::vector<Tensor> Tape::leaves() const {
 bool Tape::needs_grad(const Tensor& x) const {
   const detail::Body* body = x.body();
   if (!body) return false;
-  if (body->recorded && body->tape != impl_->id) {
-    for (const Scope& scope : scopes) {
-      if (scope.tape && scope.tape->impl_->id == body->tape && !scope.tape->impl_->done) {
-        fail("tape: a tensor of shape ", x.shape(),
-             " was recorded by an outer tape, which gets no gradient through this one; detach() it to use it "
-             "as a constant");
-      }
+  if (!body->tape) return body->requires_grad;
+  if (body->tape == impl_->id) return true;
+  for (const detail::Scope* scope = detail::innermost_scope(); scope; scope = scope->outer) {
+    if (scope->id == body->tape && !scope->ended() && !scope->done) {
+      fail("tape: a tensor of shape ", x.shape(),
+           " was recorded by an outer tape, which gets no gradient through this one; detach() it to use it "
+           "as a constant");
     }
   }
-  return body->requires_grad || (body->recorded && body->tape == impl_->id);
+  return false;
 }
 
 void* Tape::arena_allocate(size_t size, size_t align) {
@@ -200,7 +218,7 @@ void* Tape::arena_allocate(size_t size, size_t align) {
 
 void Tape::add_input(const Tensor* x) {
   int32_t slot = -1;
-  if (x && needs_grad(*x)) slot = x->body()->tape == impl_->id ? x->body()->slot : impl_->add_slot(*x, true);
+  if (x && needs_grad(*x)) slot = x->body()->tape ? x->body()->slot : impl_->leaf_slot(*x);
   impl_->inputs.push_back(slot);
 }
 
@@ -209,11 +227,11 @@ Tensor Tape::push(Op* op, const char* name, Tensor y) {
   if (impl_->options.detect_anomaly && has_nan(y)) {
     fail_runtime("detect_anomaly: forward of op ", num_ops(), " '", name, "' gave NaN, shape ", y.shape());
   }
-  if (y.body()->recorded || y.body()->requires_grad) y = y.detach();
+  // A tensor that somebody else holds, be it an input, a constant or what the op keeps, stays as it is.
+  if (y.body()->refs != 1 || y.requires_grad()) y = y.detach();
   const int32_t first = int32_t(impl_->pending_inputs);
-  const int32_t out = impl_->add_slot(y, false);
+  const int32_t out = impl_->add_result(y);
   impl_->nodes.push_back({op, name, out, first, int32_t(impl_->inputs.size()) - first});
-  y.body()->recorded = true;
   return y;
 }
 
@@ -233,19 +251,14 @@ void Tape::backward(const Tensor& y) {
 void Tape::backward(const Tensor& y, const Tensor& cotangent) {
   run_backward(y, cotangent);
   for (GradSlot& slot : impl_->slots) {
-    if (!slot.leaf.defined() || !slot.grad.defined()) continue;
-    const Tensor grad = std::move(slot.grad);
-    if (slot.leaf.has_grad()) {
-      add_in_place(slot.leaf.grad(), grad);
-    } else {
-      slot.leaf.set_grad(alone(grad) ? grad : copy_of(grad));
-    }
+    if (slot.leaf.defined() && slot.grad.defined()) add_to_leaf(slot.leaf, std::move(slot.grad));
   }
 }
 
 std::vector<Tensor> Tape::gradients(const Tensor& y, const Tensor& cotangent) {
   run_backward(y, cotangent);
   std::vector<Tensor> grads;
+  grads.reserve(size_t(impl_->leaves));
   for (GradSlot& slot : impl_->slots) {
     if (slot.leaf.defined()) grads.push_back(std::move(slot.grad));
   }
@@ -253,7 +266,8 @@ std::vector<Tensor> Tape::gradients(const Tensor& y, const Tensor& cotangent) {
 }
 
 void Tape::run_backward(const Tensor& y, const Tensor& cotangent) {
-  if (impl_->ran) fail("backward: this tape has run backward already; record the forward pass on a new tape");
+  if (impl_->scope->ran)
+    fail("backward: this tape has run backward already; record the forward pass on a new tape");
   if (!y.defined() || y.body()->tape != impl_->id)
     fail("backward: this tape did not record the tensor; does any input require a gradient?");
   if (!(cotangent.shape() == y.shape()) || cotangent.dtype() != y.dtype() ||
@@ -267,7 +281,7 @@ void Tape::run_backward(const Tensor& y, const Tensor& cotangent) {
            slot.leaf.dtype(), " ", slot.leaf.shape());
     }
   }
-  impl_->ran = true;
+  impl_->scope->ran = true;
   const NoGrad off;
   impl_->slots[size_t(y.body()->slot)].grad = cotangent;
   for (int64_t i = num_ops() - 1; i >= 0; --i) {
@@ -279,7 +293,7 @@ void Tape::run_backward(const Tensor& y, const Tensor& cotangent) {
     }
     Impl::destroy(node);
   }
-  impl_->done = true;
+  impl_->scope->done = true;
 }
 
 bool Grads::needs(int i) const {
@@ -304,10 +318,36 @@ void Grads::add_leaf(const Tensor& leaf, const Tensor& dx) {
   const Node& node = tape_.impl_->nodes[size_t(node_)];
   if (!body || !body->requires_grad)
     fail(node.name, ": backward gives a gradient for a leaf that requires none");
-  add_to_slot(body->tape == tape_.impl_->id ? body->slot : tape_.impl_->add_slot(leaf, true), -1, dx);
+  add_to_slot(tape_.impl_->leaf_slot(leaf), -1, dx);
 }
 
-void Grads::add_to_slot(int32_t index, int input, const Tensor& dx) {
+void Grads::run(Tape& inner, const Tensor& y, const Tensor& dy, const Tensor& input) {
+  check_input(0);
+  Tape::Impl& run = *inner.impl_;
+  run.outer = this, run.outer_input = input.body();
+  for (GradSlot& slot : run.slots) {
+    if (slot.leaf.defined()) slot.grad = take(slot.leaf, input.body());
+  }
+  inner.run_backward(y, dy);
+  for (GradSlot& slot : run.slots) {
+    if (!slot.leaf.defined() || !slot.grad.defined()) continue;
+    const int32_t index = slot_of(slot.leaf, input.body());
+    if (index >= 0) add_to_slot(index, slot.leaf.body() == input.body() ? 0 : -1, std::move(slot.grad));
+  }
+}
+
+int32_t Grads::slot_of(const Tensor& leaf, const detail::Body* input) const {
+  Tape::Impl& tape = *tape_.impl_;
+  if (leaf.body() != input) return tape.leaf_slot(leaf);
+  return tape.inputs[size_t(tape.nodes[size_t(node_)].first_input)];
+}
+
+Tensor Grads::take(const Tensor& leaf, const detail::Body* input) const {
+  const int32_t slot = slot_of(leaf, input);
+  return slot < 0 ? Tensor() : std::move(tape_.impl_->slots[size_t(slot)].grad);
+}
+
+void Grads::add_to_slot(int32_t index, int input, Tensor dx) {
   GradSlot& slot = tape_.impl_->slots[size_t(index)];
   if (!slot.fits(dx)) {
     fail(tape_.impl_->nodes[size_t(node_)].name, ": backward gives ", whose(input), " a gradient ",
@@ -315,7 +355,7 @@ void Grads::add_to_slot(int32_t index, int input, const Tensor& dx) {
   }
   check_for_nan(input, dx);
   if (!slot.grad.defined()) {
-    slot.grad = dx;
+    slot.grad = std::move(dx);
     return;
   }
   if (!alone(slot.grad)) slot.grad = copy_of(slot.grad);  // someone else holds it: leave theirs as it is
@@ -354,8 +394,5 @@ void Tape::print(std::ostream& out) const {
     out << ") -> " << result.shape << ' ' << result.dtype << '\n';
   }
 }
-
-NoGrad::NoGrad() { scopes.push_back({this, nullptr}); }
-NoGrad::~NoGrad() { leave(this); }
 
 }  // namespace altgrad

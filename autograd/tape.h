@@ -11,8 +11,15 @@
 // the way. A tape's memory is reused by the thread's next tape: after warm-up, recording allocates nothing.
 //
 // Ops keep handles to their tensors, not copies: a tensor must not be written to between its use and backward.
-// A tape belongs to the thread that made it. Results of a tape that is gone, or has run backward, are constants
-// to later tapes; those of an outer tape that is still to run cannot be used without detach().
+// Results of a tape that is gone, or has run backward, are constants to later tapes; those of an outer tape that is
+// still to run cannot be used without detach().
+//
+// Threads: a tape records in the thread that made it, and may run backward and end in another one, which then must
+// come after. Several threads, each with its own tape, may use the same leaves at a time: recording leaves them as
+// they are, and each backward() adds all of its gradient. The order in which threads add is not fixed, and rounding
+// follows it: for the same bits every time, take gradients() and add them up in an order of your own. To each thread,
+// results of another one's tape are constants. Not safe is to write to a tensor, to grad() too (an optimizer's step,
+// zero_grad, set_grad), while another thread uses it.
 #pragma once
 
 #include <altgrad/core/tensor.h>
@@ -64,11 +71,17 @@ class Grads {
   void accumulate(int i, F&& f);
   // Adds dx to the gradient of a leaf that is not among the inputs. Throws as add does.
   void add_leaf(const Tensor& leaf, const Tensor& dx);
+  // Runs the ops of another tape backward from y as if they stood here: each adds to the gradients that the tape's
+  // leaves have so far, in the same order, so to the same bits. `input`, one of those leaves, stands for input 0.
+  void run(Tape& inner, const Tensor& y, const Tensor& dy, const Tensor& input);
 
  private:
   friend class Tape;
   Grads(Tape& tape, int64_t node) : tape_(tape), node_(node) {}
-  void add_to_slot(int32_t slot, int input, const Tensor& dx);
+  void add_to_slot(int32_t slot, int input, Tensor dx);
+  // For run(): where on this tape the gradient of a leaf of the inner one is, and that gradient, taken from there.
+  int32_t slot_of(const Tensor& leaf, const detail::Body* input) const;
+  Tensor take(const Tensor& leaf, const detail::Body* input) const;
   // The gradient of input i so far, held by the tape alone, and 1; or new memory and 0.
   std::pair<Tensor, double> place(int i);
   void check_for_nan(int input, const Tensor& dx) const;
@@ -110,7 +123,7 @@ class Tape {
   void backward(const Tensor& y, const Tensor& cotangent);
 
   // As backward, but the leaves stay as they are: their gradients, in the order of leaves() afterwards;
-  // undefined where y does not depend on the leaf.
+  // undefined where y does not depend on the leaf. The same bits however many threads use the leaves.
   std::vector<Tensor> gradients(const Tensor& y, const Tensor& cotangent);
 
   int64_t num_ops() const;
@@ -139,13 +152,20 @@ class Tape {
   std::unique_ptr<Impl> impl_;
 };
 
-// While one is in scope, nothing is recorded in this thread.
+namespace detail {
+struct Scope;
+}
+
+// While one is in scope, nothing is recorded in the thread that made it, but by tapes made after it.
 class NoGrad {
  public:
   NoGrad();
   ~NoGrad();
   NoGrad(const NoGrad&) = delete;
   NoGrad& operator=(const NoGrad&) = delete;
+
+ private:
+  detail::Scope* const scope_;
 };
 
 namespace detail {
@@ -191,12 +211,7 @@ Tensor apply(Args&&... args) {
     op = new (tape->arena_allocate(sizeof(O), alignof(O))) O();
     op->recorded = true;
     Tensor y = op->forward(args...);
-    auto use = [&](const Tensor* x) {
-      if (x && x->body() == y.body())
-        y = y.detach();  // an input handed through: the result is a tensor of its own
-      tape->add_input(x);
-    };
-    (detail::for_each_tensor(use, args), ...);
+    (detail::for_each_tensor([&](const Tensor* x) { tape->add_input(x); }, args), ...);
     return tape->push(op, O::name, std::move(y));
   } catch (...) {
     if (op) op->~O();

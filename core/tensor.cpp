@@ -156,7 +156,7 @@ bool Tensor::requires_grad() const { return defined_body(*this).requires_grad; }
 
 const Tensor& Tensor::requires_grad(bool on) const {
   if (on && !is_floating(dtype())) fail("requires_grad: a tensor of ", dtype(), " has no gradient");
-  if (on && body_->recorded)
+  if (on && body_->tape != 0)
     fail("requires_grad: this tensor, shape ", shape(), ", is the result of an op; detach() it");
   body_->requires_grad = on;
   return *this;
@@ -174,6 +174,10 @@ void Tensor::set_grad(const Tensor& grad) const {
       (!(grad.shape() == shape()) || grad.dtype() != dtype() || !(grad.device() == device()))) {
     fail("set_grad: gradient ", grad.shape(), " ", grad.dtype(), " ", grad.device(), " does not match ",
          shape(), " ", dtype(), " ", device());
+  }
+  for (const detail::Body* b = grad.body(); b; b = b->grad.body()) {
+    if (b == body())
+      fail("set_grad: a tensor, shape ", shape(), ", cannot be the gradient of itself; detach() it");
   }
   defined_body(*this).grad = grad;
 }

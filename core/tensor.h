@@ -1,7 +1,7 @@
 // Tensor: a handle, one pointer wide, to contiguous row-major memory. Copies share the body, as in Python:
 // writing through one is seen by all. reshape and detach give new bodies on the same memory; everything else
 // copies. Autograd stores two integers and a gradient handle in the body; tensors never point at tape nodes,
-// so no cycles.
+// so no cycles. Threads may copy handles to a tensor and read it at the same time, but not write it meanwhile.
 #pragma once
 
 #include <altgrad/core/dtype.h>
@@ -127,7 +127,9 @@ class Tensor {
   bool has_grad() const;
   // Throws std::invalid_argument where there is none.
   const Tensor& grad() const;
-  // Sets the gradient; shape, dtype and device must match. An undefined tensor drops it.
+  // Sets the gradient; shape, dtype and device must match. An undefined tensor drops it. Throws std::invalid_argument,
+  // too, where it is this tensor, or holds it as a gradient of its own: neither would ever be freed. detach() gives one
+  // on the same memory that may be set.
   void set_grad(const Tensor& grad) const;
 
   detail::Body* body() const { return body_.get(); }
@@ -159,13 +161,17 @@ struct Body {
   std::atomic<int> refs{0};
   DType dtype;
   bool requires_grad = false;
-  bool recorded = false;  // the result of an op on a tape
-  int32_t slot = -1;      // its place on that tape
-  uint64_t tape = 0;      // the tape that knows it, 0 for none
+  // Of results of ops, written once, before another thread can see them: the tape, 0 for none, and the place there.
+  int32_t slot = -1;
+  uint64_t tape = 0;
   Shape shape;
   Ref<Storage> storage;
   Tensor grad;
 
+  // Gradients of gradients go one by one: a long chain would overflow the stack.
+  ~Body() {
+    while (grad.defined() && grad.body()->refs == 1) grad = std::move(grad.body()->grad);
+  }
   static void* operator new(size_t size) { return pool_allocate(size); }
   static void operator delete(void* p) { pool_free(p, sizeof(Body)); }
 };

@@ -83,8 +83,9 @@ class GPT final : public nn::ModuleOf<GPT, nn::Layer> {
   Tensor loss(const Tensor& ids, const Tensor& targets);
 
   // Appends n sampled tokens to ids, (T) or (B, T); gives (T + n) or (B, T + n). Each token sees the last
-  // block_size before it. Runs in eval mode, unrecorded, and restores every module's mode. Throws
-  // std::invalid_argument on an empty prompt, n < 0, temperature < 0 or not finite, top_k < 1.
+  // block_size before it. Runs in eval mode, unrecorded, and restores every module's mode. Several threads may
+  // generate from one model that is in eval mode, each with a generator of its own. Throws std::invalid_argument on an
+  // empty prompt, n < 0, temperature < 0 or not finite, top_k < 1.
   Tensor generate(const Tensor& ids, int64_t n, const GenerateOptions& options = {});
 
   // For an optimizer: matrices decay by weight_decay, biases and norms not at all.

@@ -274,7 +274,7 @@ class Module::SetMode final : public Visitor {
  public:
   explicit SetMode(bool on) : on_(on) {}
   void set(Module& module) {
-    module.training_ = on_;
+    if (module.training_ != on_) module.training_ = on_;  // threads may share a module whose mode is right
     module.visit(*this);
   }
 

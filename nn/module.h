@@ -139,7 +139,9 @@ class Module {
   Tensor& parameter(std::string_view path) const;
   Module& module(std::string_view path) const;
 
-  // Sets training mode here and in all children.
+  // Sets training mode here and in all children. Modes that are right already are not written: in eval mode, several
+  // threads may call eval() and forward() of one module, as long as its own forward changes nothing then, as none of
+  // the library's does. In training mode, layers with state (QuantizedLinear's histories) need a clone for each thread.
   void train(bool on = true);
   void eval() { train(false); }
   bool training() const { return training_; }

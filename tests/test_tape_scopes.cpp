@@ -1,5 +1,5 @@
-// Tapes that end out of order, gradients that are not added to leaves, those added to in place, and what backward
-// refuses at once.
+// Tapes that end out of order or use the same leaves, gradients that are not added to leaves, those added to in place,
+// and what backward refuses at once.
 #include <altgrad/autograd/ops.h>
 
 #include "errors.h"
@@ -110,4 +110,97 @@ TEST_CASE("rows gathered twice add to a gradient that is there", "[tape]") {
       CHECK(values(table.grad())[size_t(row * 3 + c)] == Approx(expected).epsilon(1e-14));
     }
   }
+}
+
+TEST_CASE("a leaf is one leaf, with all of its gradient, whatever other tapes use it in between", "[tape]") {
+  const Tensor w = Tensor::full({1}, 3, {.dtype = DType::f64}).requires_grad(true);
+  const Tensor one = Tensor::ones({1}, w.options());
+  const auto use_elsewhere = [&](int depth) {
+    const auto use = [&](const auto& self, int levels) -> void {
+      Tape inner;
+      const Tensor y = w * 5.0;
+      if (levels > 1) self(self, levels - 1);
+      inner.gradients(y + w, one);
+    };
+    use(use, depth);
+  };
+  const auto through_checkpoint = [&](const Tensor& y) {
+    return y + checkpoint([&](const Tensor& t) { return t * w; }, w * w) +
+           checkpoint([&](const Tensor& t) { return checkpoint([&](const Tensor& u) { return u + w; }, t); },
+                      one);
+  };
+  for (int depth = 0; depth <= 2; ++depth) {
+    CAPTURE(depth);
+    // w^2 + 2 w + w^3 + 1 + w: the gradient 2 w + 2 + 3 w^2 + 1
+    const auto record = [&] {
+      const Tensor y = w * w;
+      if (depth > 0) use_elsewhere(depth);
+      const Tensor z = y + w * 2.0;
+      if (depth > 0) use_elsewhere(depth);
+      return through_checkpoint(z);
+    };
+    {
+      Tape outer;
+      const std::vector<Tensor> grads = outer.gradients(record(), one);
+      REQUIRE(outer.leaves().size() == 1);
+      CHECK(outer.leaves()[0].body() == w.body());
+      REQUIRE(grads.size() == 1);
+      CHECK(grads[0].item<double>() == 6 + 2 + 27 + 1);
+    }
+    {
+      Tape outer;
+      outer.backward(record());
+      CHECK(w.grad().item<double>() == 6 + 2 + 27 + 1);
+      w.set_grad({});
+    }
+  }
+}
+
+TEST_CASE("of many leaves, used in any order, each has its own gradient", "[tape]") {
+  std::vector<Tensor> leaves;
+  for (int i = 0; i < 500; ++i)
+    leaves.push_back(Tensor::full({}, i, {.dtype = DType::f64}).requires_grad(true));
+  Tape tape;
+  Tensor y = leaves[0];
+  for (size_t i = 0; i < 1000; ++i) y = y + leaves[(i * 7) % 500] * double(i % 500);
+  const std::vector<Tensor> grads = tape.gradients(y, Tensor::ones({}, y.options())), used = tape.leaves();
+  REQUIRE(used.size() == 500);
+  for (size_t k = 0; k < used.size(); ++k) {
+    double expected = used[k].is(leaves[0]) ? 1 : 0;
+    for (size_t i = 0; i < 1000; ++i) {
+      if (used[k].is(leaves[(i * 7) % 500])) expected += double(i % 500);
+    }
+    REQUIRE(grads[k].item<double>() == expected);
+  }
+}
+
+TEST_CASE("no tensor becomes its own gradient, and a long chain of gradients ends", "[tape]") {
+  const int64_t in_use = memory_stats().in_use;
+  {
+    const Tensor t = randn({2}, 1), u = randn({2}, 2), v = randn({2}, 3);
+    CHECK(throws([&] { t.set_grad(t); }, {"set_grad", "(2)", "itself", "detach()"}));
+    CHECK_FALSE(t.has_grad());
+    t.set_grad(u);
+    CHECK(throws([&] { u.set_grad(t); }, {"set_grad", "itself"}));
+    u.set_grad(v);
+    CHECK(throws([&] { v.set_grad(t); }, {"set_grad", "itself"}));
+    CHECK_FALSE(v.has_grad());
+    v.set_grad(t.detach());  // the same memory, and no cycle
+    CHECK(v.grad().is(t));
+    u.set_grad({});
+    v.set_grad(t);  // which does not lead back to v any more
+    CHECK(v.grad().grad().body() == u.body());
+    t.set_grad(t.detach());
+    CHECK(t.grad().is(t));
+  }
+  {
+    const Tensor first = randn({1});
+    Tensor last = first;
+    for (int i = 0; i < 200000; ++i) {
+      const Tensor next = first.detach();
+      last.set_grad(next);
+      last = next;
+    }
+  }
+  CHECK(memory_stats().in_use == in_use);
 }

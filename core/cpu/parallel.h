@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <exception>
 #include <new>
+#include <utility>
 
 namespace altgrad {
 
@@ -80,23 +81,25 @@ double chunked_sum(int64_t n, F&& partial) {
   return total;
 }
 
-// Memory of the calling thread, kept from call to call. The next call with the same Tag may move it.
+// Memory of the calling thread, kept from call to call. The next call with the same Tag may move it. Static destructors
+// may still ask for some when the thread has given its own back.
 template <class Tag>
 void* thread_memory(size_t bytes) {
   struct Buffer {
-    void* data = nullptr;
-    size_t bytes = 0;
-    ~Buffer() { std::free(data); }
+    void* data;
+    size_t bytes;
   };
-  static thread_local Buffer buffer;
+  static thread_local constinit Buffer buffer{};
+  struct AtEnd {
+    ~AtEnd() { std::free(std::exchange(buffer, {}).data); }
+  };
+  static thread_local const AtEnd at_end;
   if (buffer.bytes < bytes) {
-    std::free(buffer.data);
-    buffer.bytes = (bytes + 4095) / 4096 * 4096;
-    buffer.data = detail::host_allocate(buffer.bytes);
-    if (!buffer.data) {
-      buffer.bytes = 0;
-      throw std::bad_alloc();
-    }
+    std::free(std::exchange(buffer, {}).data);
+    const size_t pages = (bytes + 4095) / 4096 * 4096;
+    void* const data = detail::host_allocate(pages);
+    if (!data) throw std::bad_alloc();
+    buffer = {data, pages};
   }
   return buffer.data;
 }
