@@ -28,6 +28,8 @@ int cuda_device_count();
 
 // Threads used by CPU kernels. Default: OpenMP's (OMP_NUM_THREADS, else all cores).
 // set_num_threads throws std::invalid_argument where n < 1.
+// fork() is safe, from any thread but those of a parallel region of OpenMP: the calling thread's OpenMP threads end
+// before it and start again, in parent and child, with the next kernel.
 void set_num_threads(int n);
 int num_threads();
 

@@ -5,6 +5,8 @@
 #include <altgrad/core/error.h>
 #include <altgrad/core/regions.h>
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
@@ -119,6 +121,7 @@ class Cache {
     std::lock_guard lock(mutex_);
     stats_.peak = stats_.in_use;
   }
+  std::mutex& mutex() { return mutex_; }
 
  private:
   bool in_slab(size_t bytes) const { return device_.is_cpu() && !alone && bytes <= Slab::largest_block; }
@@ -191,6 +194,12 @@ Cache& cache(Device device) {
   std::lock_guard lock(mutex);
   return caches.try_emplace(device.index, device).first->second;
 }
+
+// A child of fork() has the calling thread alone, so no other thread may be in the CPU's cache then.
+void lock_for_fork() { cache(Device::cpu()).mutex().lock(); }
+void unlock_after_fork() { cache(Device::cpu()).mutex().unlock(); }
+[[maybe_unused]] const int fork_handlers =
+    pthread_atfork(lock_for_fork, unlock_after_fork, unlock_after_fork);
 
 }  // namespace
 
