@@ -37,7 +37,7 @@ int num_threads() {
 }
 
 std::ostream& operator<<(std::ostream& out, const Device& device) {
-  return device.is_cpu() ? out << "cpu" : out << "cuda:" << device.index;
+  return out << (device.is_cpu() ? "cpu" : "cuda:" + std::to_string(device.index));
 }
 std::ostream& operator<<(std::ostream& out, DType t) { return out << name_of(t); }
 

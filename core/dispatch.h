@@ -5,6 +5,7 @@
 // Without CUDA no CUDA tensor can exist (allocating one throws), so the Cuda branch is not compiled.
 #pragma once
 
+#include <altgrad/core/float_environment.h>
 #include <altgrad/core/tensor.h>
 
 namespace altgrad {
@@ -19,6 +20,7 @@ decltype(auto) dispatch_device(Device device, F&& f) {
   if (!device.is_cpu()) return f.template operator()<Cuda>();
 #endif
   (void)device;
+  const DefaultFloatEnvironment environment;
   return f.template operator()<Cpu>();
 }
 

@@ -5,6 +5,7 @@
 
 #include <altgrad/core/export.h>
 
+#include <locale>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -12,10 +13,11 @@
 ALTGRAD_API_BEGIN
 namespace altgrad {
 
-// Streams all parts into one string.
+// Streams all parts into one string. Numbers are written as in C++ source, whatever the program's global locale.
 template <class... Parts>
 std::string concat(const Parts&... parts) {
   std::ostringstream out;
+  out.imbue(std::locale::classic());
   (out << ... << parts);
   return out.str();
 }

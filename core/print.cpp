@@ -46,14 +46,12 @@ class Printer {
     }
   }
   void element(int64_t i) {
-    std::ostringstream text;  // so that the stream's own settings stay out of it
-    switch (tensor_.dtype()) {
-      case DType::f32: text << std::setprecision(5) << tensor_.ptr<float>()[i]; break;
-      case DType::f64: text << std::setprecision(8) << tensor_.ptr<double>()[i]; break;
-      case DType::i64: text << tensor_.ptr<int64_t>()[i]; break;
-      case DType::u8: text << int(tensor_.ptr<uint8_t>()[i]); break;
+    switch (tensor_.dtype()) {  // in strings, so that the stream's own settings and locale stay out of it
+      case DType::f32: out_ << concat(std::setprecision(5), tensor_.ptr<float>()[i]); break;
+      case DType::f64: out_ << concat(std::setprecision(8), tensor_.ptr<double>()[i]); break;
+      case DType::i64: out_ << std::to_string(tensor_.ptr<int64_t>()[i]); break;
+      case DType::u8: out_ << std::to_string(tensor_.ptr<uint8_t>()[i]); break;
     }
-    out_ << text.str();
   }
 
   std::ostream& out_;

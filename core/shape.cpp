@@ -63,9 +63,9 @@ int64_t Shape::product(int first, int last) const {
 bool operator==(const Shape& a, const Shape& b) { return std::equal(a.begin(), a.end(), b.begin(), b.end()); }
 
 std::ostream& operator<<(std::ostream& out, const Shape& shape) {
-  out << '(';
-  for (int i = 0; i < shape.dim(); ++i) out << (i ? ", " : "") << shape[i];
-  return out << ')';
+  std::string text = "(";
+  for (int i = 0; i < shape.dim(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return out << text + ')';
 }
 
 }  // namespace altgrad

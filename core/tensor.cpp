@@ -117,6 +117,12 @@ Tensor::Item Tensor::only_item() const {
   return item;
 }
 
+void Tensor::Item::check_range(int64_t low, uint64_t high) const {
+  const bool fits = is_floating(dtype) ? floating >= double(low) && floating < double(high) + 1
+                                       : integer >= low && (integer < 0 || uint64_t(integer) <= high);
+  if (!fits) fail("item: the integer type asked for cannot hold the element");
+}
+
 void Tensor::copy_(const Tensor& src) const {
   if (!(shape() == src.shape())) fail("copy_: shape ", src.shape(), " does not match ", shape());
   if (dtype() == src.dtype()) {

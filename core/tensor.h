@@ -144,6 +144,9 @@ class Tensor {
     DType dtype;
     double floating;
     int64_t integer;
+    // Throws std::invalid_argument where it is outside of an integer type from `low` to `high`; compiled with the
+    // library, as -ffast-math would let a NaN pass.
+    void check_range(int64_t low, uint64_t high) const;
   };
   Item only_item() const;
   static Tensor from_raw(const void* values, size_t count, const Shape& shape, DType dtype);
@@ -190,10 +193,8 @@ template <class T>
 T Tensor::item() const {
   const Item only = only_item();
   const bool floating = is_floating(only.dtype);
-  if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>) {
-    if (floating ? !fits<T>(only.floating) : !std::in_range<T>(only.integer))
-      fail("item: the integer type asked for cannot hold the element");
-  }
+  if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>)
+    only.check_range(std::numeric_limits<T>::min(), std::numeric_limits<T>::max());
   return floating ? static_cast<T>(only.floating) : static_cast<T>(only.integer);
 }
 

@@ -113,6 +113,7 @@ float amax(const Tensor& x) {
 }
 
 float compute_scale(float amax, const Format& format) {
+  const DefaultFloatEnvironment environment;  // where subnormals count as 0, an amax would
   if (!(amax >= 0 && amax < infinity)) fail("compute_scale: amax ", amax, " must be finite and not negative");
   if (amax == 0) return 1;
   const float max = float(std::min(format.max(), 0x1p127));

@@ -31,6 +31,13 @@ constexpr std::array registry{E0M7,
                               float6_e2m3fn,
                               float6_e3m2fn,
                               float4_e2m1fn,
+                              p3109_k8p1se,
+                              p3109_k8p2se,
+                              p3109_k8p3se,
+                              p3109_k8p4se,
+                              p3109_k8p5se,
+                              p3109_k8p6se,
+                              p3109_k8p7se,
                               fp16,
                               bf16,
                               E0M15,
@@ -77,18 +84,20 @@ void Format::validate() const {
     if (!ok) fail("format '", name, "': ", what...);
   };
   const auto in_range = [](int n) { return n >= 0 && n <= 15; };
+  require(specials >= Specials::ieee && specials <= Specials::finite_only, "specials is ", int(specials),
+          ", none of Specials");
   require(in_range(exponent_bits), "exponent_bits is ", exponent_bits, ", not 0 to 15");
   require(in_range(mantissa_bits), "mantissa_bits is ", mantissa_bits, ", not 0 to 15");
   require(bits() >= 4 && bits() <= 16, "sign, exponent and mantissa make ", bits(), " bits, not 4 to 16");
-  require(!has_inf() || (exponent_bits > 0 && mantissa_bits > 0),
+  require(specials != Specials::ieee || (exponent_bits > 0 && mantissa_bits > 0),
           "ieee specials need an exponent bit and a mantissa bit, to tell Inf from NaN");
   require(has_sign || specials == Specials::fn, "a format without sign needs fn specials: x < 0 is NaN");
   require(has_subnormals || exponent_bits > 0, "a format without subnormals needs an exponent bit");
-  require(has_subnormals || specials != Specials::fnuz, "fnuz needs a zero: its NaN is the code of -0");
+  require(has_subnormals || !nan_is_minus_zero(), "fnuz and p3109 need a zero: their NaN is the code of -0");
+  require(bias >= -(1 << 14) && bias <= 1 << 14, "bias is ", bias, ", not -16384 to 16384");
   // Beyond these no float of ordinary size is on the grid, and Rounder<float> has nothing to hold.
   require(min_subnormal() <= 0x1p100 && max() >= 0x1p-100, "bias ", bias,
           " puts every number outside 2^-100 to 2^100");
-  require(bias <= 1 << 14, "bias is ", bias, ", above 16384");
 }
 
 }  // namespace altgrad::fp8

@@ -1,10 +1,11 @@
 // Number formats as data, and the routine that rounds to any of them. A Format says how many bits, which bias
 // and which codes are special, for any float, fixed-point or power-of-two format of 4 to 16 bits; a Rounder
 // puts floats and doubles on its grid.
-// The one decision worth knowing: rounding is integer arithmetic on the bits of |x| (add something below one
-// step, clear what is below one step), so nothing depends on the floating-point environment or on fma
-// contraction, and CPU and GPU agree bit for bit.
-// Sources: IEEE 754-2019; OCP OFP8 1.0 (E4M3, E5M2); OCP MX 1.0 (E8M0, FP6, FP4); ml_dtypes (fnuz, b11).
+// The one decision worth knowing: everything here is integer arithmetic on the bits of floats (to round: add
+// something below one step, clear what is below one step), so nothing depends on the floating-point environment
+// (rounding mode, flushing of subnormals), on fma contraction or on -ffast-math, and CPU and GPU agree bit for bit.
+// Sources: IEEE 754-2019; OCP OFP8 1.0 (E4M3, E5M2); OCP MX 1.0 (E8M0, FP6, FP4); ml_dtypes (fnuz, b11); IEEE P3109
+// interim report.
 #pragma once
 
 #include <bit>
@@ -17,6 +18,7 @@
 #include <type_traits>
 
 #include <altgrad/core/export.h>
+#include <altgrad/core/fast_math.h>
 #include <altgrad/core/hd.h>
 
 ALTGRAD_API_BEGIN
@@ -27,6 +29,7 @@ enum class Specials {
   ieee,        // the top exponent holds Inf (mantissa 0) and NaN (canonical: only the top mantissa bit set)
   fn,          // OCP E4M3: only the all-ones magnitude is NaN; no Inf
   fnuz,        // only the code of -0 is NaN; no Inf, no -0
+  p3109,       // IEEE P3109: the code of -0 is NaN, the all-ones magnitude Inf; no -0
   finite_only  // every code is a number
 };
 
@@ -36,26 +39,37 @@ enum class Rounding { nearest_even, toward_zero, stochastic };
 
 // What becomes of an x that is too large, of +-Inf and of NaN (the sign is kept):
 //
-//   rounded magnitude > max   | ieee  | fn, fnuz | finite_only
-//     to_special              | Inf   | NaN      | max            toward_zero: max, always (IEEE 754, 7.4)
-//     saturate_finite, _all   | max   | max      | max
+//   rounded magnitude > max   | ieee, p3109 | fn, fnuz | finite_only
+//     to_special              | Inf         | NaN      | max            toward_zero: max, always (IEEE 754, 7.4)
+//     saturate_finite, _all   | max         | max      | max
 //   +-Inf
-//     to_special, _finite     | Inf   | NaN      | Inf            no code for it: encode gives max
-//     saturate_all            | max   | max      | max
-//   NaN, any policy           | NaN   | NaN      | NaN            no code for it: encode gives max
+//     to_special, _finite     | Inf         | NaN      | Inf            no code for it: encode gives max
+//     saturate_all            | max         | max      | max
+//   NaN, any policy           | NaN         | NaN      | NaN            no code for it: encode gives max
 //
 // to_special is CUDA's NOSAT and ml_dtypes' cast, saturate_finite is ml_dtypes' saturating cast, saturate_all
 // is CUDA's SATFINITE.
 enum class Overflow { to_special, saturate_finite, saturate_all };
 
 namespace detail {
-// m * 2^k, exact wherever double holds it, Inf or 0 beyond; in two factors, as 2^k alone may overflow.
-AG_HD constexpr double times_pow2(double m, int k) {
-  const auto pow2 = [](int e) {
-    const int clamped = e < -1022 ? -1022 : e > 1023 ? 1023 : e;
-    return std::bit_cast<double>(static_cast<std::uint64_t>(clamped + 1023) << 52);
-  };
-  return m * pow2(k / 2) * pow2(k - k / 2);
+template <class T>
+using BitsOf = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+
+// The bits of m * 2^k as a T (float or double), for m < 2^17: exact wherever T holds it, to nearest even among T's
+// subnormals, Inf or 0 beyond.
+template <class T>
+AG_HD constexpr BitsOf<T> bits_of_scaled(std::uint32_t m, int k) {
+  using Bits = BitsOf<T>;
+  constexpr int p = std::numeric_limits<T>::digits - 1, bias = std::numeric_limits<T>::max_exponent - 1;
+  if (m == 0) return 0;
+  const int lead = std::bit_width(m) - 1, field = lead + k + bias;
+  if (field > 2 * bias) return (Bits{2} * bias + 1) << p;
+  if (field > 0) return (static_cast<Bits>(field - 1) << p) + (static_cast<Bits>(m) << (p - lead));
+  const int shift = k + bias - 1 + p;  // a subnormal counts units of 2^(1 - bias - p)
+  if (shift >= 0) return static_cast<Bits>(m) << shift;
+  if (shift < -18) return 0;
+  const Bits half = Bits{1} << (-shift - 1), odd = m >> -shift & 1;
+  return (m + half - 1 + odd) >> -shift;
 }
 }  // namespace detail
 
@@ -100,22 +114,28 @@ struct Format {
   //   e > 0:  (-1)^s 2^(e - bias) (1 + m / 2^M)        e = 0:  (-1)^s 2^(1 - bias) (m / 2^M)
   // E0 formats are fixed point: e = 0 throughout. Values beyond double (E11M4 to E15M0) are Inf or 0.
   AG_HD constexpr double decode(std::uint32_t code) const {
-    const std::uint32_t magnitude = code & magnitude_mask(), field = magnitude >> mantissa_bits;
-    const bool negative = code & sign_code(), normal = field != 0 || !has_subnormals;
-    const bool is_nan = specials == Specials::fnuz ? magnitude == 0 && negative
+    const std::uint32_t magnitude = code & magnitude_mask();
+    const bool negative = code & sign_code();
+    const bool is_nan = nan_is_minus_zero()        ? magnitude == 0 && negative
                         : specials == Specials::fn ? magnitude == magnitude_mask()
                                                    : has_inf() && magnitude > inf_code();
     const bool is_inf = has_inf() && magnitude == inf_code();
-    const double significand = magnitude - ((field - normal) << mantissa_bits);  // with the leading 1
-    const int exponent = static_cast<int>(field) + !normal - bias - mantissa_bits;
-    const double value = is_nan   ? std::numeric_limits<double>::quiet_NaN()
-                         : is_inf ? std::numeric_limits<double>::infinity()
-                                  : detail::times_pow2(significand, exponent);
-    return negative ? -value : value;
+    constexpr std::uint64_t inf = std::uint64_t{0x7ff} << 52, nan = inf | std::uint64_t{1} << 51;
+    const std::uint64_t bits = is_nan ? nan : is_inf ? inf : magnitude_bits<double>(magnitude);
+    return std::bit_cast<double>(bits | static_cast<std::uint64_t>(negative) << 63);
+  }
+  // The bits of a number's magnitude as a T, its code being no special one.
+  template <class T>
+  AG_HD constexpr detail::BitsOf<T> magnitude_bits(std::uint32_t magnitude) const {
+    const std::uint32_t field = magnitude >> mantissa_bits;
+    const bool normal = field != 0 || !has_subnormals;
+    const std::uint32_t significand = magnitude - ((field - normal) << mantissa_bits);  // with the leading 1
+    return detail::bits_of_scaled<T>(significand, static_cast<int>(field) + !normal - bias - mantissa_bits);
   }
 
   // The code of x, rounded once, directly. Where there is no 0, it becomes the smallest number; where there
-  // is no sign, a sign bit counts as NaN. `random` serves stochastic rounding. In loops use a Rounder.
+  // is no sign, a sign bit counts as NaN, that of -0 too (E8M0: 0 is 2^-127, -0 is NaN). `random` serves stochastic
+  // rounding. In loops use a Rounder.
   AG_HD constexpr std::uint32_t encode(double x, Rounding rounding = Rounding::nearest_even,
                                        Overflow overflow = Overflow::saturate_finite,
                                        std::uint32_t random = 0) const;
@@ -125,11 +145,12 @@ struct Format {
   AG_HD constexpr std::uint32_t sign_code() const { return has_sign ? num_codes() / 2 : 0; }
   AG_HD constexpr std::uint32_t magnitude_mask() const { return (1u << (exponent_bits + mantissa_bits)) - 1; }
 
-  AG_HD constexpr bool has_inf() const { return specials == Specials::ieee; }
+  AG_HD constexpr bool has_inf() const { return specials == Specials::ieee || specials == Specials::p3109; }
   AG_HD constexpr bool has_nan() const { return specials != Specials::finite_only; }
-  AG_HD constexpr bool has_minus_zero() const {
-    return has_sign && has_subnormals && specials != Specials::fnuz;
+  AG_HD constexpr bool nan_is_minus_zero() const {  // its code, that is
+    return specials == Specials::fnuz || specials == Specials::p3109;
   }
+  AG_HD constexpr bool has_minus_zero() const { return has_sign && has_subnormals && !nan_is_minus_zero(); }
 
   // Codes of the largest number, of NaN and of +Inf; where there is no such code, what encode gives instead.
   AG_HD constexpr std::uint32_t max_code() const {
@@ -137,20 +158,21 @@ struct Format {
     return specials == Specials::fn ? magnitude_mask() - 1 : magnitude_mask();
   }
   AG_HD constexpr std::uint32_t nan_code() const {
-    if (has_inf()) return inf_code() | (1u << mantissa_bits >> 1);
-    if (!has_nan()) return max_code();
-    return specials == Specials::fn ? magnitude_mask() : sign_code();
+    if (nan_is_minus_zero()) return sign_code();
+    if (specials == Specials::ieee) return inf_code() | (1u << mantissa_bits >> 1);
+    return specials == Specials::fn ? magnitude_mask() : max_code();
   }
   AG_HD constexpr std::uint32_t inf_code() const {
+    if (specials == Specials::p3109) return magnitude_mask();
     return has_inf() ? magnitude_mask() >> mantissa_bits << mantissa_bits : nan_code();
   }
 
   // The largest number, the smallest normal one (E0: none, the formula lies above max) and the smallest
   // positive one (E7M0 and E8M0 have no subnormals: min_normal).
   AG_HD constexpr double max() const { return decode(max_code()); }
-  AG_HD constexpr double min_normal() const { return detail::times_pow2(1.0, min_exponent()); }
+  AG_HD constexpr double min_normal() const { return pow2(min_exponent()); }
   AG_HD constexpr double min_subnormal() const {
-    return detail::times_pow2(1.0, min_exponent() - (has_subnormals ? mantissa_bits : 0));
+    return pow2(min_exponent() - (has_subnormals ? mantissa_bits : 0));
   }
   AG_HD constexpr int min_exponent() const { return has_subnormals - bias; }  // of the smallest normal number
 
@@ -161,6 +183,11 @@ struct Format {
 
   // Throws std::invalid_argument, naming what is wrong. Every function here takes a valid format for granted.
   void validate() const;
+
+ private:
+  AG_HD static constexpr double pow2(int k) {
+    return std::bit_cast<double>(detail::bits_of_scaled<double>(1, k));
+  }
 };
 
 // Rounds values of T (float or double) onto the grid of a format, without branches: loops over it vectorise
@@ -193,7 +220,7 @@ class Rounder {
     const bool deep = step < 2;  // some of T's subnormals lie above q / 2
     first_ = step - 1;
     base_ = static_cast<Bits>(step - 2) << p;
-    least_ = f.has_subnormals ? 0 : std::bit_cast<Bits>(static_cast<T>(f.min_normal()));
+    least_ = f.has_subnormals ? 0 : detail::bits_of_scaled<T>(1, f.min_exponent());
     lowest_ = deep ? 0 : base_;
     field_floor_ = deep ? one : base_;
     last_ = f.mantissa_bits + 2;
@@ -207,8 +234,8 @@ class Rounder {
     const Bits alternating = (step + p + no_zero_) % 2 == 0 ? even_bits : ~even_bits;
     parity_ = (no_zero_ ? 0 : one) | (f.mantissa_bits == 0 ? alternating & (one - 1) : 0);
 
-    const bool fits = f.max() <= static_cast<double>(std::numeric_limits<T>::max());
-    max_ = fits ? std::bit_cast<Bits>(static_cast<T>(f.max())) : (inf - 1) & (0 - (one >> mantissa_bits_));
+    const Bits largest = f.template magnitude_bits<T>(f.max_code());
+    max_ = largest < inf ? largest : (inf - 1) & (0 - (one >> mantissa_bits_));
     const bool saturates = overflow != Overflow::to_special || rounding == Rounding::toward_zero;
     overflow_ = saturates || !f.has_nan() ? max_ : f.has_inf() ? inf : inf | one >> 1;
     specials_ = overflow == Overflow::saturate_all ? inf + 1 : inf;
@@ -227,16 +254,22 @@ class Rounder {
   // Is nearest(x) the same as (*this)(x) for finite x? So for rounding to nearest even that saturates, on grids
   // with mantissa bits that lie well inside T's range: all 8-bit formats but E7M0 and E8M0.
   AG_HD constexpr bool has_nearest() const { return floor_ != 0; }
-  // The same in fewer operations: x + c - c, where c = 1.5 * 2^k and 2^k's last bit is the grid's step at x. Without
-  // `clamp`, |x| must not exceed the format's max. A zero gets its sign from `sign`.
+  // The same in fewer operations: x + c - c, where c = 1.5 * 2^k and 2^k's last bit is the grid's step at x, in the
+  // default floating-point environment. Without `clamp`, |x| must not exceed the format's max. A zero gets its sign
+  // from `sign`.
   template <bool clamp = true>
   AG_HD constexpr T nearest(T x, T sign) const {
+#if ALTGRAD_FAST_MATH  // may make x of x + c - c
+    const T result = (*this)(x);
+    return std::bit_cast<T>(std::bit_cast<Bits>(result) | (std::bit_cast<Bits>(sign) & zero_sign_));
+#else
     const T max = std::bit_cast<T>(max_), upper = x < max ? x : max, clamped = upper > -max ? upper : -max;
     const T kept = clamp ? clamped : x;
     const Bits field = std::bit_cast<Bits>(kept) & inf, floor = floor_;
     const T c = std::bit_cast<T>((field < floor ? floor : field) + shift_);
     const Bits rounded = std::bit_cast<Bits>((kept + c) - c);
     return std::bit_cast<T>(rounded | (std::bit_cast<Bits>(sign) & zero_sign_));
+#endif
   }
   AG_HD constexpr T nearest(T x) const { return nearest(x, x); }
   AG_HD constexpr T max() const { return std::bit_cast<T>(max_); }  // the largest result but Inf
@@ -259,7 +292,7 @@ class Rounder {
   }
 
  private:
-  using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+  using Bits = detail::BitsOf<T>;
   using Int = std::make_signed_t<Bits>;
   static constexpr int W = 8 * sizeof(T), p = std::numeric_limits<T>::digits - 1;
   static constexpr Int exponent_bias = std::numeric_limits<T>::max_exponent - 1;
@@ -364,6 +397,15 @@ inline constexpr Format float8_e8m0fnu{8, 0, 127, Specials::fn, "float8_e8m0fnu"
 inline constexpr Format float6_e2m3fn{2, 3, 1, Specials::finite_only, "float6_e2m3fn"};
 inline constexpr Format float6_e3m2fn{3, 2, 3, Specials::finite_only, "float6_e3m2fn"};
 inline constexpr Format float4_e2m1fn{2, 1, 1, Specials::finite_only, "float4_e2m1fn"};
+
+// IEEE P3109, 8 bits, signed, with infinities: k8pP has P bits of precision, the leading one with them (gfloat's names).
+inline constexpr Format p3109_k8p1se{7, 0, 64, Specials::p3109, "p3109_k8p1se"};
+inline constexpr Format p3109_k8p2se{6, 1, 32, Specials::p3109, "p3109_k8p2se"};
+inline constexpr Format p3109_k8p3se{5, 2, 16, Specials::p3109, "p3109_k8p3se"};
+inline constexpr Format p3109_k8p4se{4, 3, 8, Specials::p3109, "p3109_k8p4se"};
+inline constexpr Format p3109_k8p5se{3, 4, 4, Specials::p3109, "p3109_k8p5se"};
+inline constexpr Format p3109_k8p6se{2, 5, 2, Specials::p3109, "p3109_k8p6se"};
+inline constexpr Format p3109_k8p7se{1, 6, 1, Specials::p3109, "p3109_k8p7se"};
 
 // 16 bits: IEEE half precision, bfloat16, and the family (E5M10 and E8M7 are those two).
 inline constexpr Format fp16{5, 10, 15, Specials::ieee, "fp16"};

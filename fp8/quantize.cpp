@@ -18,6 +18,16 @@ void check(const char* op, const Format& format, float scale) {
   if (!(scale > 0 && std::isfinite(scale))) fail(op, ": scale ", scale, " must be positive and finite");
 }
 
+// An enum may hold what is none of its names.
+void check(const char* op, const CastOptions& options) {
+  if (unsigned(options.rounding) > unsigned(Rounding::stochastic))
+    fail(op, ": rounding is ", int(options.rounding), ", none of Rounding");
+  if (unsigned(options.overflow) > unsigned(Overflow::saturate_all))
+    fail(op, ": overflow is ", int(options.overflow), ", none of Overflow");
+  if (unsigned(options.ste) > unsigned(Ste::clipped))
+    fail(op, ": ste is ", int(options.ste), ", none of Ste");
+}
+
 void check_codes_fit(const char* op, const Format& format) {
   if (format.bits() > 8)
     fail(op, ": codes of ", format.name, " have ", format.bits(), " bits and do not fit a byte");
@@ -56,11 +66,13 @@ struct Quantize final : Op {
 Tensor quantize(const Tensor& x, const Format& format, float scale, CastOptions options) {
   altgrad::detail::check_floating("quantize", x);
   check("quantize", format, scale);
+  check("quantize", options);
   return apply<Quantize>(x, format, scale, options);
 }
 
 Tensor encode(const Tensor& x, const Format& format, float scale, CastOptions options) {
   check("encode", format, scale);
+  check("encode", options);
   check_codes_fit("encode", format);
   Tensor codes = Tensor::empty(x.shape(), {DType::u8, x.device()});
   dispatch("encode", x, [&]<class D, class T>() {
@@ -79,11 +91,12 @@ Tensor decode(const Tensor& codes, const Format& format, float scale) {
     fail("decode: codes must be u8, got ", codes.dtype(), " of shape ", codes.shape());
   check("decode", format, scale);
   check_codes_fit("decode", format);
-  std::array<float, 256> table;
-  table.fill(std::numeric_limits<float>::quiet_NaN());
-  for (uint32_t code = 0; code < format.num_codes(); ++code) table[code] = float(format.decode(code)) * scale;
   Tensor y = Tensor::empty(codes.shape(), {DType::f32, codes.device()});
   dispatch_device(codes.device(), [&]<class D>() {
+    std::array<float, 256> table;
+    table.fill(std::numeric_limits<float>::quiet_NaN());
+    for (uint32_t code = 0; code < format.num_codes(); ++code)
+      table[code] = float(format.decode(code)) * scale;
     kernels::decode<D>(y.ptr<float>(), codes.ptr<uint8_t>(), table.data(), codes.numel());
   });
   return y;

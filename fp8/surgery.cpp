@@ -73,7 +73,7 @@ bool matches(std::string_view pattern, std::string_view path) {
 bool is_linear(const nn::Module& module) { return dynamic_cast<const nn::Linear*>(&module) != nullptr; }
 
 void print_names(std::ostream& out, const char* what, const std::vector<std::string>& names) {
-  out << what << ' ' << names.size();
+  out << what << ' ' << std::to_string(names.size());
   for (size_t i = 0; i < names.size(); ++i) out << (i ? ", " : ": ") << names[i];
 }
 

@@ -265,7 +265,7 @@ TEST_CASE("the short way of rounding gives the bits of the long one", "[codes][f
       CHECK(wrong == 0);
     }
   }
-  CHECK(with == 50);  // 25 formats, two ways to saturate
+  CHECK(with == 62);  // 25 formats, two ways to saturate
 }
 
 TEST_CASE("quantize gives what the rounder gives, whatever else is in the block", "[codes]") {

@@ -3,6 +3,7 @@
 #include <altgrad/fp8/format.h>
 
 #include <bit>
+#include <climits>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -94,6 +95,8 @@ const std::vector<Encoding>& encodings() {
        0x1.8p127,
        0x1.800001p127,
        false},
+      {p3109_k8p3se, 16, 49152, 0x7E, 0x1p-15, 0x1p-17, 0x7F, 0x80, {0x80}, 53248, 53248.01, false},
+      {p3109_k8p4se, 8, 224, 0x7E, 0x1p-7, 0x1p-10, 0x7F, 0x80, {0x80}, 232, 232.0001, false},
       {float6_e2m3fn, 1, 7.5, 0x1F, 1, 0.125, -1, -1, {}, 7.74, 7.75, true},
       {float6_e3m2fn, 3, 28, 0x1F, 0.25, 0.0625, -1, -1, {}, 29.9, 30, true},
       {float4_e2m1fn, 1, 6, 0x7, 1, 0.5, -1, -1, {}, 6.9, 7, true},
@@ -246,6 +249,7 @@ TEST_CASE("E8M0 has neither zero nor sign", "[format]") {
   CHECK(float8_e8m0fnu.encode(0.0) == 0);
   CHECK(float8_e8m0fnu.decode(0) == 0x1p-127);
   CHECK(float8_e8m0fnu.encode(-1.0) == 0xFF);
+  CHECK(float8_e8m0fnu.encode(-0.0) == 0xFF);
   CHECK(std::isnan(Rounder<float>(float8_e8m0fnu)(-1.0f)));
   CHECK(Rounder<float>(float8_e8m0fnu)(0x1p-149f) == 0x1p-127f);
   CHECK(Rounder<float>(float8_e8m0fnu)(0x1.9p-127f) == 0x1p-126f);
@@ -274,7 +278,7 @@ TEST_CASE("formats are found by name, and a wrong name lists them all", "[format
   CHECK(format("e3m4") == E3M4);
   CHECK(format("float8_e4m3").max() == 240);
   CHECK(format("E4M3").name == "E4M3");
-  CHECK(formats().size() == 37);
+  CHECK(formats().size() == 44);
   std::set<std::string_view> names;
   for (const Format& f : formats()) {
     names.insert(f.name);
@@ -311,6 +315,18 @@ TEST_CASE("validate names what is wrong with a format", "[format]") {
   CHECK(contains(complaint({.exponent_bits = 4, .mantissa_bits = 4, .bias = 7, .has_sign = false}), "sign"));
   CHECK(contains(complaint({.exponent_bits = 4, .mantissa_bits = 3, .bias = 900}), "bias 900"));
   CHECK(contains(complaint({.exponent_bits = 4, .mantissa_bits = 3, .bias = -900}), "bias -900"));
+  for (const int bias : {INT_MIN, INT_MIN + 20, -16385, 16385, INT_MAX}) {
+    CHECK(contains(complaint({.exponent_bits = 4, .mantissa_bits = 3, .bias = bias}), "not -16384 to 16384"));
+  }
+  for (const int n : {INT_MIN, INT_MAX}) {
+    CHECK(contains(complaint({.exponent_bits = n, .mantissa_bits = 3}), "exponent_bits is"));
+    CHECK(contains(complaint({.exponent_bits = 4, .mantissa_bits = n}), "mantissa_bits is"));
+  }
+  for (const int specials : {-1, 5, 77}) {
+    CHECK(contains(
+        complaint({.exponent_bits = 4, .mantissa_bits = 3, .bias = 7, .specials = Specials(specials)}),
+        "none of Specials"));
+  }
   CHECK(contains(complaint({.exponent_bits = 0, .mantissa_bits = 7, .bias = 1, .has_subnormals = false}),
                  "exponent bit"));
 }

@@ -45,7 +45,7 @@ struct Reference {
 
   explicit Reference(const Format& f) : format(f) {
     std::int64_t last = (std::int64_t{1} << (f.exponent_bits + f.mantissa_bits)) - 1;
-    if (f.specials == Specials::fn) last -= 1;
+    if (f.specials == Specials::fn || f.specials == Specials::p3109) last -= 1;
     if (f.specials == Specials::ieee) last -= std::int64_t{1} << f.mantissa_bits;
     for (std::int64_t c = 0; c <= last; ++c) {
       if (magnitude(f, c) > std::numeric_limits<T>::max()) break;
@@ -66,18 +66,19 @@ struct Reference {
   std::pair<T, std::uint32_t> operator()(T x, Rounding rounding, Overflow overflow) const {
     const std::uint32_t sign = std::signbit(x) && format.has_sign ? 1u << (format.bits() - 1) : 0;
     const bool ieee = format.specials == Specials::ieee, finite = format.specials == Specials::finite_only;
+    const bool p3109 = format.specials == Specials::p3109, infinite = ieee || p3109;
     const std::uint32_t ones = (1u << (format.exponent_bits + format.mantissa_bits)) - 1;
     const std::uint32_t ieee_inf = ones >> format.mantissa_bits << format.mantissa_bits;
-    const std::uint32_t nan_code =
-        ieee ? ieee_inf + (1u << format.mantissa_bits) / 2 : ones + (format.specials == Specials::fnuz);
-    const std::uint32_t inf_code = ieee ? ieee_inf : nan_code;
+    const std::uint32_t nan_code = ieee ? ieee_inf + (1u << format.mantissa_bits) / 2
+                                        : ones + (p3109 || format.specials == Specials::fnuz);
+    const std::uint32_t inf_code = ieee ? ieee_inf : p3109 ? ones : nan_code;
     const T nan = std::numeric_limits<T>::quiet_NaN();
     const T inf = std::copysign(std::numeric_limits<T>::infinity(), x);
 
     if (std::isnan(x) || (std::signbit(x) && !format.has_sign)) return {nan, nan_code | sign};
     std::uint32_t code = last();
     if (std::isinf(x)) {
-      if (overflow != Overflow::saturate_all) return {ieee || finite ? inf : nan, inf_code | sign};
+      if (overflow != Overflow::saturate_all) return {infinite || finite ? inf : nan, inf_code | sign};
     } else {
       code = below(x);
       const long double size = std::abs(x);
@@ -88,11 +89,11 @@ struct Reference {
       if (code > last()) {
         code = last();
         if (overflow == Overflow::to_special && rounding != Rounding::toward_zero && !finite)
-          return {ieee ? inf : nan, inf_code | sign};
+          return {infinite ? inf : nan, inf_code | sign};
       }
     }
     T value = std::copysign(static_cast<T>(values[code]), x);
-    if (value == 0 && format.specials == Specials::fnuz) return {T{0}, 0};
+    if (value == 0 && (p3109 || format.specials == Specials::fnuz)) return {T{0}, 0};
     return {value, code | sign};
   }
 };

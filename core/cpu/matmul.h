@@ -2,6 +2,8 @@
 // attention calls for its strips.
 #pragma once
 
+#include <altgrad/core/strict_math.h>
+
 #include <cstdint>
 
 namespace altgrad::cpu {

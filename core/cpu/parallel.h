@@ -3,7 +3,9 @@
 #pragma once
 
 #include <altgrad/core/device.h>
+#include <altgrad/core/float_environment.h>
 #include <altgrad/core/memory.h>
+#include <altgrad/core/strict_math.h>
 
 #include <algorithm>
 #include <atomic>
@@ -52,7 +54,9 @@ void parallel_for(int64_t n, int64_t grain, F&& f) {
   FirstError error;
 #pragma omp parallel for num_threads(int(threads)) schedule(static, 1)
   for (int64_t t = 0; t < threads; ++t) {
-    if (t * piece < n) error.guard([&] { f(t * piece, std::min(n, (t + 1) * piece)); });
+    if (t * piece >= n) continue;
+    const DefaultFloatEnvironment environment;  // threads inherit that of the one that started them
+    error.guard([&] { f(t * piece, std::min(n, (t + 1) * piece)); });
   }
   error.rethrow();
 }
@@ -64,7 +68,10 @@ void parallel_tasks(int64_t tasks, F&& f) {
   const int threads = int(std::min<int64_t>(num_threads(), std::max<int64_t>(tasks, 1)));
   FirstError error;
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-  for (int64_t i = 0; i < tasks; ++i) error.guard([&] { f(i); });
+  for (int64_t i = 0; i < tasks; ++i) {
+    const DefaultFloatEnvironment environment;
+    error.guard([&] { f(i); });
+  }
   error.rethrow();
 }
 
