@@ -62,7 +62,7 @@ AG_HD constexpr BitsOf<T> bits_of_scaled(std::uint32_t m, int k) {
   using Bits = BitsOf<T>;
   constexpr int p = std::numeric_limits<T>::digits - 1, bias = std::numeric_limits<T>::max_exponent - 1;
   if (m == 0) return 0;
-  const int lead = std::bit_width(m) - 1, field = lead + k + bias;
+  const int lead = static_cast<int>(std::bit_width(m)) - 1, field = lead + k + bias;
   if (field > 2 * bias) return (Bits{2} * bias + 1) << p;
   if (field > 0) return (static_cast<Bits>(field - 1) << p) + (static_cast<Bits>(m) << (p - lead));
   const int shift = k + bias - 1 + p;  // a subnormal counts units of 2^(1 - bias - p)

@@ -2,6 +2,8 @@
 // history held before is kept aside for delayed, and for an amax that is not finite.
 #include <altgrad/fp8/quantizer.h>
 
+#include <altgrad/core/float_environment.h>
+
 #include <cmath>
 #include <ostream>
 
@@ -12,6 +14,7 @@ std::ostream& operator<<(std::ostream& out, Scaling scaling) {
 }
 
 float Quantizer::next_scale(float amax, bool record) {
+  const DefaultFloatEnvironment environment;  // amaxes may be subnormal
   const bool empty = history.size() == 0;
   const float before = history.amax();
   if (record) history.update(amax);

@@ -231,6 +231,7 @@ double CosineSchedule::operator()(int64_t step) const {
   if (step < 0 || warmup < 0) {
     fail("CosineSchedule: step and warmup must not be negative, got step ", step, ", warmup ", warmup);
   }
+  const DefaultFloatEnvironment environment;
   if (step < warmup) return max_lr * (double(step) + 1) / (double(warmup) + 1);
   if (step >= total) return min_lr;
   const double progress = double(step - warmup) / double(total - warmup);
@@ -243,6 +244,7 @@ namespace nn {
 
 double clip_grad_norm(std::span<const Tensor> parameters, double max_norm) {
   if (!(max_norm >= 0)) fail("clip_grad_norm: max_norm must not be negative, got ", max_norm);
+  const DefaultFloatEnvironment environment;
   double sum = 0;
   for (const Tensor& p : parameters) {
     if (!p.has_grad()) continue;
