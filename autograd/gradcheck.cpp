@@ -6,6 +6,7 @@
 #include <altgrad/autograd/replay.h>
 
 #include <cmath>
+#include <iomanip>
 #include <limits>
 
 namespace altgrad {
@@ -105,11 +106,8 @@ void compare(GradcheckResult& result, double tolerance, double analytic, double 
   if (!result.message.empty() && !(error > result.max_error)) return;
   result.max_error = error;
   result.ok = error <= tolerance;
-  std::ostringstream text;
-  text.precision(10);
-  text << where() << ": analytic " << analytic << ", numeric " << numeric << ", error " << error
-       << (result.ok ? " <= " : " > ") << "tolerance " << tolerance;
-  result.message = text.str();
+  result.message = concat(std::setprecision(10), where(), ": analytic ", analytic, ", numeric ", numeric,
+                          ", error ", error, result.ok ? " <= " : " > ", "tolerance ", tolerance);
 }
 
 }  // namespace

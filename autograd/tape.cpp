@@ -381,11 +381,11 @@ void Tape::print(std::ostream& out) const {
     if (slot < 0) return "_";
     return (impl_->slots[size_t(slot)].leaf.defined() ? "leaf" : "%") + std::to_string(slot);
   };
-  out << "tape: " << num_ops() << " ops, " << leaves().size() << " leaves\n";
+  out << concat("tape: ", num_ops(), " ops, ", impl_->leaves, " leaves\n");  // whatever the stream's locale
   for (size_t i = 0; i < impl_->nodes.size(); ++i) {
     const Node& node = impl_->nodes[i];
     const GradSlot& result = impl_->slots[size_t(node.out)];
-    out << "  " << i << ": " << name(node.out) << " = " << node.name << '(';
+    out << "  " << std::to_string(i) << ": " << name(node.out) << " = " << node.name << '(';
     for (int32_t j = 0; j < node.inputs; ++j) {
       const int32_t slot = impl_->inputs[size_t(node.first_input + j)];
       out << (j ? ", " : "") << name(slot);
