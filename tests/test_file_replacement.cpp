@@ -33,7 +33,7 @@ struct Calls {
     off_t size;
     bool folder;
   };
-  std::vector<Call> made;
+  std::vector<Call> made = {};
 } calls;
 
 Calls::Call call_on(int fd, decltype(Calls::Call::what) what) {
