@@ -1,4 +1,4 @@
-// A user's program compiled and linked with -Ofast. With GCC before 13 it flushes subnormals from its start. What it
+// A user's program compiled and linked with -ffast-math. With GCC before 13 it flushes subnormals from its start. What it
 // gets from the library, and from what is inline in public headers, must be the bits that any program gets. Comparisons
 // here are of bits, as this file may not trust its own with NaN.
 #include <altgrad/altgrad.h>
@@ -12,7 +12,7 @@ namespace ag = altgrad;
 using namespace altgrad::fp8;
 
 #if !ALTGRAD_FAST_MATH
-#error "this file is to be compiled with -Ofast"
+#error "this file is to be compiled with -ffast-math"
 #endif
 
 namespace {
@@ -37,7 +37,7 @@ uint32_t bits_at(const ag::Tensor& x, int64_t i) {
 
 }  // namespace
 
-TEST_CASE("rounders of a file under -Ofast give the library's bits") {
+TEST_CASE("rounders of a file under -ffast-math give the library's bits") {
   const ag::Tensor x = all_halves();
   for (const Format& f : formats()) {
     INFO(f.name);
@@ -55,7 +55,7 @@ TEST_CASE("rounders of a file under -Ofast give the library's bits") {
   }
 }
 
-TEST_CASE("codes of a file under -Ofast are the library's, both ways") {
+TEST_CASE("codes of a file under -ffast-math are the library's, both ways") {
   const ag::Tensor x = all_halves();
   for (const Format& f : formats()) {
     if (f.bits() > 8 || !f.has_nan()) continue;
@@ -80,7 +80,7 @@ TEST_CASE("codes of a file under -Ofast are the library's, both ways") {
   CHECK(std::bit_cast<uint64_t>(E5M2.decode(0x7c)) == uint64_t{0x7ff} << 52);
 }
 
-TEST_CASE("the library tells NaN and infinity from numbers for a program under -Ofast") {
+TEST_CASE("the library tells NaN and infinity from numbers for a program under -ffast-math") {
   const ag::Tensor x = ag::Tensor::ones({8}).requires_grad(true);
   std::memcpy(x.ptr<float>() + 3, &nan_bits, 4);
   CHECK(throws([&] { x.detach().reshape({8}).narrow(0, 3, 1).item<int64_t>(); }, {"cannot hold"}));
@@ -94,7 +94,7 @@ TEST_CASE("the library tells NaN and infinity from numbers for a program under -
   CHECK(throws<std::runtime_error>([&] { x * 2.0; }, {"detect_anomaly"}));
 }
 
-TEST_CASE("layers of a program under -Ofast round to numbers of their format") {
+TEST_CASE("layers of a program under -ffast-math round to numbers of their format") {
   ag::manual_seed(1);
   ag::nn::Sequential net(ag::nn::Linear(ag::Tensor::randn({16, 16}), {}));
   quantize_model(net, E4M3, {.input_format = E4M3});
