@@ -47,9 +47,11 @@ TEST_CASE("rounders of a file under -ffast-math give the library's bits") {
     for (int64_t i = 0; i < x.numel(); ++i) {
       const float v = std::bit_cast<float>(bits_at(x, i));
       const bool nan = (bits_at(x, i) & 0x7fffffff) > inf_bits;
-      wrong += std::bit_cast<uint32_t>(r(v)) != bits_at(y, i) && !(nan && (bits_at(y, i) & 0x7fffffff) > inf_bits);
+      wrong +=
+          std::bit_cast<uint32_t>(r(v)) != bits_at(y, i) && !(nan && (bits_at(y, i) & 0x7fffffff) > inf_bits);
       const bool finite = (bits_at(x, i) & inf_bits) != inf_bits;
-      if (r.has_nearest() && finite) wrong += std::bit_cast<uint32_t>(r.nearest(v)) != std::bit_cast<uint32_t>(r(v));
+      if (r.has_nearest() && finite)
+        wrong += std::bit_cast<uint32_t>(r.nearest(v)) != std::bit_cast<uint32_t>(r(v));
     }
     CHECK(wrong == 0);
   }
@@ -75,7 +77,8 @@ TEST_CASE("codes of a file under -ffast-math are the library's, both ways") {
     CHECK(wrong == 0);
   }
   CHECK(std::bit_cast<uint64_t>(float8_e8m0fnu.decode(0)) == uint64_t{1023 - 127} << 52);
-  CHECK(bits_at(decode(ag::Tensor::zeros({1}, {.dtype = ag::DType::u8}), float8_e8m0fnu, 1.0f), 0) == 0x00400000);
+  CHECK(bits_at(decode(ag::Tensor::zeros({1}, {.dtype = ag::DType::u8}), float8_e8m0fnu, 1.0f), 0) ==
+        0x00400000);
   CHECK(std::bit_cast<uint64_t>(E4M3.decode(0x80)) == uint64_t{1} << 63);
   CHECK(std::bit_cast<uint64_t>(E5M2.decode(0x7c)) == uint64_t{0x7ff} << 52);
 }
