@@ -26,7 +26,7 @@ class Restore {
   }
 
  private:
-  const detail::RandomState random_;
+  const detail::RandomState random_{};
   std::vector<std::pair<Tensor, Tensor>> values_;
 };
 

@@ -23,7 +23,7 @@ TEST_CASE("blocks of regions never meet and keep what is written in them", "[cor
     CHECK(b.data[0] == b.mark);
     CHECK(b.data[b.bytes - 1] == b.mark);
   };
-  size_t in_use = 0, extended = 0;
+  size_t extended = 0;
   for (int step = 0; step < 4000; ++step) {
     if (blocks.size() < 40 && random() % 2) {
       Block b{nullptr, (1 + random() % 40) * unit, char(step)};
@@ -37,13 +37,11 @@ TEST_CASE("blocks of regions never meet and keep what is written in them", "[cor
       for (const Block& other : blocks)
         REQUIRE((b.data + b.bytes <= other.data || other.data + other.bytes <= b.data));
       b.data[0] = b.data[b.bytes - 1] = b.mark;
-      in_use += b.bytes;
       blocks.push_back(b);
     } else if (!blocks.empty()) {
       const size_t i = random() % blocks.size();
       check(blocks[i]);
       regions.give(blocks[i].data, blocks[i].bytes);
-      in_use -= blocks[i].bytes;
       blocks.erase(blocks.begin() + int64_t(i));
     }
     if (step % 1000 == 999) {
