@@ -83,7 +83,10 @@ Tensor pow(const Tensor& x, double exponent) { return unary(x, Pow{exponent}); }
 Tensor tanh(const Tensor& x) { return unary<TanhFn>(x); }
 Tensor sigmoid(const Tensor& x) { return unary<SigmoidFn>(x); }
 Tensor relu(const Tensor& x) { return unary<Relu>(x); }
-Tensor gelu(const Tensor& x, Gelu form) { return form == Gelu::erf ? unary<GeluErf>(x) : unary<GeluTanh>(x); }
+Tensor gelu(const Tensor& x, Gelu form) {
+  if (form != Gelu::erf && form != Gelu::tanh) fail("gelu: form ", int(form), " is none of Gelu");
+  return form == Gelu::erf ? unary<GeluErf>(x) : unary<GeluTanh>(x);
+}
 Tensor silu(const Tensor& x) { return unary<Silu>(x); }
 
 Tensor clamp(const Tensor& x, double low, double high) {

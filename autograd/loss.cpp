@@ -41,6 +41,7 @@ struct CrossEntropy final : Op {
   Tensor forward(const Tensor& logits, const Tensor& targets_in, int64_t ignore_index) {
     x = logits, targets = targets_in, ignore = ignore_index;
     const Tensor on_cpu = targets.to(Device::cpu());
+    const DefaultFloatEnvironment environment;
     factor = 1.0 / double(targets.numel() - std::ranges::count(on_cpu.data<int64_t>(), ignore));
     lse = Tensor::empty({targets.numel(), 2}, x.options());
     Tensor losses = Tensor::empty(targets.shape(), x.options());

@@ -85,6 +85,7 @@ Tensor sum(const Tensor& x, const Reduction& r) { return apply<Sum>(x, r.kept, r
 Tensor mean(const Tensor& x, const Reduction& r) { return apply<Sum>(x, r.kept, r.result, double(r.count)); }
 
 Tensor var(const Tensor& x, const Reduction& r, double correction) {
+  const DefaultFloatEnvironment environment;  // for the divisor
   // Brought near 0 by a mean that is rounded, which changes neither variance nor gradient, and then centred.
   const Tensor near = x - mean(x.detach(), r).reshape(r.kept), centred = near - mean(near, r).reshape(r.kept);
   return sum(centred * centred, r) / std::max(0.0, double(r.count) - correction);

@@ -1,4 +1,5 @@
 // Printing tensors: nested brackets as NumPy does, the middle of long axes left out.
+#include <altgrad/core/float_environment.h>
 #include <altgrad/core/tensor.h>
 
 #include <iomanip>
@@ -68,6 +69,7 @@ std::ostream& operator<<(std::ostream& out, const Tensor& tensor) {
     host = Tensor::empty(tensor.shape(), {tensor.dtype()});
     host.copy_(tensor);
   }
+  const DefaultFloatEnvironment environment;
   out << "tensor(";
   Printer(out, host).print(0, 0);
   out << ", shape=" << tensor.shape() << ", " << tensor.dtype();

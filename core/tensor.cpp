@@ -25,6 +25,8 @@ void check_floating(const char* what, DType dtype) {
 }  // namespace
 
 Tensor Tensor::empty(const Shape& shape, TensorOptions options) {
+  if (unsigned(options.dtype) > unsigned(DType::u8))
+    fail("empty: dtype ", int(options.dtype), " is none of DType");
   Tensor t(new detail::Body);
   t.body_->dtype = options.dtype;
   t.body_->shape = shape;
@@ -104,7 +106,7 @@ void Tensor::check_data(DType wanted) const {
 
 Tensor::Item Tensor::only_item() const {
   if (numel() != 1) fail("item: needs one element, shape is ", shape());
-  Item item{dtype(), 0, 0};
+  Item item{dtype(), 0, 0, false, 0};
   dispatch_all(*this, [&]<class D, class T>() {
     T element;
     copy_bytes(&element, Device::cpu(), raw(), device(), sizeof(T));
@@ -113,6 +115,8 @@ Tensor::Item Tensor::only_item() const {
     } else {
       item.integer = element;
     }
+    item.single = float(element);
+    item.nonzero = element != 0;
   });
   return item;
 }

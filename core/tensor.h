@@ -143,6 +143,8 @@ class Tensor {
   struct Item {
     DType dtype;
     double floating;
+    float single;  // the same, and
+    bool nonzero;  // this too made by the library, as the caller's environment may flush subnormals
     int64_t integer;
     // Throws std::invalid_argument where it is outside of an integer type from `low` to `high`; compiled with the
     // library, as -ffast-math would let a NaN pass.
@@ -195,6 +197,8 @@ T Tensor::item() const {
   const bool floating = is_floating(only.dtype);
   if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>)
     only.check_range(std::numeric_limits<T>::min(), std::numeric_limits<T>::max());
+  if constexpr (std::is_same_v<T, bool>) return only.nonzero;
+  if constexpr (std::is_same_v<T, float>) return only.single;
   return floating ? static_cast<T>(only.floating) : static_cast<T>(only.integer);
 }
 

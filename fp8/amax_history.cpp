@@ -34,6 +34,7 @@ AmaxHistory::AmaxHistory(int64_t length) {
 }
 
 void AmaxHistory::update(float amax) {
+  const DefaultFloatEnvironment environment;
   if (amax < 0) fail("AmaxHistory: amax ", amax, " is negative");
   const auto counts = counts_.data<int64_t>();
   if (!std::isfinite(amax)) {
@@ -53,11 +54,13 @@ void AmaxHistory::reset() {
 }
 
 float AmaxHistory::amax() const {
+  const DefaultFloatEnvironment environment;
   const auto held = values_.data<float>().first(size());
   return held.empty() ? 0 : *std::max_element(held.begin(), held.end());
 }
 
 std::optional<float> AmaxHistory::settled_amax() const {
+  const DefaultFloatEnvironment environment;
   const auto values = values_.data<float>();
   const int64_t held = size(), newest = recorded() - 1;
   float largest = 0;

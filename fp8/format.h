@@ -1,9 +1,10 @@
 // Number formats as data, and the routine that rounds to any of them. A Format says how many bits, which bias
 // and which codes are special, for any float, fixed-point or power-of-two format of 4 to 16 bits; a Rounder
 // puts floats and doubles on its grid.
-// The one decision worth knowing: everything here is integer arithmetic on the bits of floats (to round: add
-// something below one step, clear what is below one step), so nothing depends on the floating-point environment
-// (rounding mode, flushing of subnormals), on fma contraction or on -ffast-math, and CPU and GPU agree bit for bit.
+// The one decision worth knowing: all but Rounder::nearest is integer arithmetic on the bits of floats (to round: add
+// something below one step, clear what is below one step), so that it does not depend on the floating-point
+// environment (rounding mode, flushing of subnormals), on fma contraction or on -ffast-math, and CPU and GPU agree bit
+// for bit.
 // Sources: IEEE 754-2019; OCP OFP8 1.0 (E4M3, E5M2); OCP MX 1.0 (E8M0, FP6, FP4); ml_dtypes (fnuz, b11); IEEE P3109
 // interim report.
 #pragma once

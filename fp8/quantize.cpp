@@ -15,6 +15,7 @@ namespace {
 
 void check(const char* op, const Format& format, float scale) {
   format.validate();
+  const DefaultFloatEnvironment environment;  // flushed, a subnormal scale would be 0
   if (!(scale > 0 && std::isfinite(scale))) fail(op, ": scale ", scale, " must be positive and finite");
 }
 

@@ -24,8 +24,8 @@ class CharDataset {
   // Any file: its distinct bytes, in order, are tokens 0, 1, ... A path that ends in ".bin" holds little-endian
   // uint16 tokens: all of the file (nanoGPT), or what follows a header of 256 int32 that begins with 20240520, 1 and
   // the number of tokens (llm.c). Text and up to 64 MiB of tokens are read once and do not change after that; more
-  // tokens are read as batches ask for them. The first 1 - val_fraction of the tokens are the "train" split, the rest is "val". Throws std::runtime_error where the
-  // file cannot be read; std::invalid_argument where block_size < 1, val_fraction is not in [0, 1), a split has fewer
+  // tokens are read as batches ask for them. The first 1 - val_fraction of the tokens are the "train" split, the rest
+  // is "val". Throws std::runtime_error where the file cannot be read; std::invalid_argument where block_size < 1, val_fraction is not in [0, 1), a split has fewer
   // than block_size + 1 tokens (a val_fraction of 0 leaves "val" empty), or a .bin file is another one of llm.c's, of
   // another version, or of another size than its header says.
   CharDataset(const std::string& path, int64_t block_size, double val_fraction = 0.1);

@@ -87,6 +87,7 @@ TEST_CASE("the library tells NaN and infinity from numbers for a program under -
   const ag::Tensor x = ag::Tensor::ones({8}).requires_grad(true);
   std::memcpy(x.ptr<float>() + 3, &nan_bits, 4);
   CHECK(throws([&] { x.detach().reshape({8}).narrow(0, 3, 1).item<int64_t>(); }, {"cannot hold"}));
+  CHECK(x.detach().reshape({8}).narrow(0, 3, 1).item<bool>());
   CHECK((std::bit_cast<uint32_t>(amax(x)) & 0x7fffffff) > inf_bits);
   CHECK((bits_at(quantize(x, E4M3, 1.0f), 3) & 0x7fffffff) > inf_bits);
   CHECK(throws([&] { encode(x, E3M4, 1.0f); }, {"NaN"}));

@@ -140,6 +140,16 @@ Results rounding(const Tensor& x) {
   all.add("sum", sum(x * 0.0 + 1e-42));
   all.add("softmax", softmax(x.reshape({256, 256})));
   all.add("arithmetic", x * 0.1 + 1e-40);
+  const Tensor logits = x.narrow(0, 0, 1 << 10).to(DType::f64).reshape({16, 64}),
+               tiny = Tensor::full({2}, 1e-40);
+  all.add("cross_entropy", cross_entropy(logits, Tensor::arange(16)));
+  all.add("var", var(logits, {1}, false, 0.3));
+  all.add("item", std::vector{tiny.narrow(0, 0, 1).item<float>()});
+  all.add("tiny scale", fp8::quantize(tiny, fp8::E4M3, 1e-39f));
+  fp8::AmaxHistory history(4);
+  history.update(tiny);
+  history.update(tiny * 0.5);
+  all.add("history", std::vector{history.amax(), *history.settled_amax()});
   all.add("amax", std::vector{fp8::amax(x * 1e-45)});
   return all;
 }
