@@ -3,6 +3,7 @@
 
 #include <altgrad/core/utf8.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 #include <set>
@@ -128,7 +129,8 @@ void Optimizer::begin_step() {
   check_updates(updates_);
   follow_parameters();
   for_each_parameter(groups_, [&](const ParamGroup&, const Tensor& p, size_t i) {
-    updates_.ptr<int64_t>()[i] += p.has_grad();
+    int64_t& n = updates_.ptr<int64_t>()[i];
+    n = std::min(n + p.has_grad(), max_updates);
   });
 }
 

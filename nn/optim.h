@@ -35,7 +35,7 @@ class Optimizer {
   // Learning rates and weight decays may be changed; the parameters stay.
   std::vector<ParamGroup>& groups() { return groups_; }
   // State tensors by the parameter's position over all groups: "exp_avg.0", ...; and "step": i64 (number of
-  // parameters), how often each was updated, at most 2^62 times. The tensors are the optimizer's own, not
+  // parameters), how often each was updated, counted up to 2^62. The tensors are the optimizer's own, not
   // copies.
   StateDict state_dict() const;
   // Throws std::invalid_argument, naming the key, where names, shapes or dtypes do not match those of
