@@ -114,6 +114,7 @@ void compare(GradcheckResult& result, double tolerance, double analytic, double 
 
 GradcheckResult gradcheck(const std::function<Tensor(std::span<const Tensor>)>& fn,
                           std::vector<Tensor> inputs, GradcheckOptions options) {
+  if (!fn) fail("gradcheck: it was given no function");
   bool any = false;
   for (size_t i = 0; i < inputs.size(); ++i) {
     Tensor& x = inputs[i];
@@ -160,6 +161,7 @@ GradcheckResult gradcheck(const std::function<Tensor(std::span<const Tensor>)>& 
 
 GradcheckResult gradcheck_directional(const std::function<Tensor()>& fn,
                                       const std::vector<Tensor>& parameters, GradcheckOptions options) {
+  if (!fn) fail("gradcheck_directional: it was given no function");
   if (parameters.empty()) fail("gradcheck_directional: no parameters given");
   for (size_t i = 0; i < parameters.size(); ++i) {
     const Tensor& p = parameters[i];

@@ -16,14 +16,18 @@
 
 class Metrics {
  public:
-  // Starts the file anew, or after the lines it holds up to `resumed_step` where that is not 0. Throws
-  // std::runtime_error where the file cannot be written.
+  // Locks the file, and starts it anew, or after the lines it holds up to `resumed_step` where that is not 0. Throws
+  // std::runtime_error where it cannot be written, or another trainer writes there.
   Metrics(std::string path, int64_t resumed_step)
       : path_(std::move(path)),
         file_(::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666)) {
     struct stat info = {};
     if (file_.fd < 0 || ::fstat(file_.fd, &info) != 0) refuse();
     if (!S_ISREG(info.st_mode)) return;  // a pipe or a terminal has nothing to keep or to cut
+    if (::flock(file_.fd, LOCK_EX | LOCK_NB) != 0) {
+      if (errno == EWOULDBLOCK) altgrad::fail_runtime(path_, ": another train_gpt writes there");
+      refuse();
+    }
     const int64_t kept = resumed_step > 0 ? keep(resumed_step) : 0;
     if (::ftruncate(file_.fd, kept) != 0) refuse();
   }

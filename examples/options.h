@@ -8,6 +8,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -87,10 +88,20 @@ auto whole(T least, T most) {
   };
 }
 
+// A check that a flag is a number above 0 that is finite: CLI11's own takes inf.
+inline std::string positive_number(const std::string& text) {
+  double value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  const bool good =
+      error == std::errc() && end == text.data() + text.size() && value > 0 && std::isfinite(value);
+  return good ? "" : altgrad::concat("must be a number above 0, got ", text);
+}
+
 inline void add_flags(CLI::App& app, Options& o) {
   const auto positive = whole<int64_t>(1, int64_t(1) << 40);
-  app.add_option("--data", o.data,
-                 "text to train on, by byte, or nanoGPT's uint16 .bin; default: headers of Eigen");
+  app.add_option(
+      "--data", o.data,
+      "text to train on, by byte, or tokens: nanoGPT's .bin (uint16), llm.c's; default: headers of Eigen");
   app.add_option("--size", o.size, "tiny (4 layers, 128 wide), baby (6, 384) or gpt2 (12, 768)")
       ->check(CLI::IsMember({"tiny", "baby", "gpt2"}))
       ->capture_default_str();
@@ -98,7 +109,7 @@ inline void add_flags(CLI::App& app, Options& o) {
   app.add_option("--batch", o.batch, "sequences in a step")->check(positive);
   app.add_option("--block", o.block, "tokens in a sequence")->check(positive);
   app.add_option("--lr", o.lr, "highest learning rate; a cosine ends at a tenth of it")
-      ->check(CLI::PositiveNumber);
+      ->check(positive_number);
   app.add_option("--dropout", o.dropout, "probability, of embeddings and residual branches")
       ->check(CLI::Range(0., 1.));
   app.add_option("--format", o.format, "of the Linear layers' weights; none: f32")->capture_default_str();

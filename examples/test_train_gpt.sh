@@ -84,8 +84,9 @@ start outlives nohup $train --steps 40
 kill -HUP $pid
 ended 0
 
-# A folder is one trainer's, as long as it lives.
+# A folder, and a file of metrics, is one trainer's, as long as it lives.
 start shared $train --steps 100000
+expect 1 "shared/metrics.jsonl: another train_gpt writes there" $train --out other --json shared/metrics.jsonl
 cp shared/metrics.jsonl before
 expect 1 "shared: another train_gpt, process $pid, writes there" $train --out shared
 expect 1 "another train_gpt, process $pid, writes there" $train --out shared/ --steps 100000 --resume
@@ -156,6 +157,9 @@ expect 1 'has --size "long' $resume
 # Errors: one line, a status, no output folder.
 expect 0 "" ./train_gpt --help
 expect 2 "train_gpt: " $train --no-such-flag
+for rate in inf nan 0 -1 0.1x; do
+  expect 2 "train_gpt: --lr: must be a number above 0, got $rate" $train --lr $rate --out errors_out
+done
 for count in 0 -1 010 1e3 99999999999999999999; do
   expect 2 "train_gpt: --steps: must be a whole number from 1 to" $train --steps $count --out errors_out
 done

@@ -180,7 +180,7 @@ class Training {
 
   void require_finite(const char* what, double value) const {
     if (std::isfinite(value)) return;
-    ag::fail_runtime("the ", what, " is ", value, " after ", step,
+    ag::fail_runtime("the ", what, " is ", std::isnan(value) ? "NaN" : "infinite", " after ", step,
                      " steps; stopped without saving (a smaller --lr may help)");
   }
 

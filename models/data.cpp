@@ -18,10 +18,10 @@ static_assert(std::endian::native == std::endian::little, "tokens of a .bin file
 constexpr int64_t token_size = sizeof(uint16_t);
 constexpr int64_t most_held = int64_t(1) << 25;  // tokens of a .bin file, in memory
 
-// Bytes before the tokens of a .bin file: nanoGPT's files have no header, llm.c's have 256 int32 (dev/data/
-// data_common.py there). What else llm.c writes to .bin files begins with a number of its own and would be read as
-// tokens too.
-int64_t bin_header_size(const detail::InputFile& file) {
+// Bytes before the tokens of llm.c's files: 256 int32 (dev/data/data_common.py there); 0 for all other files, nanoGPT's
+// among them. What else llm.c writes begins with a number of its own and would be read as tokens too. No text begins
+// with these numbers: their bytes are not UTF-8.
+int64_t llmc_header_size(const detail::InputFile& file) {
   std::array<int32_t, 256> header = {};
   constexpr auto header_size = int64_t(sizeof header);
   file.read(0, header.data(), size_t(std::min(file.size(), header_size)));
@@ -75,8 +75,8 @@ CharDataset::CharDataset(const std::string& path, int64_t block_size, double val
     fail("CharDataset: val_fraction must be in [0, 1), got ", val_fraction);
   }
   const auto file = std::make_shared<const detail::InputFile>("CharDataset", path);
-  const bool binary = path.ends_with(".bin");
-  header_size_ = binary ? bin_header_size(*file) : 0;
+  header_size_ = llmc_header_size(*file);
+  const bool binary = header_size_ > 0 || path.ends_with(".bin");
   const int64_t bytes_each = binary ? token_size : 1, bytes = file->size() - header_size_;
   if (bytes % bytes_each != 0) {
     fail("CharDataset: ", path, " has ", bytes, " bytes, which is no whole number of uint16 tokens");
@@ -123,8 +123,12 @@ CharDataset::CharDataset(const std::string& path, int64_t block_size, double val
   tokens_ = tokens;
 }
 
-std::pair<int64_t, int64_t> CharDataset::range(std::string_view split) const {
+void CharDataset::check_not_moved_from() const {
   if (!file_ && !tokens_) fail("CharDataset: it was moved from");
+}
+
+std::pair<int64_t, int64_t> CharDataset::range(std::string_view split) const {
+  check_not_moved_from();
   if (split == "train") return {0, train_size_};
   if (split == "val") return {train_size_, size_ - train_size_};
   fail("CharDataset: there is no split \"", split, "\"; there are \"train\" and \"val\"");
@@ -164,7 +168,8 @@ void CharDataset::read(int64_t first, std::span<uint16_t> tokens) const {
 }
 
 Tensor CharDataset::encode(std::string_view text) const {
-  if (bytes_.empty()) fail("encode: a .bin file holds tokens, not text");
+  check_not_moved_from();
+  if (bytes_.empty()) fail("encode: the file holds tokens, not text");
   const Tensor ids = Tensor::empty({int64_t(text.size())}, {.dtype = DType::i64});
   for (size_t i = 0; i < text.size(); ++i) {
     const size_t token = bytes_.find(text[i]);
@@ -178,6 +183,7 @@ Tensor CharDataset::encode(std::string_view text) const {
 }
 
 std::string CharDataset::decode(const Tensor& ids) const {
+  check_not_moved_from();
   const Tensor host = ids.to(Device::cpu());
   std::string text;
   for (const int64_t id : host.data<int64_t>()) {

@@ -2,6 +2,7 @@
 #include <altgrad/nn/containers.h>
 
 #include <algorithm>
+#include <stdexcept>
 
 namespace altgrad::nn {
 
@@ -18,7 +19,25 @@ void check_child(const Module& owner, const Slot<Layer>& layer) {
   detail::check_no_cycle(layer.get().get(), &owner);
 }
 
+void check_children(const Module& owner, const std::vector<Slot<Layer>>& layers) {
+  for (const Slot<Layer>& layer : layers) check_child(owner, layer);
+}
+
+Slot<Layer>& at(const char* container, std::vector<Slot<Layer>>& layers, size_t i) {
+  if (i < layers.size()) return layers[i];
+  throw std::out_of_range(concat(container, ": there is no layer ", i, "; there are ", layers.size()));
+}
+
 }  // namespace
+
+Sequential& Sequential::operator=(Sequential other) {
+  check_children(*this, other.layers_);
+  ModuleOf::operator=(other);
+  layers_.swap(other.layers_);
+  return *this;
+}
+
+Slot<Layer>& Sequential::operator[](size_t i) { return at("Sequential", layers_, i); }
 
 void Sequential::push_back(Slot<Layer> layer) {
   check_child(*this, layer);
@@ -33,6 +52,15 @@ Tensor Sequential::forward(const Tensor& x) {
 
 void Sequential::visit(Visitor& v) { visit_by_position(v, layers_); }
 
+ModuleList& ModuleList::operator=(ModuleList other) {
+  check_children(*this, other.layers_);
+  ModuleOf::operator=(other);
+  layers_.swap(other.layers_);
+  return *this;
+}
+
+Slot<Layer>& ModuleList::operator[](size_t i) { return at("ModuleList", layers_, i); }
+
 void ModuleList::push_back(Slot<Layer> layer) {
   check_child(*this, layer);
   layers_.push_back(std::move(layer));
@@ -42,6 +70,13 @@ void ModuleList::visit(Visitor& v) { visit_by_position(v, layers_); }
 
 ModuleDict::ModuleDict(std::initializer_list<Item> items) {
   for (const auto& [name, layer] : items) insert(name, layer);
+}
+
+ModuleDict& ModuleDict::operator=(ModuleDict other) {
+  for (const auto& [name, layer] : other.items_) check_child(*this, layer);
+  ModuleOf::operator=(other);
+  items_.swap(other.items_);
+  return *this;
 }
 
 void ModuleDict::insert(std::string name, Slot<Layer> layer) {

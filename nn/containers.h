@@ -17,10 +17,12 @@ class Sequential final : public ModuleOf<Sequential, Layer> {
   explicit Sequential(Ls... layers) {
     (layers_.push_back(std::move(layers)), ...);
   }
+  Sequential(const Sequential&) = default;
+  Sequential(Sequential&&) = default;
+  Sequential& operator=(Sequential other);
   void push_back(Slot<Layer> layer);
   size_t size() const { return layers_.size(); }
-  // Throws std::out_of_range.
-  Slot<Layer>& operator[](size_t i) { return layers_.at(i); }
+  Slot<Layer>& operator[](size_t i);  // throws std::out_of_range
   Tensor forward(const Tensor& x) override;
   void visit(Visitor& v) override;
 
@@ -33,9 +35,12 @@ class ModuleList final : public ModuleOf<ModuleList> {
  public:
   ModuleList() = default;
   explicit ModuleList(std::vector<Slot<Layer>> layers) : layers_(std::move(layers)) {}
+  ModuleList(const ModuleList&) = default;
+  ModuleList(ModuleList&&) = default;
+  ModuleList& operator=(ModuleList other);
   void push_back(Slot<Layer> layer);
   size_t size() const { return layers_.size(); }
-  Slot<Layer>& operator[](size_t i) { return layers_.at(i); }
+  Slot<Layer>& operator[](size_t i);  // throws std::out_of_range
   auto begin() { return layers_.begin(); }
   auto end() { return layers_.end(); }
   void visit(Visitor& v) override;
@@ -51,6 +56,9 @@ class ModuleDict final : public ModuleOf<ModuleDict> {
   using Item = std::pair<std::string, Slot<Layer>>;
   ModuleDict() = default;
   ModuleDict(std::initializer_list<Item> items);
+  ModuleDict(const ModuleDict&) = default;
+  ModuleDict(ModuleDict&&) = default;
+  ModuleDict& operator=(ModuleDict other);
   void insert(std::string name, Slot<Layer> layer);
   size_t size() const { return items_.size(); }
   bool contains(std::string_view name) const;

@@ -107,6 +107,7 @@ ReplacementFile::ReplacementFile(std::string writer, std::string path)
     refuse(e.code().message());
   }
   name_ = target.filename();
+  if (is_temporary_name(name_)) refuse("such names are kept for temporary files, and those removed");
   const fs::path parent = target.has_parent_path() ? target.parent_path() : ".";
   folder_.reset(::opendir(parent.c_str()));
   if (!folder_) refuse_errno();

@@ -1,13 +1,16 @@
 // The visitors behind Module. Those that name things go through the tree with one path string that grows and
-// shrinks, and keep a set of what they have seen; those that run in every training step need neither and
-// allocate nothing.
+// shrinks, and keep a set of what they have seen; those that run in every training step remember only modules
+// that are shared, and allocate nothing for a few.
 #include <altgrad/nn/module.h>
 
 #include <cxxabi.h>
 
 #include <algorithm>
+#include <array>
+#include <cstddef>
 #include <cstdlib>
 #include <functional>
+#include <memory_resource>
 #include <ostream>
 #include <unordered_set>
 
@@ -99,23 +102,31 @@ class Lookup final : public Visitor {
   std::string_view rest_;
 };
 
-// Looks whether modules are nested too deep, before the first is changed. Like the two below it needs no set of
-// what it has seen.
-class CheckDepth final : public Visitor {
- public:
-  explicit CheckDepth(Module& root) { root.visit(*this); }
+// Goes to the modules below one, to each once. Those that are held once come up once; only others are remembered, the
+// first score of them without the heap.
+class EachModule : public Visitor {
+ protected:
+  virtual void enter(Module& module) { module.visit(*this); }
 
  private:
-  void on_child(std::string_view, SlotBase& slot) override {
-    if (const auto child = slot.module()) child->visit(*this);
+  void on_child(std::string_view, SlotBase& slot) final {
+    const std::shared_ptr<Module> child = slot.module();
+    const bool held_once = child.use_count() <= 2;  // by the slot, and here
+    if (child && (held_once || shared_.insert(child.get()).second)) enter(*child);
   }
+  std::array<std::byte, 1024> memory_;
+  std::pmr::monotonic_buffer_resource resource_{memory_.data(), memory_.size()};
+  std::pmr::unordered_set<const Module*> shared_{&resource_};
 };
 
-class ZeroGrad final : public Visitor {
+// Looks whether modules are nested too deep, before the first is changed.
+class CheckDepth final : public EachModule {
+ public:
+  explicit CheckDepth(Module& root) { root.visit(*this); }
+};
+
+class ZeroGrad final : public EachModule {
   void on_parameter(std::string_view, Tensor& tensor) override { tensor.set_grad(Tensor()); }
-  void on_child(std::string_view, SlotBase& slot) override {
-    if (const auto child = slot.module()) child->visit(*this);
-  }
 };
 
 // Is a place below a module?
@@ -270,24 +281,21 @@ Module& Module::module(std::string_view path) const {
   fail("module: ", type_name(), " has no module \"", path, '"', nearest(std::move(names), path));
 }
 
-class Module::SetMode final : public Visitor {
+class Module::SetMode final : public EachModule {
  public:
   explicit SetMode(bool on) : on_(on) {}
-  void set(Module& module) {
+  void enter(Module& module) override {
     if (module.training_ != on_) module.training_ = on_;  // threads may share a module whose mode is right
     module.visit(*this);
   }
 
  private:
-  void on_child(std::string_view, SlotBase& slot) override {
-    if (const auto child = slot.module()) set(*child);
-  }
   const bool on_;
 };
 
 void Module::train(bool on) {
   const CheckDepth depth(*this);
-  SetMode(on).set(*this);
+  SetMode(on).enter(*this);
 }
 
 void Module::zero_grad() {

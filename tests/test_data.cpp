@@ -135,7 +135,7 @@ TEST_CASE("a .bin file holds uint16 tokens", "[data]") {
   CharDataset source = data;
   const CharDataset taken = std::move(source);
   CHECK(throws([&] { source.batch("train", 1); }, {"CharDataset", "moved from"}));
-  CHECK(throws([&] { data.encode("a"); }, {"encode", ".bin"}));
+  CHECK(throws([&] { data.encode("a"); }, {"encode", "tokens"}));
   CHECK(throws([&] { CharDataset(folder.file("odd.bin", "abc"), 1, 0); }, {"odd.bin", "3 bytes", "uint16"}));
 }
 
@@ -173,6 +173,11 @@ TEST_CASE("an llm.c file of tokens is read behind its header", "[data]") {
   for (const int32_t count : {999, 1001, 0, -1, INT32_MAX, INT32_MIN}) {
     CHECK(refused(llm_c("count.bin", 20240520, 1, count, 1000),
                   {"count.bin", "3024 bytes", std::to_string(count)}));
+  }
+  // Its name does not matter: no text begins so.
+  for (const char* name : {"h.BIN", "h.bin.tmp", "tokens"}) {
+    CHECK(CharDataset(llm_c(name, 20240520, 1, 1000, 1000), 4, 0.1).vocab_size() == 1000);
+    CHECK(refused(llm_c(name, 20240328, 2, 1000, 1000), {name, "a tokenizer of llm.c"}));
   }
   const std::string whole = llm_c("whole.bin", 20240520, 1, 1000, 1000);
   fs::resize_file(whole, 3023);

@@ -208,6 +208,12 @@ TEST_CASE("what killed processes left is removed, what others hold or users name
   CHECK(folder.num_files() == users.size() + 4);
 }
 
+TEST_CASE("a file is not saved under a name that the next save would remove", "[safetensors]") {
+  const TempFolder folder;
+  CHECK(throws<std::runtime_error>([&] { save_safetensors(folder / ".altgrad-tmp-0123456789abcdef", {}); },
+                                   {"save_safetensors", ".altgrad-tmp-0123456789abcdef", "temporary"}));
+}
+
 TEST_CASE("a file is saved where there are no locks, and nothing is taken for left behind", "[safetensors]") {
   const TempFolder folder;
   const std::string unknown = folder / ".altgrad-tmp-0000000100000000";

@@ -88,6 +88,9 @@ TEST_CASE("gradcheck reports functions that cannot be differentiated", "[gradche
 }
 
 TEST_CASE("gradcheck refuses inputs it cannot check", "[gradcheck]") {
+  CHECK(throws([] { gradcheck({}, {Tensor::ones({1}, {DType::f64})}); }, {"gradcheck", "no function"}));
+  CHECK(throws([] { gradcheck_directional({}, {Tensor::ones({1}, {DType::f64}).requires_grad(true)}); },
+               {"gradcheck", "no function"}));
   const auto fn = [](Inputs in) { return in[0] * 1.0; };
   CHECK(throws(
       [&] {

@@ -279,7 +279,7 @@ TEST_CASE("containers call and name their layers in order", "[nn]") {
   CHECK(net.size() == 3);
   CHECK(net.parameter("2.weight").item<float>() == 7);
   CHECK(net[1](x).item<float>() == 10);
-  CHECK_THROWS_AS(net[3], std::out_of_range);
+  CHECK(throws<std::out_of_range>([&] { net[3]; }, {"Sequential: there is no layer 3; there are 3"}));
   CHECK(nn::Sequential()(x).body() == x.body());
 
   nn::ModuleList list({times(3), times(5)});
@@ -288,7 +288,7 @@ TEST_CASE("containers call and name their layers in order", "[nn]") {
   for (auto& layer : list) product *= layer(x).item<float>();
   CHECK(product == 6 * 10 * 14);
   CHECK(list.parameter("1.weight").item<float>() == 5);
-  CHECK_THROWS_AS(list[3], std::out_of_range);
+  CHECK(throws<std::out_of_range>([&] { list[3]; }, {"ModuleList: there is no layer 3; there are "}));
 
   nn::ModuleDict dict({{"z", times(3)}, {"a", times(5)}});
   dict.insert("m", times(7));

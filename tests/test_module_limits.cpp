@@ -111,6 +111,23 @@ TEST_CASE("a module that would contain itself is refused where that is made, and
   CHECK(throws([&] { owner->list->push_back(owner); }, {"WithList would contain itself"}));
   CHECK(throws([&] { owner->dict->insert("owner", owner); }, {"WithList would contain itself"}));
   CHECK(owner->list->size() + owner->dict->size() == 0);
+
+  // Assigning gives a container other slots at once; no slot's own assignment runs.
+  CHECK(throws([&] { *owner->list = nn::ModuleList({owner}); }, {"WithList would contain itself"}));
+  CHECK(throws(
+      [&] {
+        *owner->dict = nn::ModuleDict({{"owner", owner}});
+      },
+      {"WithList would contain itself"}));
+  CHECK(throws([&] { *sequential = *outer; }, {"Sequential would contain itself"}));
+  CHECK(owner->list->size() + owner->dict->size() == 0);
+  CHECK(sequential->size() == 1);
+  *owner->list = nn::ModuleList({nn::Tanh(), sequential});
+  CHECK(owner->module("list.1.0").type_name() == "Tanh");
+  const nn::Sequential other{nn::ReLU(), nn::Tanh()};
+  nn::Sequential assigned(nn::Sigmoid{});
+  assigned = other;
+  CHECK(&assigned.module("0") == &other.module("0"));  // as with copies, children are shared
 }
 
 TEST_CASE("a rewrite that would make a module contain itself leaves the tree as it was", "[nn][surgery]") {
@@ -171,6 +188,26 @@ TEST_CASE("a chain of 100,000 modules works or is refused, whichever end it is m
   chain->zero_grad();
   CHECK((*chain)(Tensor::ones({1})).item<float>() == 1);
   CHECK(nn::clone(*chain).named_modules().size() == chain->named_modules().size());
+}
+
+TEST_CASE("modules that are shared along 2^100 paths are trained, moved and saved once", "[nn]") {
+  const auto bottom = std::make_shared<nn::Sequential>(Link());
+  std::shared_ptr<nn::Sequential> top = bottom;
+  for (int i = 0; i < 100; ++i) {
+    const auto above = std::make_shared<nn::Sequential>();
+    above->push_back(top);
+    above->push_back(top);
+    top = above;
+  }
+  bottom->parameters()[0].set_grad(Tensor::ones({1}));
+  top->eval();
+  CHECK_FALSE(bottom->module("0").training());
+  top->zero_grad();
+  CHECK_FALSE(bottom->parameters()[0].has_grad());
+  top->to(DType::f64);
+  CHECK(bottom->parameters()[0].dtype() == DType::f64);
+  CHECK(top->state_dict().size() == 1);
+  CHECK(nn::clone(*top).named_modules().size() == 101);
 }
 
 TEST_CASE("100,000 modules in a row work", "[nn]") {
