@@ -2,6 +2,8 @@
 #include <altgrad/autograd/common.h>
 #include <altgrad/autograd/ops.h>
 
+#include <cmath>
+
 namespace altgrad {
 namespace {
 
@@ -134,7 +136,7 @@ struct RmsNorm final : Op {
 };
 
 void check_eps(const char* op, double eps) {
-  if (!(eps >= 0)) fail(op, ": eps must not be negative, got ", eps);
+  if (!(eps >= 0 && std::isfinite(eps))) fail(op, ": eps must be finite and not negative, got ", eps);
 }
 
 void check_norm(const char* op, const Tensor& x, const char* what, const Tensor& p) {

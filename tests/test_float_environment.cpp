@@ -2,6 +2,7 @@
 // -ffast-math is given). The library's results are those of the default environment, on any number of threads.
 #include <altgrad/altgrad.h>
 
+#include <atomic>
 #include <cfenv>
 #include <functional>
 #include <string>
@@ -37,12 +38,16 @@ std::vector<Environment> environments() {
   return all;
 }
 
-// What f gives in a thread, with workers of its own, that is in the environment from the start.
+// What f gives in a thread that is in the environment from the start, as are its workers: a loop of the user's has
+// started them.
 template <class F>
 auto within(const Environment& environment, F f) {
   decltype(f()) result;
   std::thread([&] {
     environment.enter();
+    std::atomic<int> workers = 0;
+#pragma omp parallel num_threads(3)
+    ++workers;
     result = f();
   }).join();
   return result;

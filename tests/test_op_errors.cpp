@@ -1,5 +1,6 @@
 // What ops refuse: one row for each mistake, with what the error's text must say.
 #include <altgrad/autograd/ops.h>
+#include <altgrad/nn/layers.h>
 
 #include <cmath>
 #include <functional>
@@ -200,6 +201,11 @@ TEST_CASE("every op refuses what does not fit, by name and with the shapes, befo
       {[&] { layer_norm(a, b); }, {"layer_norm: weight (4) does not match the last axis of x (2, 3)"}},
       {[&] { layer_norm(a, leaf({3}), b); }, {"layer_norm: bias (4)", "(2, 3)"}},
       {[&] { layer_norm(leaf({}), b); }, {"layer_norm: x ()"}},
+      {[&] { layer_norm(a, leaf({3}), {}, -1e-5); }, {"layer_norm: eps must be finite", "-1e-05"}},
+      {[&] { layer_norm(a, leaf({3}), {}, NAN); }, {"layer_norm: eps must be finite", "nan"}},
+      {[&] { rms_norm(a, leaf({3}), INFINITY); }, {"rms_norm: eps must be finite", "inf"}},
+      {[&] { nn::LayerNorm(3, {.eps = NAN}); }, {"LayerNorm: eps must be finite", "nan"}},
+      {[&] { nn::RMSNorm(3, {.eps = -1}); }, {"RMSNorm: eps must be finite", "-1"}},
       {[&] { rms_norm(a, b); }, {"rms_norm: weight (4)", "(2, 3)"}},
       {[&] { rms_norm(a, leaf({3}, DType::f64)); }, {"rms_norm: ", "f32", "f64"}},
 
