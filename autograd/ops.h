@@ -144,9 +144,10 @@ Tensor mse_loss(const Tensor& x, const Tensor& target);
 // fn(x), keeping only x: backward runs fn again to get what it needs (Chen et al., "Training deep nets with
 // sublinear memory cost", 2016). Values, gradients, and where the thread's generators stand afterwards are those of
 // fn(x), to the last bit (but a NaN's): what draws from them draws the same numbers both times, and quantized layers
-// record and scale once. A generator of fn's own must be set back by fn: it would go on in the second run, which then
-// computes another function. Gradients reach x and the leaves that fn holds; backward throws where fn holds another result of the tape,
-// which must come in through x, or detached.
+// record and scale once. What else fn reads must be the same when backward runs it:
+// a generator of its own must be set back by fn, and a model's mode (train, eval) be left until then; or the second run
+// computes another function. Gradients reach x and the leaves that fn holds; backward throws where fn holds another
+// result of the tape, which must come in through x, or detached.
 Tensor checkpoint(std::function<Tensor(const Tensor&)> fn, const Tensor& x);
 
 }  // namespace altgrad

@@ -54,7 +54,7 @@ class Tensor {
   static Tensor randint(int64_t high, const Shape& shape, Device device = Device::cpu(),
                         Generator& generator = default_generator());
   // Copies values, row-major; the dtype follows T (int gives i64). Throws std::invalid_argument where their
-  // number is not that of the shape.
+  // number is not that of the shape, or i64 cannot hold one of them.
   template <class T>
   static Tensor from(std::initializer_list<T> values, const Shape& shape) {
     return from(std::span<const T>(values.begin(), values.size()), shape);
@@ -115,7 +115,8 @@ class Tensor {
     return permute(std::span<const int>(axes.begin(), axes.size()));
   }
   Tensor clone() const;  // copies
-  // Itself where nothing changes. Floats become integers toward zero, kept in range; NaN becomes 0.
+  // Itself where nothing changes. Floats become integers toward zero, kept in range; NaN becomes 0. An
+  // i64 becomes a u8 by its lowest byte.
   Tensor to(DType dtype) const;
   Tensor to(Device device) const;  // itself where nothing changes
 
@@ -207,6 +208,8 @@ Tensor Tensor::from(std::span<T> values, const Shape& shape) {
   using Value = std::remove_cv_t<T>;
   if constexpr (std::is_integral_v<Value> && !std::is_same_v<Value, int64_t> &&
                 !std::is_same_v<Value, uint8_t>) {
+    for (const Value v : values)
+      if (!std::in_range<int64_t>(v)) fail("from: i64 cannot hold ", v);
     const std::vector<int64_t> wide(values.begin(), values.end());
     return from_raw(wide.data(), wide.size(), shape, DType::i64);
   } else {

@@ -23,7 +23,8 @@ class Metrics {
         file_(::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666)) {
     struct stat info = {};
     if (file_.fd < 0 || ::fstat(file_.fd, &info) != 0) refuse();
-    if (!S_ISREG(info.st_mode)) return;  // a pipe or a terminal has nothing to keep or to cut
+    // A pipe or a terminal has nothing to keep or to cut; what the shell has opened is not ours to cut.
+    if (!S_ISREG(info.st_mode) || path_.starts_with("/dev/") || path_.starts_with("/proc/")) return;
     if (::flock(file_.fd, LOCK_EX | LOCK_NB) != 0) {
       if (errno == EWOULDBLOCK) altgrad::fail_runtime(path_, ": another train_gpt writes there");
       refuse();

@@ -111,6 +111,24 @@ expect 0 "" $train --steps 16 --out shared --resume
 head -n 20016 shared/metrics.jsonl | cmp - kept || fail "--resume has changed the metrics"
 [ "$(tail -n 2 shared/metrics.jsonl | cut -c 1-10 | tr '\n' ' ')" = '{"step":16 {"final":t ' ] || fail "--resume goes on wrongly"
 
+# Metrics may go where the shell has opened: nothing there is cut.
+echo kept >opened
+$train --steps 3 --out stdout --json /dev/stdout >>opened || fail "metrics on stdout"
+[ "$(head -n 1 opened)" = kept ] || fail "--json /dev/stdout has cut what it was appended to"
+[ "$(grep -c '^{"step":' opened)" -eq 3 ] || fail "--json /dev/stdout has lost lines"
+
+# A run that is stopped before its first step leaves an earlier one's checkpoint.
+cp shared/checkpoint.safetensors before
+for delay in 0.01 0.03 0.1 0.3; do
+  $train --size baby --out shared >log 2>&1 &
+  pid=$!
+  sleep $delay
+  kill -TERM $pid
+  wait $pid
+  grep -q "Stopped after step [1-9]" log && break
+  cmp before shared/checkpoint.safetensors || fail "a run without a step has overwritten the checkpoint"
+done
+
 # What a checkpoint must not be resumed with or from.
 expect 0 "" $train --steps 15 --out fixed
 resume="$train --steps 20 --resume --out fixed"

@@ -125,6 +125,10 @@ class Training {
         progress.update(step, train_loss, rate);
       }
     }
+    if (stop_asked && times.empty()) {
+      std::printf("Stopped before a step was made. Nothing was saved.\n");
+      return 130;
+    }
     if (stop_asked) save();
     svg::write_loss_curve(folder.file("loss.svg"), title(), metrics.train, metrics.val);
     return stop_asked ? stopped() : finish(metrics, times);

@@ -191,6 +191,9 @@ struct Format {
   }
 };
 
+template <class T>
+struct NearestRounder;  // fp8/kernels.h
+
 // Rounds values of T (float or double) onto the grid of a format, without branches: loops over it vectorise
 // (g++: -O3 -fno-trapping-math). Build it on the host, use it anywhere.
 //
@@ -252,27 +255,11 @@ class Rounder {
 
   AG_HD constexpr T operator()(T x) const { return round<false>(x, 0); }
 
-  // Is nearest(x) the same as (*this)(x) for finite x? So for rounding to nearest even that saturates, on grids
-  // with mantissa bits that lie well inside T's range: all 8-bit formats but E7M0 and E8M0.
+  // Rounds this to nearest even and saturates, on a grid with mantissa bits that lies well inside T's range? So with all
+  // 8-bit formats but E7M0 and E8M0. The library's kernels have fewer operations for finite numbers then.
   AG_HD constexpr bool has_nearest() const { return floor_ != 0; }
-  // The same in fewer operations: x + c - c, where c = 1.5 * 2^k and 2^k's last bit is the grid's step at x, in the
-  // default floating-point environment. Without `clamp`, |x| must not exceed the format's max. A zero gets its sign
-  // from `sign`.
-  template <bool clamp = true>
-  AG_HD constexpr T nearest(T x, T sign) const {
-#if ALTGRAD_FAST_MATH  // may make x of x + c - c
-    const T result = (*this)(x);
-    return std::bit_cast<T>(std::bit_cast<Bits>(result) | (std::bit_cast<Bits>(sign) & zero_sign_));
-#else
-    const T max = std::bit_cast<T>(max_), upper = x < max ? x : max, clamped = upper > -max ? upper : -max;
-    const T kept = clamp ? clamped : x;
-    const Bits field = std::bit_cast<Bits>(kept) & inf, floor = floor_;
-    const T c = std::bit_cast<T>((field < floor ? floor : field) + shift_);
-    const Bits rounded = std::bit_cast<Bits>((kept + c) - c);
-    return std::bit_cast<T>(rounded | (std::bit_cast<Bits>(sign) & zero_sign_));
-#endif
-  }
-  AG_HD constexpr T nearest(T x) const { return nearest(x, x); }
+  // The same as (*this)(x).
+  AG_HD constexpr T nearest(T x) const { return (*this)(x); }
   AG_HD constexpr T max() const { return std::bit_cast<T>(max_); }  // the largest result but Inf
   AG_HD constexpr T operator()(T x, std::uint32_t random) const { return round<true>(x, random); }
 
@@ -293,6 +280,7 @@ class Rounder {
   }
 
  private:
+  friend struct NearestRounder<T>;
   using Bits = detail::BitsOf<T>;
   using Int = std::make_signed_t<Bits>;
   static constexpr int W = 8 * sizeof(T), p = std::numeric_limits<T>::digits - 1;

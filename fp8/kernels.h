@@ -5,10 +5,39 @@
 
 #include <altgrad/core/kernels.h>
 #include <altgrad/core/random.h>
+#include <altgrad/core/strict_math.h>
 #include <altgrad/fp8/format.h>
 
+#include <bit>
 #include <limits>
 #include <optional>
+
+namespace altgrad::fp8 {
+
+// What a Rounder that has_nearest() does with finite numbers, in fewer operations: x + c - c, where c = 1.5 * 2^k and 2^k's
+// last bit is the grid's step at x. For files of the library, which are compiled without -ffast-math and run in the
+// default floating-point environment: elsewhere x + c - c may become x.
+template <class T>
+struct NearestRounder {
+  using Bits = detail::BitsOf<T>;
+  AG_HD explicit constexpr NearestRounder(const Rounder<T>& r)
+      : floor(r.floor_), shift(r.shift_), zero_sign(r.zero_sign_), max(r.max()) {}
+
+  // Without `clamp`, |x| must not exceed the format's max. A zero gets its sign from `sign`.
+  template <bool clamp = true>
+  AG_HD constexpr T operator()(T x, T sign) const {
+    const T upper = x < max ? x : max, clamped = upper > -max ? upper : -max, kept = clamp ? clamped : x;
+    const Bits field = std::bit_cast<Bits>(kept) & Rounder<T>::inf, least = floor;
+    const T c = std::bit_cast<T>((field < least ? least : field) + shift);
+    const Bits rounded = std::bit_cast<Bits>((kept + c) - c);
+    return std::bit_cast<T>(rounded | (std::bit_cast<Bits>(sign) & zero_sign));
+  }
+
+  Bits floor, shift, zero_sign;
+  T max;
+};
+
+}  // namespace altgrad::fp8
 
 namespace altgrad::kernels {
 

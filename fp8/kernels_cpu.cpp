@@ -67,17 +67,18 @@ float quotient(float x, float scale, float inverse) {
   return std::fma(std::fma(-q, scale, x), inverse, q);
 }
 
-// round_piece for a rounder that has nearest(), 2^-40 <= scale <= 2^60 and no |x| above `top`.
+// round_piece for a rounder that has_nearest(), 2^-40 <= scale <= 2^60 and no |x| above `top`.
 template <class Out, class F>
 void round_nearest(Out* __restrict y, const float* __restrict x, float scale, fp8::Rounder<float> rounder,
                    float top, int64_t n, F finish) {
   const float inverse = 1 / scale;
+  const fp8::NearestRounder<float> nearest(rounder);
   if (top <= rounder.max() * scale) {
     // Then x / scale <= max, but for a last bit, which rounding drops. The sign is that of x * inverse, which is at hand.
     for (int64_t i = 0; i < n; ++i)
-      y[i] = finish(rounder.template nearest<false>(quotient(x[i], scale, inverse), x[i] * inverse));
+      y[i] = finish(nearest.operator()<false>(quotient(x[i], scale, inverse), x[i] * inverse));
   } else if (top <= 0x1p80f) {
-    for (int64_t i = 0; i < n; ++i) y[i] = finish(rounder.nearest(quotient(x[i], scale, inverse), x[i]));
+    for (int64_t i = 0; i < n; ++i) y[i] = finish(nearest(quotient(x[i], scale, inverse), x[i]));
   } else {
     round_piece(y, x, scale, rounder, nullptr, n, finish);
   }

@@ -35,7 +35,8 @@ Tensor quantized_linear(const Tensor& x, const Tensor& w, const std::optional<Te
 
 // The histories are of the tensors that the layer saw in training. Loading a state with a weight for the layer
 // but not its histories empties them; one with histories restores them, of another length the newest amaxes. A
-// write that no layer sees (copy_, fill_, through data(), nn::init) leaves them: in eval mode, and with delayed
+// write that no layer sees (copy_, fill_, through data(), nn::init, a load into a module that has the weight but not this
+// layer: linear_ptr(), or another that it is tied to) leaves them: in eval mode, and with delayed
 // scaling, what was written is clipped to the old amax until reset_histories().
 //
 // A layer that was moved from throws std::invalid_argument when it is used.

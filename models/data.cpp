@@ -30,7 +30,9 @@ int64_t llmc_header_size(const detail::InputFile& file) {
                                                         {20240327, "a model's state for debugging"},
                                                         {20240328, "a tokenizer"},
                                                         {20240522, "an evaluation"},
-                                                        {20240801, "tokens of 32 bits"}};
+                                                        {20240527, "the state of a training run"},
+                                                        {20240801, "tokens of 32 bits"},
+                                                        {20240803, "a model"}};
   for (const auto& [number, what] : others) {
     if (magic == number) fail("CharDataset: ", file.path(), " is ", what, " of llm.c, and not uint16 tokens");
   }

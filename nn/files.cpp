@@ -35,6 +35,11 @@ bool is_temporary_name(std::string_view name) {
          name.find_first_not_of(digits, temporary_prefix.size()) == name.npos;
 }
 
+// The system would take what comes before a zero byte for the whole.
+void check_path(const std::string& who, const std::string& path) {
+  if (path.find('\0') != path.npos) fail_runtime(who, ": the path has a zero byte, behind ", path.c_str());
+}
+
 // Is it the open file that the name in the folder stands for?
 bool is_at(const Descriptor& file, int folder, const char* name) {
   struct stat open = {}, named = {};
@@ -69,6 +74,7 @@ Descriptor::~Descriptor() {
 
 InputFile::InputFile(std::string reader, std::string path)
     : reader_(std::move(reader)), path_(std::move(path)) {
+  check_path(reader_, path_);
   file_ = Descriptor(
       ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));  // a pipe without writer would wait
   struct stat info = {};
@@ -100,6 +106,7 @@ void InputFile::refuse(const std::string& why) const {
 
 ReplacementFile::ReplacementFile(std::string writer, std::string path)
     : writer_(std::move(writer)), path_(std::move(path)) {
+  check_path(writer_, path_);
   fs::path target;
   try {
     target = follow_links(path_);

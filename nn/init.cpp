@@ -1,5 +1,7 @@
-// Fills through a second tensor: parameters are made once, so clarity goes before memory here.
+// Fills through a second tensor: parameters are made once, so clarity goes before memory here. Bounds are made in the
+// default floating-point environment, as all numbers that kernels get.
 #include <altgrad/autograd/ops.h>
+#include <altgrad/core/float_environment.h>
 #include <altgrad/nn/init.h>
 
 #include <cmath>
@@ -20,12 +22,14 @@ void check_weight(const char* name, const Tensor& t) {
 }  // namespace
 
 void uniform_(const Tensor& t, double low, double high, Generator& generator) {
+  const DefaultFloatEnvironment environment;
   check_floating("uniform_", t);
   if (!(low <= high)) fail("uniform_: low ", low, " is not below high ", high);
   t.copy_(Tensor::rand(t.shape(), t.options(), generator) * (high - low) + low);
 }
 
 void normal_(const Tensor& t, double mean, double std, Generator& generator) {
+  const DefaultFloatEnvironment environment;
   check_floating("normal_", t);
   if (!(std >= 0)) fail("normal_: std ", std, " is negative");
   t.copy_(Tensor::randn(t.shape(), t.options(), generator) * std + mean);
@@ -37,12 +41,14 @@ void constant_(const Tensor& t, double value) {
 }
 
 void xavier_uniform_(const Tensor& t, Generator& generator) {
+  const DefaultFloatEnvironment environment;
   check_weight("xavier_uniform_", t);
   const double bound = std::sqrt(6.0 / double(t.size(0) + t.size(1)));
   uniform_(t, -bound, bound, generator);
 }
 
 void kaiming_uniform_(const Tensor& t, double a, Generator& generator) {
+  const DefaultFloatEnvironment environment;
   check_weight("kaiming_uniform_", t);
   const double bound = std::sqrt(6.0 / ((1 + a * a) * double(t.size(1))));
   uniform_(t, -bound, bound, generator);

@@ -33,6 +33,10 @@ Tensor copy_of(const Tensor& t, TensorOptions options) {
   return copy;
 }
 
+bool comparable(const Tensor& a, const Tensor& b) {
+  return a.defined() && b.defined() && a.numel() == b.numel();
+}
+
 // Would both leave the same values in `to`?
 bool same_values(const Tensor& to, const Tensor& a, const Tensor& b) {
   if (a.is(b)) return true;
@@ -115,6 +119,7 @@ void Module::load_state_dict(const StateDict& state, LoadOptions options) {
   constexpr size_t most_listed = 4000;                                   // bytes
   std::vector<std::pair<Tensor, Tensor>> copies;                         // to, from
   std::unordered_map<const altgrad::detail::Body*, const Match*> given;  // by the tensor that is named
+  std::unordered_map<const void*, const Match*> memory;  // by its storage: tensors may share that
   std::unordered_set<std::string_view> known;
   std::string missing, unexpected, mismatched, differing, refused;
 
@@ -122,10 +127,10 @@ void Module::load_state_dict(const StateDict& state, LoadOptions options) {
   for (const Match& match : matches.found) {
     const auto& [key, from, to] = match;
     known.insert(key);
-    const auto [place, first] = given.try_emplace(to.body(), &match);
-    const Match& other = *place->second;  // the same one, or an earlier name of a tied tensor
-    if (!first && options.strict && fits(to, from) && fits(to, other.from) &&
-        !same_values(to, from, other.from)) {
+    const bool first = given.try_emplace(to.body(), &match).second;
+    const Match& other = *memory.try_emplace(to.body()->storage.get(), &match).first->second;
+    if (&other != &match && options.strict && comparable(from, other.from) &&
+        !same_values(to, from, other.from)) {  // another name of a tied tensor
       differing += concat("\n  differing: ", other.key, " and ", key, ", which are one tensor here");
     }
     if (is_auxiliary(key)) continue;  // copied below, once it is adapted

@@ -50,6 +50,7 @@ Optimizer::Optimizer(const char* name, std::vector<ParamGroup> groups, double lr
     if (!memory.insert(p.body()->storage.get()).second) {
       fail(name_, ": parameter ", i, " of shape ", p.shape(), " was given before");
     }
+    parameters_.push_back(p);
   });
   if (memory.empty()) fail(name_, ": got no parameters");
 
@@ -86,21 +87,24 @@ void Optimizer::set_lr(double lr) {
   for (ParamGroup& group : groups_) group.lr = lr;
 }
 
-// Module::to gives parameters other memory in place.
-void Optimizer::follow_parameters() const {
-  int64_t count = 0;
+void Optimizer::check_parameters() const {
+  first_group();
+  size_t count = 0;
   for_each_parameter(groups_, [&](const ParamGroup&, const Tensor& p, size_t i) {
     ++count;
-    for (const State& state : state_) {
-      if (i >= state.tensors.size() || !(state.tensors[i].shape() == p.shape())) {
-        fail(name_, ": parameter ", i, " of shape ", p.shape(),
-             " is not one that the optimizer was made for");
-      }
+    if (!p.defined()) fail(name_, ": parameter ", i, " is undefined");
+    if (i >= parameters_.size() || p.body() != parameters_[i].body()) {
+      fail(name_, ": parameter ", i, " of shape ", p.shape(), " is not one that the optimizer was made for");
     }
   });
-  if (count != updates_.numel()) {
-    fail(name_, ": made for ", updates_.numel(), " parameters, its groups now hold ", count);
+  if (count != parameters_.size()) {
+    fail(name_, ": made for ", parameters_.size(), " parameters, its groups now hold ", count);
   }
+}
+
+// Module::to gives parameters other memory in place.
+void Optimizer::follow_parameters() const {
+  check_parameters();
   for (const State& state : state_) {
     for_each_parameter(groups_, [&](const ParamGroup&, const Tensor& p, size_t i) {
       const Tensor& t = state.tensors[i];
@@ -116,6 +120,7 @@ void Optimizer::check_updates(const Tensor& updates) const {
 }
 
 void Optimizer::begin_step() {
+  check_parameters();
   const Tensor* first = nullptr;
   for_each_parameter(groups_, [&](const ParamGroup& group, const Tensor& p, size_t) {
     check_setting(name_, "lr", group.lr.value_or(NAN));

@@ -60,11 +60,13 @@ class Optimizer {
   const char* name_;
   std::vector<ParamGroup> groups_;
   std::vector<State> state_;
-  Tensor updates_;  // "step"
+  std::vector<Tensor> parameters_;  // that it was made for, by position
+  Tensor updates_;                  // "step"
 
  private:
   void check_updates(const Tensor& updates) const;
   const ParamGroup& first_group() const;
+  void check_parameters() const;
   void follow_parameters() const;
 };
 

@@ -252,10 +252,10 @@ TEST_CASE("the short way of rounding gives the bits of the long one", "[codes][f
         const uint32_t bits = i < 6 * 65536 ? (i / 6) << 16 | low[i % 6] : uint32_t(random());
         const float x = std::bit_cast<float>(bits);
         if (!std::isfinite(x)) continue;
-        const float a = r(x), b = r.nearest(x);
+        const float a = r(x), b = fp8::NearestRounder(r)(x, x);
         if (std::abs(x) <= r.max())
-          wrong += std::bit_cast<uint32_t>(r.nearest<false>(x, x)) != std::bit_cast<uint32_t>(b);
-        const double d = wide(double(x)), e = wide.nearest(double(x));
+          wrong += std::bit_cast<uint32_t>(fp8::NearestRounder(r).operator()<false>(x, x)) != std::bit_cast<uint32_t>(b);
+        const double d = wide(double(x)), e = fp8::NearestRounder(wide)(double(x), double(x));
         wrong +=
             std::bit_cast<uint32_t>(a) != std::bit_cast<uint32_t>(b) && !(std::isnan(a) && std::isnan(b));
         wrong +=

@@ -185,7 +185,7 @@ TEST_CASE("an llm.c file of tokens is read behind its header", "[data]") {
   fs::resize_file(whole, 100);  // not even the header
   CHECK(refused(whole, {"whole.bin", "100 bytes", "1000"}));
   CHECK(refused(llm_c("short.bin", 20240520, 1, 10, 10), {"short.bin", "20 bytes of tokens", "at least"}));
-  for (const int32_t magic : {20240326, 20240327, 20240328, 20240522, 20240801}) {
+  for (const int32_t magic : {20240326, 20240327, 20240328, 20240522, 20240527, 20240801, 20240803}) {
     CHECK(refused(llm_c("other.bin", magic, magic == 20240801 ? 7 : 1, 500, 1000),
                   {"other.bin", "llm.c", "uint16"}));
   }

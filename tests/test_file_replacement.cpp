@@ -214,6 +214,14 @@ TEST_CASE("a file is not saved under a name that the next save would remove", "[
                                    {"save_safetensors", ".altgrad-tmp-0123456789abcdef", "temporary"}));
 }
 
+TEST_CASE("a path with a zero byte is refused, not cut there", "[safetensors]") {
+  const TempFolder folder;
+  const std::string path = folder / std::string("ab\0cd", 5);
+  CHECK(throws<std::runtime_error>([&] { save_safetensors(path, {}); }, {"save_safetensors", "zero byte"}));
+  CHECK(throws<std::runtime_error>([&] { load_safetensors(path); }, {"load_safetensors", "zero byte"}));
+  CHECK(folder.num_files() == 0);
+}
+
 TEST_CASE("a file is saved where there are no locks, and nothing is taken for left behind", "[safetensors]") {
   const TempFolder folder;
   const std::string unknown = folder / ".altgrad-tmp-0000000100000000";

@@ -151,6 +151,16 @@ Results rounding(const Tensor& x) {
   all.add("var", var(logits, {1}, false, 0.3));
   all.add("item", std::vector{tiny.narrow(0, 0, 1).item<float>()});
   all.add("tiny scale", fp8::quantize(tiny, fp8::E4M3, 1e-39f));
+  const auto filled = [](auto init) {
+    const Tensor t = Tensor::empty({30, 7}, {DType::f64});
+    Generator generator(4);
+    init(t, generator);
+    return t;
+  };
+  all.add("uniform", filled([](const Tensor& t, Generator& g) { nn::init::uniform_(t, -0.1, 0.3, g); }));
+  all.add("normal", filled([](const Tensor& t, Generator& g) { nn::init::normal_(t, 0.1, 0.3, g); }));
+  all.add("xavier", filled([](const Tensor& t, Generator& g) { nn::init::xavier_uniform_(t, g); }));
+  all.add("kaiming", filled([](const Tensor& t, Generator& g) { nn::init::kaiming_uniform_(t, 0.7, g); }));
   fp8::AmaxHistory history(4);
   history.update(tiny);
   history.update(tiny * 0.5);

@@ -170,6 +170,26 @@ TEST_CASE("histories of another length load whole models, strict or not", "[fp8]
   }
 }
 
+TEST_CASE("histories of one layer under two names must not differ, of another length neither", "[fp8]") {
+  const auto layer = std::make_shared<fp8::QuantizedLinear>(
+      fp8::QuantizedLinear::from_linear(nn::Linear(2, 2), fp8::E4M3, {.history_length = 3}));
+  nn::Sequential net;
+  net.push_back(layer);
+  net.push_back(layer);
+  const auto saved = [&](double amax) {
+    StateDict state = net.state_dict();
+    for (const std::string name : {"0", "1"}) {
+      state[name + "._weight_amax"] = Tensor::full({5}, name == "0" ? 1 : amax);
+      state[name + "._weight_amax_counts"] = Tensor::from({5, 0, 0}, {3});
+    }
+    return state;
+  };
+  CHECK(throws([&] { net.load_state_dict(saved(2)); }, {"differing: 0._weight_amax and 1._weight_amax"}));
+  CHECK(layer->weight_history().size() == 0);
+  net.load_state_dict(saved(1));
+  CHECK(layer->weight_history().size() == 3);
+}
+
 TEST_CASE("what is no history is refused by name, and emptied where the load is not strict", "[fp8]") {
   manual_seed(6);
   const float nan = std::nanf("");

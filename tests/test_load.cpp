@@ -101,6 +101,29 @@ TEST_CASE("auxiliary buffers of a module that has two names must not differ eith
   CHECK(values(shared->count) == std::vector<float>{1});
 }
 
+TEST_CASE("tensors that share memory are tied too", "[nn]") {
+  struct Shared : nn::ModuleOf<Shared, nn::Layer> {
+    Tensor a = Tensor::zeros({4}), b = a.detach(), c = a.alias({2, 2});
+    Tensor forward(const Tensor& x) override { return x; }
+    void visit(nn::Visitor& v) override { v("a", a), v("b", b), v("c", c); }
+  };
+  Shared shared;
+  const Tensor ones = Tensor::ones({4}), twos = Tensor::full({4}, 2);
+  CHECK(throws(
+      [&] {
+        shared.load_state_dict({{"a", ones}, {"b", twos}, {"c", ones.alias({2, 2})}});
+      },
+      {"differing: a and b"}));
+  CHECK(throws(
+      [&] {
+        shared.load_state_dict({{"a", ones}, {"b", ones}, {"c", twos.alias({2, 2})}});
+      },
+      {"differing: a and c"}));
+  CHECK(values(shared.a) == std::vector<float>(4, 0));
+  shared.load_state_dict({{"a", ones}, {"b", ones}, {"c", ones.alias({2, 2})}});
+  CHECK(values(shared.b) == std::vector<float>(4, 1));
+}
+
 TEST_CASE("a load that is not strict never fails for an auxiliary key", "[nn]") {
   TiedModel model;
   const Tensor wrong[] = {Tensor::zeros({3}), Tensor::zeros({2}, {.dtype = DType::i64}), Tensor()};

@@ -117,6 +117,27 @@ TEST_CASE("SGD with momentum takes an infinite gradient as PyTorch does", "[opti
   CHECK(value(p, 1) == 0.5);
 }
 
+TEST_CASE("an optimizer takes no other parameters than it was made for", "[optim]") {
+  const Tensor p = Tensor::ones({2}).requires_grad(true), other = Tensor::ones({3}).requires_grad(true);
+  for (const Tensor& t : {p, other}) t.set_grad(Tensor::ones(t.shape()));
+  optim::SGD sgd({p}, {});
+  optim::AdamW adamw({p}, {});
+  for (optim::Optimizer* opt :
+       {static_cast<optim::Optimizer*>(&sgd), static_cast<optim::Optimizer*>(&adamw)}) {
+    for (const Tensor& wrong : {other, p.clone(), Tensor()}) {
+      opt->groups()[0].params[0] = wrong;
+      CHECK(throws([&] { opt->step(); }, {"parameter 0"}));
+    }
+    opt->groups()[0].params[0] = p;
+    opt->groups().push_back({{other}, 0.1, 0.0});
+    CHECK(throws([&] { opt->step(); },
+                 {"parameter 1 of shape (3) is not one that the optimizer was made for"}));
+    opt->groups().pop_back();
+    opt->step();
+  }
+  CHECK(other.data<float>()[0] == 1);
+}
+
 TEST_CASE("numbers of updates that no run reaches are refused, loaded or written", "[optim]") {
   const Tensor p = parameter({1, 2}), q = parameter({3});
   for (const int64_t bad : {int64_t(-1), least, most, (int64_t(1) << 62) + 1}) {

@@ -1,5 +1,5 @@
-// Matrix products shared among threads in a grid of blocks of C; no sum is cut, so the result does not depend on
-// the number of threads, but where Eigen makes it, which cuts sums by the sizes of a block.
+// Matrix products shared among threads in a grid of blocks of C. No sum is cut; where Eigen makes a block, which cuts sums
+// by its sizes, the grid is the same for any number of threads, so that the result is too.
 #include <altgrad/core/cpu/matmul.h>
 #include <altgrad/core/cpu/parallel.h>
 #include <altgrad/core/kernels.h>
@@ -46,6 +46,22 @@ void for_blocks(int64_t m, int64_t n, int64_t k, int64_t block_rows, bool packs_
   });
 }
 
+// for_blocks on a grid that depends on the sizes alone.
+template <class F>
+void for_fixed_blocks(int64_t m, int64_t n, F&& f) {
+  constexpr int64_t rows = 64, columns = 256;
+  const int64_t across = divide_up(n, columns);
+  parallel_tasks(divide_up(m, rows) * across, [&](int64_t task) {
+    const int64_t row = task / across * rows, column = task % across * columns;
+    f(row, std::min(rows, m - row), column, std::min(columns, n - column));
+  });
+}
+
+template <class T, class F>
+void for_blocks_of(int64_t m, int64_t n, int64_t k, bool packs_b, F&& f) {
+  cpu::sums_follow_sizes<T>() ? for_fixed_blocks(m, n, f) : for_blocks(m, n, k, f32_rows, packs_b, f);
+}
+
 template <class T>
 cpu::Operand<T> operand(const T* data, bool trans, int64_t rows, int64_t columns) {
   return trans ? cpu::Operand<T>{data, 1, rows} : cpu::Operand<T>{data, columns, 1};
@@ -58,11 +74,11 @@ void gemm(T* c, const T* a, const T* b, const Gemm& g) {
   if (g.m == 0 || g.n == 0) return;
   const auto A = operand(a, g.trans_a, g.m, g.k), B = operand(b, g.trans_b, g.k, g.n);
   if (g.batch == 1) {
-    for_blocks(g.m, g.n, g.k, f32_rows, g.trans_b,
-               [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
-                 cpu::matmul(c + row * g.n + column, g.n, at(A, row, 0), at(B, 0, column), rows, columns, g.k,
-                             T(g.alpha), T(g.beta));
-               });
+    for_blocks_of<T>(g.m, g.n, g.k, g.trans_b,
+                     [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
+                       cpu::matmul(c + row * g.n + column, g.n, at(A, row, 0), at(B, 0, column), rows,
+                                   columns, g.k, T(g.alpha), T(g.beta));
+                     });
   } else {
     parallel_tasks(g.batch, [&](int64_t i) {
       cpu::matmul<T>(c + i * g.stride_c, g.n, {a + i * g.stride_a, A.row, A.column},
@@ -75,7 +91,7 @@ template <class D, class T>
 void linear(T* y, const T* x, const T* w, const T* bias, int64_t rows, int64_t n, int64_t k) {
   if (rows == 0 || n == 0) return;
   const auto X = operand(x, false, rows, k), W = operand(w, true, k, n);
-  for_blocks(rows, n, k, f32_rows, true, [&](int64_t row, int64_t count, int64_t column, int64_t columns) {
+  for_blocks_of<T>(rows, n, k, true, [&](int64_t row, int64_t count, int64_t column, int64_t columns) {
     cpu::matmul(y + row * n + column, n, at(X, row, 0), at(W, 0, column), count, columns, k, T(1), T(0),
                 bias ? bias + column : nullptr);
   });

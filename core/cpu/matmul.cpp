@@ -100,6 +100,11 @@ void matmul(T* c, int64_t ldc, Operand<T> a, Operand<T> b, int64_t m, int64_t n,
 }
 
 template <class T>
+bool sums_follow_sizes() {
+  return !packed_kernels<T>();
+}
+
+template <class T>
 int64_t Factor<T>::size(int64_t k, int64_t n) {
   const PackedKernels* kernels = packed_kernels<T>();
   return kernels ? divide_up(n, 2 * kernels->lanes) * 2 * kernels->lanes * k : 0;
@@ -131,6 +136,7 @@ void Factor<T>::multiply(T* c, int64_t ldc, Operand<T> a, int64_t m, int64_t n, 
 
 #define AG_INSTANTIATE(T)                                                                               \
   template void matmul(T*, int64_t, Operand<T>, Operand<T>, int64_t, int64_t, int64_t, T, T, const T*); \
+  template bool sums_follow_sizes<T>();                                                                 \
   template class Factor<T>;
 AG_INSTANTIATE(float)
 AG_INSTANTIATE(double)

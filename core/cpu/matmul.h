@@ -27,6 +27,11 @@ template <class T>
 void matmul(T* c, int64_t ldc, Operand<T> a, Operand<T> b, int64_t m, int64_t n, int64_t k, T alpha, T beta,
             const T* bias = nullptr);
 
+// Do the sums of matmul follow from the sizes of the product, as Eigen's do, by which it cuts them? Then a product that is
+// to give the same bits on any number of threads must be cut where its own sizes say. The f32 kernels cut by depth alone.
+template <class T>
+bool sums_follow_sizes();
+
 // A right-hand factor as the f32 kernels read it, in panels of so many columns: element (i, j) of a panel is at
 // i * row + j from its beginning, and panels begin `panel` floats apart.
 struct Panels {
