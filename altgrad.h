@@ -1,6 +1,7 @@
 // All of altgrad, but for the opt-in interop header core/eigen.h.
 #pragma once
 
+#include <altgrad/core/bfloat16.h>
 #include <altgrad/core/device.h>
 #include <altgrad/core/dtype.h>
 #include <altgrad/core/error.h>

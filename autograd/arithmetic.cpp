@@ -1,8 +1,9 @@
 // Arithmetic with broadcasting. Inputs are read in place through strides of 0, never copied out; a backward
 // computes at the shape of the result and sums what was repeated.
-#include <altgrad/autograd/common.h>
+#include <altgrad/autograd/internal/common.h>
 #include <altgrad/autograd/ops.h>
-#include <altgrad/core/functors.h>
+#include <altgrad/core/internal/functors.h>
+#include <altgrad/core/internal/kernels/elementwise.h>
 
 namespace altgrad {
 namespace {
@@ -21,9 +22,7 @@ struct Binary final : Op {
     if constexpr (!constant_slopes) a = a_in, b = b_in;
     Tensor y = Tensor::empty(shape, a_in.options());
     const kernels::Strided s = detail::broadcast(shape, a_shape, b_shape);
-    dispatch(name, a_in, [&]<class D, class T>() {
-      kernels::binary<D, F, T>(F(), y.ptr<T>(), a_in.ptr<T>(), b_in.ptr<T>(), s);
-    });
+    launch(name, AG_KERNEL(binary), F(), y, a_in, b_in, s);
     return y;
   }
 
@@ -39,10 +38,7 @@ struct Binary final : Op {
       if (d.needs(0)) da = Tensor::empty(dy.shape(), dy.options());
       if (d.needs(1)) db = Tensor::empty(dy.shape(), dy.options());
       const kernels::Strided s = detail::broadcast(dy.shape(), a_shape, b_shape);
-      dispatch(name, dy, [&]<class D, class T>() {
-        kernels::binary_grad<D, F, T>(F(), detail::ptr_or_null<T>(da), detail::ptr_or_null<T>(db),
-                                      dy.ptr<T>(), a.ptr<T>(), b.ptr<T>(), s);
-      });
+      launch(name, AG_KERNEL(binary_grad), F(), da, db, dy, a, b, s);
       if (da.defined()) d.add(0, detail::sum_to(da, a_shape));
       if (db.defined()) d.add(1, detail::sum_to(db, b_shape));
     }
@@ -61,8 +57,8 @@ Tensor compare(const Tensor& a, const Tensor& b) {
   detail::check_same_kind(F::name, a, b);
   Tensor y = Tensor::empty(broadcast_shapes(F::name, a.shape(), b.shape()), {DType::u8, a.device()});
   const kernels::Strided s = detail::broadcast(y.shape(), a.shape(), b.shape());
-  dispatch_all(a, [&]<class D, class T>() {
-    kernels::compare<D, F, T>(F(), y.ptr<uint8_t>(), a.ptr<T>(), b.ptr<T>(), s);
+  dispatch_all(a, [&]<class T>(const auto& device) {
+    kernels::compare(device, F(), y.ptr<uint8_t>(), a.ptr<T>(), b.ptr<T>(), s);
   });
   return y;
 }
@@ -87,10 +83,7 @@ struct Where final : Op {
   // An undefined side counts as zeros.
   Tensor select(const Tensor& a, const Tensor& b) const {
     Tensor y = Tensor::empty(condition.shape(), (a.defined() ? a : b).options());
-    dispatch(name, y, [&]<class D, class T>() {
-      kernels::where<D, T>(y.ptr<T>(), condition.ptr<uint8_t>(), detail::ptr_or_null<T>(a),
-                           detail::ptr_or_null<T>(b), y.numel());
-    });
+    launch(name, AG_KERNEL(where), y, condition.ptr<uint8_t>(), a, b, y.numel());
     return y;
   }
 };
@@ -107,8 +100,6 @@ struct Expand final : Op {
   // dx = dy summed over the repeats
   void backward(const Tensor& dy, Grads& d) override { d.add(0, detail::sum_to(dy, x_shape)); }
 };
-
-Tensor scalar(double value, const Tensor& like) { return Tensor::full({}, value, like.options()); }
 
 }  // namespace
 
@@ -130,15 +121,6 @@ Tensor mul(const Tensor& a, const Tensor& b) { return binary<Mul>(a, b); }
 Tensor div(const Tensor& a, const Tensor& b) { return binary<Div>(a, b); }
 Tensor maximum(const Tensor& a, const Tensor& b) { return binary<Maximum>(a, b); }
 Tensor minimum(const Tensor& a, const Tensor& b) { return binary<Minimum>(a, b); }
-
-Tensor operator+(const Tensor& a, double b) { return a + scalar(b, a); }
-Tensor operator-(const Tensor& a, double b) { return a - scalar(b, a); }
-Tensor operator*(const Tensor& a, double b) { return a * scalar(b, a); }
-Tensor operator/(const Tensor& a, double b) { return a / scalar(b, a); }
-Tensor operator+(double a, const Tensor& b) { return scalar(a, b) + b; }
-Tensor operator-(double a, const Tensor& b) { return scalar(a, b) - b; }
-Tensor operator*(double a, const Tensor& b) { return scalar(a, b) * b; }
-Tensor operator/(double a, const Tensor& b) { return scalar(a, b) / b; }
 
 Tensor greater(const Tensor& a, const Tensor& b) { return compare<Greater>(a, b); }
 Tensor equal(const Tensor& a, const Tensor& b) { return compare<Equal>(a, b); }

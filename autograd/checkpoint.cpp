@@ -2,9 +2,9 @@
 // runs the function on a tape of its own, from where the thread's generators stood in forward. Only that: what runs
 // backward then draws where it would have drawn without, and adds to the gradients of the tape that runs backward, so
 // that nothing differs from the function itself, to the last bit.
-#include <altgrad/autograd/common.h>
+#include <altgrad/autograd/internal/common.h>
+#include <altgrad/autograd/internal/replay.h>
 #include <altgrad/autograd/ops.h>
-#include <altgrad/autograd/replay.h>
 
 namespace altgrad {
 namespace detail {

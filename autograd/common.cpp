@@ -1,4 +1,8 @@
-#include <altgrad/autograd/common.h>
+#include <altgrad/autograd/internal/common.h>
+
+#include <altgrad/core/internal/kernels/elementwise.h>
+#include <altgrad/core/internal/kernels/gather.h>
+#include <altgrad/core/internal/kernels/reduce.h>
 
 namespace altgrad::detail {
 
@@ -36,9 +40,15 @@ void check_ids(const char* op, const Tensor& ids, int64_t high, std::optional<in
   if (ids.numel() == 0) return;
   // Where nothing is ignored, an id that is in range anyway stands in; in an empty range any id is wrong.
   const bool none_fits = high == 0 && !ignore;
-  const int64_t at = none_fits ? 0 : dispatch_device(ids.device(), [&]<class D>() {
-    return kernels::first_outside<D>(ids.ptr<int64_t>(), ids.numel(), high, ignore.value_or(0));
-  });
+  int64_t at = 0;
+  if (!none_fits) {
+    const Tensor found = Tensor::empty({}, ids.options());
+    dispatch_device(ids.device(), [&](const auto& device) {
+      kernels::first_outside(device, found.ptr<int64_t>(), ids.ptr<int64_t>(), ids.numel(), high,
+                             ignore.value_or(0));
+    });
+    at = found.item<int64_t>();
+  }
   if (at < 0) return;
   const int64_t id = ids.alias({ids.numel()}).narrow(0, at, 1).item<int64_t>();
   fail(op, ": id ", id, " at ", position(ids.shape(), at), " of ids ", ids.shape(), " is outside [0, ", high,
@@ -87,7 +97,8 @@ Tensor expand_to(const Tensor& x, const Shape& shape) {
   if (x.numel() == shape.numel()) return x.alias(shape);
   Tensor y = Tensor::empty(shape, x.options());
   const kernels::Strided s = broadcast(shape, shape, x.shape());
-  dispatch_all(x, [&]<class D, class T>() { kernels::copy_strided<D, T>(y.ptr<T>(), x.ptr<T>(), s); });
+  dispatch_all(
+      x, [&]<class T>(const auto& device) { kernels::copy_strided(device, y.ptr<T>(), x.ptr<T>(), s); });
   return y;
 }
 
@@ -111,9 +122,7 @@ Tensor sum_to(const Tensor& x, const Shape& shape, double divisor) {
     if (n != 1) {
       const int64_t inner = x.shape().product(end, x.dim());
       Tensor part = Tensor::empty({outer, inner}, x.options());
-      dispatch("sum", x, [&]<class D, class T>() {
-        kernels::sum<D, T>(part.ptr<T>(), y.ptr<T>(), outer, n, inner, std::exchange(divisor, 1));
-      });
+      launch("sum", AG_KERNEL(sum), part, y, outer, n, inner, std::exchange(divisor, 1));
       y = part;
     }
     axis = end;

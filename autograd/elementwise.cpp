@@ -1,7 +1,10 @@
-// Elementwise ops: one op for every functor, which says by `saves` what its backward reads.
-#include <altgrad/autograd/common.h>
+// Elementwise ops of one tensor, arithmetic with numbers among them: one op for every functor, which says by `saves`
+// what its backward reads.
+#include <altgrad/autograd/internal/common.h>
 #include <altgrad/autograd/ops.h>
-#include <altgrad/core/functors.h>
+#include <altgrad/core/internal/functors.h>
+#include <altgrad/core/internal/kernels/elementwise.h>
+#include <altgrad/core/internal/kernels/random.h>
 
 namespace altgrad {
 namespace {
@@ -15,14 +18,14 @@ struct Unary final : Op {
   Tensor forward(const Tensor& x, F functor) {
     f = functor;
     Tensor y = Tensor::empty(x.shape(), x.options());
-    dispatch(name, x, [&]<class D, class T>() {
+    dispatch(name, x, [&]<class T>(const auto& device) {
       if constexpr (F::saves == Saves::slope) {
         if (recorded) {
           saved = Tensor::empty(x.shape(), x.options());
-          return kernels::unary_both<D, F, T>(f, y.ptr<T>(), saved.ptr<T>(), x.ptr<T>(), x.numel());
+          return kernels::unary_both(device, f, y.ptr<T>(), saved.ptr<T>(), x.ptr<T>(), x.numel());
         }
       }
-      kernels::unary<D, F, T>(f, y.ptr<T>(), x.ptr<T>(), x.numel());
+      kernels::unary(device, f, y.ptr<T>(), x.ptr<T>(), x.numel());
     });
     if (F::saves == Saves::x) saved = x;
     if (F::saves == Saves::y) saved = y;
@@ -31,14 +34,16 @@ struct Unary final : Op {
 
   // dx = dy * slope(x, y)
   void backward(const Tensor& dy, Grads& d) override {
-    if constexpr (F::saves == Saves::slope) {
+    if constexpr (std::is_same_v<F, AddNumber> || std::is_same_v<F, SubNumber>) {
+      d.add(0, dy);
+    } else if constexpr (F::saves == Saves::slope) {
       d.add(0, dy * saved);
     } else {
       Tensor dx = Tensor::empty(dy.shape(), dy.options());
-      dispatch(name, dy, [&]<class D, class T>() {
+      dispatch(name, dy, [&]<class T>(const auto& device) {
         const T* x = F::saves == Saves::x ? saved.ptr<T>() : nullptr;
         const T* y = F::saves == Saves::y ? saved.ptr<T>() : nullptr;
-        kernels::unary_grad<D, F, T>(f, dx.ptr<T>(), dy.ptr<T>(), x, y, dy.numel());
+        kernels::unary_grad(device, f, dx.ptr<T>(), dy.ptr<T>(), x, y, dy.numel());
       });
       d.add(0, dx);
     }
@@ -65,14 +70,21 @@ struct Dropout final : Op {
 
   Tensor masked(const Tensor& x) const {
     Tensor y = Tensor::empty(x.shape(), x.options());
-    dispatch(name, x, [&]<class D, class T>() {
-      kernels::dropout<D, T>(y.ptr<T>(), x.ptr<T>(), p, random, x.numel());
-    });
+    launch(name, AG_KERNEL(dropout), y, x, p, random, x.numel());
     return y;
   }
 };
 
 }  // namespace
+
+Tensor operator+(const Tensor& x, double c) { return unary(x, AddNumber{c}); }
+Tensor operator-(const Tensor& x, double c) { return unary(x, SubNumber{c}); }
+Tensor operator*(const Tensor& x, double c) { return unary(x, MulNumber{c}); }
+Tensor operator/(const Tensor& x, double c) { return unary(x, DivNumber{c}); }
+Tensor operator+(double c, const Tensor& x) { return unary(x, AddNumber{c}); }
+Tensor operator-(double c, const Tensor& x) { return unary(x, SubFromNumber{c}); }
+Tensor operator*(double c, const Tensor& x) { return unary(x, MulNumber{c}); }
+Tensor operator/(double c, const Tensor& x) { return unary(x, DivOfNumber{c}); }
 
 Tensor neg(const Tensor& x) { return unary<Neg>(x); }
 Tensor abs(const Tensor& x) { return unary<Abs>(x); }

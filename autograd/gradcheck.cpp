@@ -1,9 +1,9 @@
 // Gradients against central differences. Both sides see the same random numbers: the thread's generators are
 // set back before each call of fn.
-#include <altgrad/autograd/common.h>
 #include <altgrad/autograd/gradcheck.h>
+#include <altgrad/autograd/internal/common.h>
+#include <altgrad/autograd/internal/replay.h>
 #include <altgrad/autograd/ops.h>
-#include <altgrad/autograd/replay.h>
 
 #include <cmath>
 #include <iomanip>

@@ -1,8 +1,8 @@
 // Embedding and losses. cross_entropy is fused: it keeps the logits and two numbers a row, no probabilities.
-#include <altgrad/autograd/common.h>
+#include <altgrad/autograd/internal/common.h>
 #include <altgrad/autograd/ops.h>
-
-#include <algorithm>
+#include <altgrad/core/internal/kernels/gather.h>
+#include <altgrad/core/internal/kernels/rows.h>
 
 namespace altgrad {
 namespace {
@@ -16,49 +16,38 @@ struct Embedding final : Op {
     ids = ids_in, w_shape = w.shape();
     const int64_t V = w_shape[0], C = w_shape[1];
     Tensor y = Tensor::empty(ids.shape().inserted(ids.dim(), C), w.options());
-    dispatch(name, w, [&]<class D, class T>() {
-      kernels::gather<D, T>(y.ptr<T>(), w.ptr<T>(), ids.ptr<int64_t>(), 1, V, ids.numel(), C);
-    });
+    launch(name, AG_KERNEL(gather), y, w, ids.ptr<int64_t>(), 1, V, ids.numel(), C);
     return y;
   }
   // dw = each row of dy added to the row it came from
   void backward(const Tensor& dy, Grads& d) override {
     d.accumulate(1, [&](const Tensor& dw, double beta) {
-      dispatch(name, dy, [&]<class D, class T>() {
-        kernels::gather_grad<D, T>(dw.ptr<T>(), beta, dy.ptr<T>(), ids.ptr<int64_t>(), 1, w_shape[0],
-                                   ids.numel(), w_shape[1]);
-      });
+      launch(name, AG_KERNEL(gather_grad), dw, beta, dy, ids.ptr<int64_t>(), 1, w_shape[0], ids.numel(),
+             w_shape[1]);
     });
   }
 };
 
 struct CrossEntropy final : Op {
   static constexpr const char* name = "cross_entropy";
-  Tensor x, targets, lse;
+  Tensor x, targets, lse, weight;
   int64_t ignore;
-  double factor;  // 1 / targets counted
 
   Tensor forward(const Tensor& logits, const Tensor& targets_in, int64_t ignore_index) {
     x = logits, targets = targets_in, ignore = ignore_index;
-    const Tensor on_cpu = targets.to(Device::cpu());
-    const DefaultFloatEnvironment environment;
-    factor = 1.0 / double(targets.numel() - std::ranges::count(on_cpu.data<int64_t>(), ignore));
+    weight = Tensor::empty({}, x.options());
+    launch(name, AG_KERNEL(target_weight), weight, targets.ptr<int64_t>(), targets.numel(), ignore);
     lse = Tensor::empty({targets.numel(), 2}, x.options());
     Tensor losses = Tensor::empty(targets.shape(), x.options());
-    dispatch(name, x, [&]<class D, class T>() {
-      kernels::cross_entropy<D, T>(losses.ptr<T>(), lse.ptr<kernels::LogSumExp<T>>(), x.ptr<T>(),
-                                   targets.ptr<int64_t>(), targets.numel(), x.size(-1), ignore);
-    });
-    return sum(losses) * factor;
+    launch(name, AG_KERNEL(cross_entropy), losses, structs_in<kernels::LogSumExp>(lse), x,
+           targets.ptr<int64_t>(), targets.numel(), x.size(-1), ignore);
+    return sum(losses) * weight;
   }
-  // dx = dy * factor * (softmax(x) - [column = target]), 0 in ignored rows
+  // dx = dy * weight * (softmax(x) - [column = target]), 0 in ignored rows
   void backward(const Tensor& dy, Grads& d) override {
     Tensor dx = Tensor::empty(x.shape(), x.options());
-    dispatch(name, x, [&]<class D, class T>() {
-      kernels::cross_entropy_grad<D, T>(dx.ptr<T>(), dy.ptr<T>(), factor, x.ptr<T>(),
-                                        lse.ptr<kernels::LogSumExp<T>>(), targets.ptr<int64_t>(),
-                                        targets.numel(), x.size(-1), ignore);
-    });
+    launch(name, AG_KERNEL(cross_entropy_grad), dx, dy, weight, x, structs_in<kernels::LogSumExp>(lse),
+           targets.ptr<int64_t>(), targets.numel(), x.size(-1), ignore);
     d.add(0, dx);
   }
 };

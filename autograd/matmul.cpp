@@ -1,14 +1,15 @@
 // Linear algebra. Every product and every gradient is one GEMM that reads its operands where they are,
 // transposed by flags.
-#include <altgrad/autograd/common.h>
+#include <altgrad/autograd/internal/common.h>
 #include <altgrad/autograd/ops.h>
+#include <altgrad/core/internal/kernels/attention.h>
+#include <altgrad/core/internal/kernels/gemm.h>
 
 namespace altgrad {
 namespace {
 
 void gemm(const Tensor& c, const Tensor& a, const Tensor& b, const kernels::Gemm& g) {
-  dispatch("gemm", c,
-           [&]<class D, class T>() { kernels::gemm<D, T>(c.ptr<T>(), a.ptr<T>(), b.ptr<T>(), g); });
+  launch("gemm", AG_KERNEL(gemm), c, a, b, g);
 }
 
 // a (batch, m, k) or (1, m, k), repeated; b (batch, k, n)
@@ -81,9 +82,7 @@ struct LinearOp final : Op {
     x = x_in, w = w_in;
     const int64_t n = w.shape()[0], k = w.shape()[1];
     Tensor y = Tensor::empty(x.shape().with(-1, n), x.options());
-    dispatch(name, x, [&]<class D, class T>() {
-      kernels::linear<D, T>(y.ptr<T>(), x.ptr<T>(), w.ptr<T>(), detail::ptr_or_null<T>(b), rows(), n, k);
-    });
+    launch(name, AG_KERNEL(linear), y, x, w, b, rows(), n, k);
     return y;
   }
 
@@ -113,10 +112,7 @@ struct CausalAttention final : Op {
     y = Tensor::empty({B, T, C}, qkv.options());
     if (y.numel() == 0) return y;  // B, T or the heads may still be more than can be walked
     lse = Tensor::empty({B, heads, T, 2}, qkv.options());
-    dispatch(name, qkv, [&]<class D, class V>() {
-      kernels::attention<D, V>(y.ptr<V>(), lse.ptr<kernels::LogSumExp<V>>(), qkv.ptr<V>(), B, T, heads,
-                               C / heads);
-    });
+    launch(name, AG_KERNEL(attention), y, structs_in<kernels::LogSumExp>(lse), qkv, B, T, heads, C / heads);
     return y;
   }
 
@@ -126,10 +122,8 @@ struct CausalAttention final : Op {
     const int64_t B = y.size(0), T = y.size(1), C = y.size(2);
     Tensor dqkv = Tensor::empty(qkv.shape(), qkv.options());
     if (y.numel() == 0) return d.add(0, dqkv);
-    dispatch(name, qkv, [&]<class D, class V>() {
-      kernels::attention_grad<D, V>(dqkv.ptr<V>(), dy.ptr<V>(), qkv.ptr<V>(), y.ptr<V>(),
-                                    lse.ptr<kernels::LogSumExp<V>>(), B, T, heads, C / heads);
-    });
+    launch(name, AG_KERNEL(attention_grad), dqkv, dy, qkv, y, structs_in<kernels::LogSumExp>(lse), B, T,
+           heads, C / heads);
     d.add(0, dqkv);
   }
 };

@@ -1,6 +1,7 @@
 // Normalisation over the last axis. What backward needs is a few numbers a row, not the normalised values.
-#include <altgrad/autograd/common.h>
+#include <altgrad/autograd/internal/common.h>
 #include <altgrad/autograd/ops.h>
+#include <altgrad/core/internal/kernels/rows.h>
 
 #include <cmath>
 
@@ -16,17 +17,13 @@ struct Softmax final : Op {
 
   Tensor forward(const Tensor& x) {
     y = Tensor::empty(x.shape(), x.options());
-    dispatch(name, x, [&]<class D, class T>() {
-      kernels::softmax<D, T>(y.ptr<T>(), x.ptr<T>(), rows_of(x), x.size(-1));
-    });
+    launch(name, AG_KERNEL(softmax), y, x, rows_of(x), x.size(-1));
     return y;
   }
   // dx = y * (dy - sum(dy * y))
   void backward(const Tensor& dy, Grads& d) override {
     Tensor dx = Tensor::empty(y.shape(), y.options());
-    dispatch(name, y, [&]<class D, class T>() {
-      kernels::softmax_grad<D, T>(dx.ptr<T>(), dy.ptr<T>(), y.ptr<T>(), rows_of(y), y.size(-1));
-    });
+    launch(name, AG_KERNEL(softmax_grad), dx, dy, y, rows_of(y), y.size(-1));
     d.add(0, dx);
   }
 };
@@ -37,17 +34,13 @@ struct LogSoftmax final : Op {
 
   Tensor forward(const Tensor& x) {
     y = Tensor::empty(x.shape(), x.options());
-    dispatch(name, x, [&]<class D, class T>() {
-      kernels::log_softmax<D, T>(y.ptr<T>(), x.ptr<T>(), rows_of(x), x.size(-1));
-    });
+    launch(name, AG_KERNEL(log_softmax), y, x, rows_of(x), x.size(-1));
     return y;
   }
   // dx = dy - exp(y) * sum(dy)
   void backward(const Tensor& dy, Grads& d) override {
     Tensor dx = Tensor::empty(y.shape(), y.options());
-    dispatch(name, y, [&]<class D, class T>() {
-      kernels::log_softmax_grad<D, T>(dx.ptr<T>(), dy.ptr<T>(), y.ptr<T>(), rows_of(y), y.size(-1));
-    });
+    launch(name, AG_KERNEL(log_softmax_grad), dx, dy, y, rows_of(y), y.size(-1));
     d.add(0, dx);
   }
 };
@@ -70,10 +63,8 @@ struct LayerNorm final : Op {
     const int64_t rows = rows_of(x);
     moments = Tensor::empty({rows, 3}, x.options());
     Tensor y = Tensor::empty(x.shape(), x.options());
-    dispatch(name, x, [&]<class D, class T>() {
-      kernels::layer_norm<D, T>(y.ptr<T>(), moments.ptr<kernels::Moments<T>>(), x.ptr<T>(), w.ptr<T>(),
-                                detail::ptr_or_null<T>(b), rows, x.size(-1), eps);
-    });
+    launch(name, AG_KERNEL(layer_norm), y, structs_in<kernels::Moments>(moments), x, w, b, rows, x.size(-1),
+           eps);
     return y;
   }
 
@@ -84,11 +75,8 @@ struct LayerNorm final : Op {
     if (d.needs(1)) dw = Tensor::empty(w.shape(), w.options());
     if (d.needs(2)) db = Tensor::empty(w.shape(), w.options());
     const auto run = [&](const Tensor& dx, double beta) {
-      dispatch(name, x, [&]<class D, class T>() {
-        kernels::layer_norm_grad<D, T>(
-            detail::ptr_or_null<T>(dx), beta, detail::ptr_or_null<T>(dw), detail::ptr_or_null<T>(db),
-            dy.ptr<T>(), x.ptr<T>(), moments.ptr<kernels::Moments<T>>(), w.ptr<T>(), rows_of(x), x.size(-1));
-      });
+      launch(name, AG_KERNEL(layer_norm_grad), dx, beta, dw, db, dy, x, structs_in<kernels::Moments>(moments),
+             w, rows_of(x), x.size(-1));
     };
     if (d.needs(0)) {
       d.accumulate(0, run);
@@ -108,9 +96,7 @@ struct RmsNorm final : Op {
     x = x_in, w = w_in;
     rstd = Tensor::empty({rows_of(x)}, x.options());
     Tensor y = Tensor::empty(x.shape(), x.options());
-    dispatch(name, x, [&]<class D, class T>() {
-      kernels::rms_norm<D, T>(y.ptr<T>(), rstd.ptr<T>(), x.ptr<T>(), w.ptr<T>(), rows_of(x), x.size(-1), eps);
-    });
+    launch(name, AG_KERNEL(rms_norm), y, rstd, x, w, rows_of(x), x.size(-1), eps);
     return y;
   }
 
@@ -120,11 +106,7 @@ struct RmsNorm final : Op {
     Tensor dw;
     if (d.needs(1)) dw = Tensor::empty(w.shape(), w.options());
     const auto run = [&](const Tensor& dx, double beta) {
-      dispatch(name, x, [&]<class D, class T>() {
-        kernels::rms_norm_grad<D, T>(detail::ptr_or_null<T>(dx), beta, detail::ptr_or_null<T>(dw),
-                                     dy.ptr<T>(), x.ptr<T>(), rstd.ptr<T>(), w.ptr<T>(), rows_of(x),
-                                     x.size(-1));
-      });
+      launch(name, AG_KERNEL(rms_norm_grad), dx, beta, dw, dy, x, rstd, w, rows_of(x), x.size(-1));
     };
     if (d.needs(0)) {
       d.accumulate(0, run);

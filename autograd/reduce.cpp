@@ -1,7 +1,8 @@
 // Reductions. An op reduces to the shape with sizes of 1 where axes were summed, and gives it the shape asked
 // for as an alias; var is composed of recorded ops.
-#include <altgrad/autograd/common.h>
+#include <altgrad/autograd/internal/common.h>
 #include <altgrad/autograd/ops.h>
+#include <altgrad/core/internal/kernels/reduce.h>
 
 #include <algorithm>
 
@@ -67,16 +68,13 @@ struct Max final : Op {
   Tensor forward(const Tensor& in, int64_t outer_in, int64_t n_in, int64_t inner_in, const Shape& result) {
     outer = outer_in, n = n_in, inner = inner_in;
     x = in, y = Tensor::empty(result, in.options());
-    dispatch(name, x,
-             [&]<class D, class T>() { kernels::max<D, T>(y.ptr<T>(), x.ptr<T>(), outer, n, inner); });
+    launch(name, AG_KERNEL(max), y, x, outer, n, inner);
     return y;
   }
   // dx = dy / number of maxima where x = y, else 0
   void backward(const Tensor& dy, Grads& d) override {
     Tensor dx = Tensor::empty(x.shape(), x.options());
-    dispatch(name, x, [&]<class D, class T>() {
-      kernels::max_grad<D, T>(dx.ptr<T>(), dy.ptr<T>(), x.ptr<T>(), y.ptr<T>(), outer, n, inner);
-    });
+    launch(name, AG_KERNEL(max_grad), dx, dy, x, y, outer, n, inner);
     d.add(0, dx);
   }
 };
@@ -131,9 +129,7 @@ Tensor argmax(const Tensor& x) {
   if (x.dim() == 0 || x.size(-1) == 0)
     fail("argmax: the last axis of shape ", x.shape(), " holds no elements");
   Tensor y = Tensor::empty(x.shape().erased(-1), {DType::i64, x.device()});
-  dispatch("argmax", x, [&]<class D, class T>() {
-    kernels::argmax<D, T>(y.ptr<int64_t>(), x.ptr<T>(), y.numel(), x.size(-1));
-  });
+  launch("argmax", AG_KERNEL(argmax), y.ptr<int64_t>(), x, y.numel(), x.size(-1));
   return y;
 }
 

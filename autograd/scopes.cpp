@@ -1,4 +1,4 @@
-#include <altgrad/autograd/scopes.h>
+#include <altgrad/autograd/internal/scopes.h>
 #include <altgrad/autograd/tape.h>
 
 namespace altgrad::detail {

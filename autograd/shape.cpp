@@ -1,6 +1,8 @@
 // Ops that move elements. Tensors have no strides, so each but reshape copies, in one strided pass.
-#include <altgrad/autograd/common.h>
+#include <altgrad/autograd/internal/common.h>
 #include <altgrad/autograd/ops.h>
+#include <altgrad/core/internal/kernels/elementwise.h>
+#include <altgrad/core/internal/kernels/gather.h>
 
 namespace altgrad {
 namespace {
@@ -26,9 +28,9 @@ struct Slices {
     kernels::Strided s;
     detail::push_axis(s, outer, dst_is_whole ? whole : part, dst_is_whole ? part : whole);
     detail::push_axis(s, part, 1, 1);
-    dispatch_all(src, [&]<class D, class T>() {
-      kernels::copy_strided<D, T>(dst.ptr<T>() + (dst_is_whole ? offset : 0),
-                                  src.ptr<T>() + (dst_is_whole ? 0 : offset), s);
+    dispatch_all(src, [&]<class T>(const auto& device) {
+      kernels::copy_strided(device, dst.ptr<T>() + (dst_is_whole ? offset : 0),
+                            src.ptr<T>() + (dst_is_whole ? 0 : offset), s);
     });
   }
 };
@@ -118,7 +120,8 @@ struct Permute final : Op {
     for (int i = 0; i < dim; ++i) {
       detail::push_axis(s, sizes[i], y.shape().product(i + 1, dim), shape.product(axes[i] + 1, dim));
     }
-    dispatch_all(x, [&]<class D, class T>() { kernels::copy_strided<D, T>(y.ptr<T>(), x.ptr<T>(), s); });
+    dispatch_all(
+        x, [&]<class T>(const auto& device) { kernels::copy_strided(device, y.ptr<T>(), x.ptr<T>(), s); });
     return y;
   }
 };
@@ -150,20 +153,15 @@ struct IndexSelect final : Op {
   Tensor forward(const Tensor& x, int axis_in, const Tensor& ids_in) {
     ids = ids_in, x_shape = x.shape(), axis = axis_in;
     Tensor y = Tensor::empty(x_shape.with(axis, ids.numel()), x.options());
-    dispatch(name, x, [&]<class D, class T>() {
-      kernels::gather<D, T>(y.ptr<T>(), x.ptr<T>(), ids.ptr<int64_t>(), x_shape.product(0, axis),
-                            x_shape[axis], ids.numel(), x_shape.product(axis + 1, x_shape.dim()));
-    });
+    launch(name, AG_KERNEL(gather), y, x, ids.ptr<int64_t>(), x_shape.product(0, axis), x_shape[axis],
+           ids.numel(), x_shape.product(axis + 1, x_shape.dim()));
     return y;
   }
   // dx = each slice of dy added to the one it came from
   void backward(const Tensor& dy, Grads& d) override {
     d.accumulate(0, [&](const Tensor& dx, double beta) {
-      dispatch(name, dy, [&]<class D, class T>() {
-        kernels::gather_grad<D, T>(dx.ptr<T>(), beta, dy.ptr<T>(), ids.ptr<int64_t>(),
-                                   x_shape.product(0, axis), x_shape[axis], ids.numel(),
-                                   x_shape.product(axis + 1, x_shape.dim()));
-      });
+      launch(name, AG_KERNEL(gather_grad), dx, beta, dy, ids.ptr<int64_t>(), x_shape.product(0, axis),
+             x_shape[axis], ids.numel(), x_shape.product(axis + 1, x_shape.dim()));
     });
   }
 };
@@ -221,7 +219,7 @@ Tensor Tensor::clone() const { return apply<Copy>(*this, options()); }
 
 Tensor Tensor::to(DType dtype) const {
   if (dtype == this->dtype()) return *this;
-  // Integers carry no gradients: nothing to record.
+  // Integers and bf16 carry no gradients: nothing to record.
   return is_floating(dtype) ? apply<Copy>(*this, TensorOptions{dtype, device()})
                             : Copy::copy(*this, {dtype, device()});
 }

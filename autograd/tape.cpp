@@ -1,8 +1,10 @@
 #include <altgrad/autograd/tape.h>
 
-#include <altgrad/autograd/arena.h>
-#include <altgrad/autograd/scopes.h>
-#include <altgrad/core/kernels.h>
+#include <altgrad/autograd/internal/arena.h>
+#include <altgrad/autograd/internal/scopes.h>
+#include <altgrad/core/internal/dispatch.h>
+#include <altgrad/core/internal/kernels/elementwise.h>
+#include <altgrad/core/internal/kernels/reduce.h>
 
 #include <pthread.h>
 
@@ -42,8 +44,7 @@ Tensor copy_of(const Tensor& x) {
 }
 
 void add_in_place(const Tensor& sum, const Tensor& x) {
-  dispatch("backward", sum,
-           [&]<class D, class T>() { kernels::axpy<D>(sum.ptr<T>(), x.ptr<T>(), 1, sum.numel()); });
+  launch("backward", AG_KERNEL(axpy), sum, x, 1, sum.numel());
 }
 
 // Held while a leaf's gradient is taken or given, and while the process forks, so that no child inherits it locked.
@@ -75,8 +76,9 @@ std::string whose(int input) { return input < 0 ? "a leaf" : concat("input ", in
 
 bool has_nan(const Tensor& x) {
   if (!is_floating(x.dtype())) return false;
-  return dispatch("detect_anomaly", x,
-                  [&]<class D, class T>() { return kernels::has_nan<D>(x.ptr<T>(), x.numel()); });
+  const Tensor found = Tensor::empty({}, {DType::u8, x.device()});
+  launch("detect_anomaly", AG_KERNEL(has_nan), found.ptr<uint8_t>(), x, x.numel());
+  return found.item<bool>();
 }
 
 }  // namespace

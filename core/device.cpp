@@ -37,7 +37,11 @@ int num_threads() {
 }
 
 std::ostream& operator<<(std::ostream& out, const Device& device) {
-  return out << (device.is_cpu() ? "cpu" : "cuda:" + std::to_string(device.index));
+  switch (device.type) {
+    case DeviceType::cpu: return out << "cpu";
+    case DeviceType::cuda: return out << "cuda:" << std::to_string(device.index);
+  }
+  return out << "none of DeviceType";
 }
 std::ostream& operator<<(std::ostream& out, DType t) { return out << name_of(t); }
 

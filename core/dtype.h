@@ -1,6 +1,8 @@
-// Element types, known at run time: f32 and f64 compute, i64 holds ids, u8 holds 8-bit codes and masks.
+// Element types, known at run time: f32 and f64 compute, i64 holds ids, u8 holds 8-bit codes and masks, bf16 stores
+// numbers in half the memory of f32.
 #pragma once
 
+#include <altgrad/core/bfloat16.h>
 #include <altgrad/core/export.h>
 
 #include <cstddef>
@@ -12,13 +14,32 @@
 ALTGRAD_API_BEGIN
 namespace altgrad {
 
-enum class DType : uint8_t { f32, f64, i64, u8 };
+// Switches over it have no default, so that the compiler finds those that a new one is missing in (-Wswitch).
+enum class DType : uint8_t { f32, f64, i64, u8, bf16 };
 
-constexpr size_t size_of(DType t) { return t == DType::f32 ? 4 : t == DType::u8 ? 1 : 8; }
-constexpr bool is_floating(DType t) { return t == DType::f32 || t == DType::f64; }
-constexpr const char* name_of(DType t) {
-  return t == DType::f32 ? "f32" : t == DType::f64 ? "f64" : t == DType::i64 ? "i64" : "u8";
+namespace detail {
+struct DTypeFacts {
+  size_t size;
+  const char* name;
+  bool floating, integer;
+};
+constexpr DTypeFacts facts_of(DType t) {
+  switch (t) {
+    case DType::f32: return {4, "f32", true, false};
+    case DType::f64: return {8, "f64", true, false};
+    case DType::i64: return {8, "i64", false, true};
+    case DType::u8: return {1, "u8", false, true};
+    case DType::bf16: return {2, "bf16", false, false};
+  }
+  return {0, "none of DType", false, false};  // cast from another number
 }
+}  // namespace detail
+
+constexpr size_t size_of(DType t) { return detail::facts_of(t).size; }
+constexpr const char* name_of(DType t) { return detail::facts_of(t).name; }
+// Do ops compute in it, and are there gradients? Not in bf16: it moves, compares and converts, as integers do.
+constexpr bool is_floating(DType t) { return detail::facts_of(t).floating; }
+constexpr bool is_integer(DType t) { return detail::facts_of(t).integer; }
 std::ostream& operator<<(std::ostream& out, DType t);
 
 // The DType of a C++ type; the primary template is left undefined for types no tensor holds.
@@ -32,6 +53,8 @@ template <>
 struct DTypeOf<int64_t> : std::integral_constant<DType, DType::i64> {};
 template <>
 struct DTypeOf<uint8_t> : std::integral_constant<DType, DType::u8> {};
+template <>
+struct DTypeOf<bfloat16> : std::integral_constant<DType, DType::bf16> {};
 template <class T>
 inline constexpr DType dtype_of = DTypeOf<T>::value;
 

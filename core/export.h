@@ -1,5 +1,5 @@
 // What a shared altgrad lets out, which is compiled with hidden visibility: what is declared between these two, so
-// every public header has them around its namespace; the headers of internals (core/kernels.h, autograd/common.h)
+// every public header has them around its namespace; the headers of internals (internal/)
 // do not, and what they declare links statically only. Not marked one by one, as a mark forgotten on a function or on
 // a class that is cast to and derived from would show in a user's shared build alone.
 #pragma once

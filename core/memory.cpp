@@ -3,7 +3,7 @@
 
 #include <altgrad/core/cuda/cuda.h>
 #include <altgrad/core/error.h>
-#include <altgrad/core/regions.h>
+#include <altgrad/core/internal/regions.h>
 
 #include <pthread.h>
 
@@ -40,9 +40,18 @@ void ask_for_huge_pages([[maybe_unused]] void* p, [[maybe_unused]] size_t bytes)
 }
 
 void* system_allocate(size_t bytes, Device device) {
-  return device.is_cpu() ? detail::host_allocate(bytes) : cuda::allocate(bytes, device.index);
+  switch (device.type) {
+    case DeviceType::cpu: return detail::host_allocate(bytes);
+    case DeviceType::cuda: return cuda::allocate(bytes, device.index);
+  }
+  fail_runtime("a device of type ", int(device.type), " is not there");
 }
-void system_free(void* p, Device device) { device.is_cpu() ? std::free(p) : cuda::free(p, device.index); }
+void system_free(void* p, Device device) {
+  switch (device.type) {
+    case DeviceType::cpu: return std::free(p);
+    case DeviceType::cuda: return cuda::free(p, device.index);
+  }
+}
 
 // A sanitizer sees the bounds of blocks that are allocated alone.
 #if !defined(__has_feature)

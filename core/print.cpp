@@ -1,5 +1,5 @@
 // Printing tensors: nested brackets as NumPy does, the middle of long axes left out.
-#include <altgrad/core/float_environment.h>
+#include <altgrad/core/internal/float_environment.h>
 #include <altgrad/core/tensor.h>
 
 #include <iomanip>
@@ -52,6 +52,7 @@ class Printer {
       case DType::f64: out_ << concat(std::setprecision(8), tensor_.ptr<double>()[i]); break;
       case DType::i64: out_ << std::to_string(tensor_.ptr<int64_t>()[i]); break;
       case DType::u8: out_ << std::to_string(tensor_.ptr<uint8_t>()[i]); break;
+      case DType::bf16: out_ << concat(std::setprecision(4), tensor_.ptr<bfloat16>()[i]); break;
     }
   }
 

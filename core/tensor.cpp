@@ -1,7 +1,10 @@
 #include <altgrad/core/tensor.h>
 
 #include <altgrad/core/cuda/cuda.h>
-#include <altgrad/core/kernels.h>
+#include <altgrad/core/internal/dispatch.h>
+#include <altgrad/core/internal/host_reads.h>
+#include <altgrad/core/internal/kernels/elementwise.h>
+#include <altgrad/core/internal/kernels/random.h>
 
 #include <cstring>
 #include <ostream>
@@ -11,10 +14,9 @@ namespace {
 
 void copy_bytes(void* dst, Device to, const void* src, Device from, size_t bytes) {
   if (bytes == 0) return;
-  if (to.is_cpu() && from.is_cpu()) {
-    std::memcpy(dst, src, bytes);
-  } else {
-    cuda::copy(dst, src, bytes);
+  switch ((to.is_cpu() ? from : to).type) {
+    case DeviceType::cpu: std::memcpy(dst, src, bytes); break;
+    case DeviceType::cuda: cuda::copy(dst, src, bytes); break;
   }
 }
 
@@ -25,8 +27,7 @@ void check_floating(const char* what, DType dtype) {
 }  // namespace
 
 Tensor Tensor::empty(const Shape& shape, TensorOptions options) {
-  if (unsigned(options.dtype) > unsigned(DType::u8))
-    fail("empty: dtype ", int(options.dtype), " is none of DType");
+  if (size_of(options.dtype) == 0) fail("empty: dtype ", int(options.dtype), " is none of DType");
   Tensor t(new detail::Body);
   t.body_->dtype = options.dtype;
   t.body_->shape = shape;
@@ -47,7 +48,7 @@ Tensor Tensor::arange(int64_t n, TensorOptions options) {
   if (n < 0) fail("arange: n = ", n);
   if (options.dtype == DType::u8 && n > 256) fail("arange: u8 cannot hold ", n - 1);
   Tensor t = empty({n}, {options.dtype});
-  dispatch_all(t, [&]<class D, class T>() {
+  dispatch_all(t, [&]<class T>(const auto&) {
     for (int64_t i = 0; i < n; ++i) t.ptr<T>()[i] = T(i);
   });
   return t.to(options.device);
@@ -56,24 +57,23 @@ Tensor Tensor::arange(int64_t n, TensorOptions options) {
 Tensor Tensor::rand(const Shape& shape, TensorOptions options, Generator& generator) {
   check_floating("rand", options.dtype);
   Tensor t = empty(shape, options);
-  dispatch("rand", t,
-           [&]<class D, class T>() { kernels::uniform<D>(t.ptr<T>(), generator.next(), t.numel()); });
+  launch("rand", AG_KERNEL(uniform), t, generator.next(), t.numel());
   return t;
 }
 
 Tensor Tensor::randn(const Shape& shape, TensorOptions options, Generator& generator) {
   check_floating("randn", options.dtype);
   Tensor t = empty(shape, options);
-  dispatch("randn", t,
-           [&]<class D, class T>() { kernels::normal<D>(t.ptr<T>(), generator.next(), t.numel()); });
+  launch("randn", AG_KERNEL(normal), t, generator.next(), t.numel());
   return t;
 }
 
 Tensor Tensor::randint(int64_t high, const Shape& shape, Device device, Generator& generator) {
   if (high < 1) fail("randint: high must be at least 1, got ", high);
   Tensor t = empty(shape, {DType::i64, device});
-  dispatch_device(
-      device, [&]<class D>() { kernels::randint<D>(t.ptr<int64_t>(), high, generator.next(), t.numel()); });
+  dispatch_device(device, [&](const auto& on) {
+    kernels::randint(on, t.ptr<int64_t>(), high, generator.next(), t.numel());
+  });
   return t;
 }
 
@@ -106,14 +106,15 @@ void Tensor::check_data(DType wanted) const {
 
 Tensor::Item Tensor::only_item() const {
   if (numel() != 1) fail("item: needs one element, shape is ", shape());
+  ++detail::host_reads;
   Item item{dtype(), 0, 0, false, 0};
-  dispatch_all(*this, [&]<class D, class T>() {
+  dispatch_all(*this, [&]<class T>(const auto&) {
     T element;
     copy_bytes(&element, Device::cpu(), raw(), device(), sizeof(T));
-    if constexpr (std::is_floating_point_v<T>) {
-      item.floating = element;
-    } else {
+    if constexpr (std::is_integral_v<T>) {
       item.integer = element;
+    } else {
+      item.floating = element;
     }
     item.single = float(element);
     item.nonzero = element != 0;
@@ -122,8 +123,8 @@ Tensor::Item Tensor::only_item() const {
 }
 
 void Tensor::Item::check_range(int64_t low, uint64_t high) const {
-  const bool fits = is_floating(dtype) ? floating >= double(low) && floating < double(high) + 1
-                                       : integer >= low && (integer < 0 || uint64_t(integer) <= high);
+  const bool fits = is_integer(dtype) ? integer >= low && (integer < 0 || uint64_t(integer) <= high)
+                                      : floating >= double(low) && floating < double(high) + 1;
   if (!fits) fail("item: the integer type asked for cannot hold the element");
 }
 
@@ -138,16 +139,17 @@ void Tensor::copy_(const Tensor& src) const {
     moved = empty(shape(), {src.dtype(), device()});
     moved.copy_(src);
   }
-  dispatch_all(*this, [&]<class D, class To>() {
-    dispatch_all(moved,
-                 [&]<class, class From>() { kernels::cast<D>(ptr<To>(), moved.ptr<From>(), numel()); });
+  dispatch_all(*this, [&]<class To>(const auto& device) {
+    dispatch_all(moved, [&]<class From>(const auto&) {
+      kernels::cast(device, ptr<To>(), moved.ptr<From>(), numel());
+    });
   });
 }
 
 void Tensor::fill_(double value) const {
-  dispatch_all(*this, [&]<class D, class T>() {
+  dispatch_all(*this, [&]<class T>(const auto& device) {
     if (!fits<T>(value)) fail("fill: ", dtype(), " cannot hold ", value);
-    kernels::fill<D>(ptr<T>(), T(value), numel());
+    kernels::fill(device, ptr<T>(), T(value), numel());
   });
 }
 

@@ -43,7 +43,7 @@ class Tensor {
   static Tensor zeros(const Shape& shape, TensorOptions options = {});
   static Tensor ones(const Shape& shape, TensorOptions options = {});
   static Tensor full(const Shape& shape, double value, TensorOptions options = {});
-  // 0, 1, ..., n - 1
+  // 0, 1, ..., n - 1, rounded where a floating dtype or bf16 does not hold them.
   static Tensor arange(int64_t n, TensorOptions options = {.dtype = DType::i64});
   // Uniform in [0, 1); normal with mean 0 and variance 1. Floating dtypes only.
   static Tensor rand(const Shape& shape, TensorOptions options = {},
@@ -115,15 +115,16 @@ class Tensor {
     return permute(std::span<const int>(axes.begin(), axes.size()));
   }
   Tensor clone() const;  // copies
-  // Itself where nothing changes. Floats become integers toward zero, kept in range; NaN becomes 0. An
-  // i64 becomes a u8 by its lowest byte.
+  // Itself where nothing changes. Floats become integers toward zero, kept in range; NaN becomes 0. An i64 becomes a u8
+  // by its lowest byte. Narrower floats are rounded to nearest even. Recorded where the result is f32 or f64; others
+  // carry no gradients.
   Tensor to(DType dtype) const;
   Tensor to(Device device) const;  // itself where nothing changes
 
   // Leaves. A tensor that requires a gradient gets one in backward, added to what grad() holds.
   bool requires_grad() const;
-  // Returns *this. Throws std::invalid_argument for integer dtypes and for results of recorded ops (detach()
-  // those).
+  // Returns *this. Throws std::invalid_argument for dtypes that are not floating (bf16 is none) and for results of
+  // recorded ops (detach() those).
   const Tensor& requires_grad(bool on) const;
   bool has_grad() const;
   // Throws std::invalid_argument where there is none.
@@ -195,12 +196,12 @@ inline Tensor& Tensor::operator=(Tensor&&) noexcept = default;
 template <class T>
 T Tensor::item() const {
   const Item only = only_item();
-  const bool floating = is_floating(only.dtype);
+  const bool integer = is_integer(only.dtype);
   if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>)
     only.check_range(std::numeric_limits<T>::min(), std::numeric_limits<T>::max());
   if constexpr (std::is_same_v<T, bool>) return only.nonzero;
   if constexpr (std::is_same_v<T, float>) return only.single;
-  return floating ? static_cast<T>(only.floating) : static_cast<T>(only.integer);
+  return integer ? static_cast<T>(only.integer) : static_cast<T>(only.floating);
 }
 
 template <class T>

@@ -1,4 +1,4 @@
-#include <altgrad/core/utf8.h>
+#include <altgrad/core/internal/utf8.h>
 
 #include <cstdint>
 

@@ -2,7 +2,9 @@
 // max) are those that break a plain amax / max.
 #include <altgrad/fp8/amax_history.h>
 
-#include <altgrad/core/kernels.h>
+#include <altgrad/core/internal/dispatch.h>
+#include <altgrad/core/internal/kernels/reduce.h>
+#include <altgrad/fp8/internal/kernels.h>
 
 #include <algorithm>
 #include <cmath>
@@ -25,7 +27,31 @@ bool is_history(const Tensor& values, const Tensor& counts) {
   return std::ranges::all_of(numbers, [](int64_t n) { return n >= 0 && n <= int64_t(1) << 62; }) &&
          std::ranges::all_of(amaxes.first(held), [](float a) { return a >= 0 && a < infinity; });
 }
+
+// The largest |x|, f32 (), on the device of x.
+Tensor amax_of(const Tensor& x) {
+  const Tensor result = Tensor::empty({}, {DType::f32, x.device()});
+  launch("amax", AG_KERNEL(amax), result.ptr<float>(), x, x.numel());
+  return result;
+}
+
+void record(const AmaxHistory& history, const Tensor& amax) {
+  dispatch_device(amax.device(), [&](const auto& device) {
+    kernels::record_amax(device, history.memory(), amax.ptr<float>());
+  });
+}
 }  // namespace
+
+detail::History AmaxHistory::memory() const {
+  return {values_.ptr<float>(), values_.numel(), counts_.ptr<int64_t>()};
+}
+
+// f(the history in memory of the host).
+template <class F>
+auto AmaxHistory::on_host(F f) const {
+  const Tensor values = values_.to(Device::cpu()), counts = counts_.to(Device::cpu());
+  return f(detail::History{values.ptr<float>(), values.numel(), counts.ptr<int64_t>()});
+}
 
 AmaxHistory::AmaxHistory(int64_t length) {
   if (length < 1) fail("AmaxHistory: length ", length, ", must be at least 1");
@@ -36,17 +62,10 @@ AmaxHistory::AmaxHistory(int64_t length) {
 void AmaxHistory::update(float amax) {
   const DefaultFloatEnvironment environment;
   if (amax < 0) fail("AmaxHistory: amax ", amax, " is negative");
-  const auto counts = counts_.data<int64_t>();
-  if (!std::isfinite(amax)) {
-    ++counts[non_finite_count];
-  } else {
-    values_.data<float>()[uint64_t(counts[recorded_count]++) % uint64_t(length())] = amax;
-  }
+  record(*this, Tensor::full({}, amax, {DType::f32, values_.device()}));
 }
 
-void AmaxHistory::update(const Tensor& x) { update(fp8::amax(x)); }
-
-void AmaxHistory::count_clipped() { ++counts_.data<int64_t>()[clipped_count]; }
+void AmaxHistory::update(const Tensor& x) { record(*this, amax_of(x)); }
 
 void AmaxHistory::reset() {
   values_.fill_(0);
@@ -55,25 +74,20 @@ void AmaxHistory::reset() {
 
 float AmaxHistory::amax() const {
   const DefaultFloatEnvironment environment;
-  const auto held = values_.data<float>().first(size());
-  return held.empty() ? 0 : *std::max_element(held.begin(), held.end());
+  return on_host([](const detail::History& h) { return h.amax(); });
 }
-
-std::optional<float> AmaxHistory::settled_amax() const {
-  const DefaultFloatEnvironment environment;
-  const auto values = values_.data<float>();
-  const int64_t held = size(), newest = recorded() - 1;
-  float largest = 0;
-  for (int64_t i = recorded() - held + (held == length()); i < newest; ++i)
-    largest = std::max(largest, values[uint64_t(i) % uint64_t(length())]);
-  if (held == 0 || values[uint64_t(newest) % uint64_t(length())] >= largest) return {};
-  return largest;
+int64_t AmaxHistory::size() const {
+  return on_host([](const detail::History& h) { return h.size(); });
 }
-
-int64_t AmaxHistory::size() const { return std::clamp<int64_t>(recorded(), 0, length()); }
-int64_t AmaxHistory::recorded() const { return counts_.data<int64_t>()[recorded_count]; }
-int64_t AmaxHistory::non_finite() const { return counts_.data<int64_t>()[non_finite_count]; }
-int64_t AmaxHistory::clipped() const { return counts_.data<int64_t>()[clipped_count]; }
+int64_t AmaxHistory::recorded() const {
+  return on_host([](const detail::History& h) { return h.recorded(); });
+}
+int64_t AmaxHistory::non_finite() const {
+  return on_host([](const detail::History& h) { return h.non_finite(); });
+}
+int64_t AmaxHistory::clipped() const {
+  return on_host([](const detail::History& h) { return h.clipped(); });
+}
 
 void AmaxHistory::visit(nn::Visitor& v, std::string_view values_name, std::string_view counts_name) {
   v.buffer(values_name, values_);
@@ -84,7 +98,7 @@ void AmaxHistory::adapt_state(StateDict& state, const std::string& values_name,
                               const std::string& counts_name, const nn::LoadOptions& options) const {
   const auto host = [](const Tensor& t) {
     if (!t.defined()) return t;
-    return (is_floating(t.dtype()) ? t.to(DType::f32) : t).to(Device::cpu());
+    return (is_integer(t.dtype()) ? t : t.to(DType::f32)).to(Device::cpu());
   };
   const bool saved = state.contains(values_name) && state.contains(counts_name);
   const Tensor values = saved ? host(state[values_name]) : Tensor(),
@@ -107,22 +121,12 @@ void AmaxHistory::adapt_state(StateDict& state, const std::string& values_name,
   state[counts_name] = usable ? counts : Tensor::zeros({num_counts}, {.dtype = DType::i64});
 }
 
-float amax(const Tensor& x) {
-  return dispatch("amax", x, [&]<class D, class T>() {
-    const T exact = kernels::amax<D>(x.ptr<T>(), x.numel());
-    const float rounded = float(exact);
-    return T(rounded) < exact ? std::nextafter(rounded, infinity) : rounded;
-  });
-}
+float amax(const Tensor& x) { return amax_of(x).item<float>(); }
 
 float compute_scale(float amax, const Format& format) {
   const DefaultFloatEnvironment environment;  // where subnormals count as 0, an amax would
   if (!(amax >= 0 && amax < infinity)) fail("compute_scale: amax ", amax, " must be finite and not negative");
-  if (amax == 0) return 1;
-  const float max = float(std::min(format.max(), 0x1p127));
-  float scale = amax / max;
-  if (amax / scale > max) scale = std::nextafter(scale, infinity);
-  return std::clamp(scale, std::numeric_limits<float>::min(), std::numeric_limits<float>::max());
+  return detail::scale_of(amax, float(std::min(format.max(), 0x1p127)));
 }
 
 }  // namespace altgrad::fp8

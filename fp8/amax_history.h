@@ -6,12 +6,15 @@
 #include <altgrad/fp8/format.h>
 #include <altgrad/nn/module.h>
 
-#include <optional>
-
 ALTGRAD_API_BEGIN
 namespace altgrad::fp8 {
 
-// A handle, like Tensor: copies share their state.
+namespace detail {
+struct History;
+}
+
+// A handle, like Tensor: copies share their state. It lives where its layer lives: scales are made from it in memory of
+// the device; what reads its numbers here copies them.
 class AmaxHistory {
  public:
   // Throws std::invalid_argument where length < 1.
@@ -22,20 +25,15 @@ class AmaxHistory {
   void update(float amax);
   // Records the amax of x, a floating tensor.
   void update(const Tensor& x);
-  // Counts a step in which a value was larger than the amax its scale was made from.
-  void count_clipped();
   // Forgets everything, the counts too.
   void reset();
 
   float amax() const;  // the largest held, 0 where there is none
-  // The largest of those that one more update leaves, its own apart. Empty where there are none, or where the newest is
-  // the largest: the next may well be larger then.
-  std::optional<float> settled_amax() const;
   int64_t length() const { return values_.numel(); }
   int64_t size() const;        // held: min(recorded, length)
   int64_t recorded() const;    // ever recorded
   int64_t non_finite() const;  // ever ignored
-  int64_t clipped() const;
+  int64_t clipped() const;     // steps in which a value was larger than the amax its scale was made from
 
   // Lists the two tensors as buffers under these names.
   void visit(nn::Visitor& v, std::string_view values_name, std::string_view counts_name);
@@ -48,7 +46,13 @@ class AmaxHistory {
   void adapt_state(StateDict& state, const std::string& values_name, const std::string& counts_name,
                    const nn::LoadOptions& options) const;
 
+  // The two tensors' memory, for kernels.
+  detail::History memory() const;
+
  private:
+  template <class F>
+  auto on_host(F f) const;
+
   Tensor values_;  // f32 (length), a ring: the n-th amax recorded is at n % length
   Tensor counts_;  // i64 (3): recorded, non-finite, clipped
 };

@@ -192,7 +192,7 @@ struct Format {
 };
 
 template <class T>
-struct NearestRounder;  // fp8/kernels.h
+struct NearestRounder;  // fp8/internal/kernels.h
 
 // Rounds values of T (float or double) onto the grid of a format, without branches: loops over it vectorise
 // (g++: -O3 -fno-trapping-math). Build it on the host, use it anywhere.

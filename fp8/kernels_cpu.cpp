@@ -1,8 +1,9 @@
 // Plain loops over the branch-free Rounder, which the compiler vectorises. Random words are drawn a few
 // blocks at a time into a buffer, so that the rounding loop stays one that vectorises.
-#include <altgrad/fp8/kernels.h>
+#include <altgrad/fp8/internal/kernels.h>
 
 #include <altgrad/core/cpu/parallel.h>
+#include <altgrad/core/internal/kernels/reduce.h>
 
 #include <algorithm>
 #include <atomic>
@@ -140,9 +141,9 @@ void store_around_caches(float* to, const float* from, int64_t n) {
   std::copy(from + whole, from + n, to + whole);
 }
 
+// The largest |x|, which is given where it is known and else found on the way.
 template <class Out, class T, class F>
-float round_all(Out* y, const T* x, T scale, const fp8::Rounder<T>& rounder,
-                const std::optional<RandomStream>& random, float largest, int64_t n, F finish) {
+float round_all(Out* y, const T* x, T scale, const Rounding<T>& how, float largest, int64_t n, F finish) {
   SharedLargest all;
   const bool around_caches = std::is_same_v<Out, float> && n >= large;
   const int64_t step = around_caches || largest == unknown_amax ? block : n;
@@ -151,8 +152,8 @@ float round_all(Out* y, const T* x, T scale, const fp8::Rounder<T>& rounder,
     for (int64_t first = begin; first < end; first += step) {
       const int64_t count = std::min(step, end - first);
       const float top = top_of(x + first, count, largest, all);
-      round_range<Out>(around_caches ? kept : y + first, x + first, scale, rounder, random, top, first, count,
-                       finish);
+      round_range<Out>(around_caches ? kept : y + first, x + first, scale, how.rounder, how.random, top,
+                       first, count, finish);
       if constexpr (std::is_same_v<Out, float>) {
         if (around_caches) store_around_caches(y + first, kept, count);
       }
@@ -163,76 +164,68 @@ float round_all(Out* y, const T* x, T scale, const fp8::Rounder<T>& rounder,
 
 }  // namespace
 
-template <class D, class T>
-float quantize(T* y, const T* x, T scale, const fp8::Rounder<T>& rounder, std::optional<RandomStream> random,
-               int64_t n, float largest) {
-  const float seen =
-      round_all(y, x, scale, rounder, random, largest, n, [=](T rounded) { return rounded * scale; });
-  return std::is_same_v<T, float> ? seen : unknown_amax;
+template <class Out, class T>
+void quantize(const Cpu& cpu, Out* y, const T* x, const float* scale, const Rounding<T>& rounding, int64_t n,
+              float* amax, const float* rounded_with) {
+  if (rounded_with && *rounded_with == *scale) return;
+  const bool rounds = !std::isnan(*scale);
+  if (*amax == unknown_amax && (!rounds || std::is_same_v<T, double>)) kernels::amax(cpu, amax, x, n);
+  if (!rounds) return;
+  const T s = T(*scale);
+  if constexpr (std::is_same_v<Out, bfloat16>) {
+    *amax = round_all(y, x, s, rounding, *amax, n, [](float rounded) {
+      return std::bit_cast<bfloat16>(uint16_t(std::bit_cast<uint32_t>(rounded) >> 16));
+    });
+  } else {
+    *amax = round_all(y, x, s, rounding, *amax, n, [=](T rounded) { return rounded * s; });
+  }
 }
 
-template <class D, class T>
-void encode(uint8_t* codes, const T* x, T scale, const fp8::Rounder<T>& rounder,
-            std::optional<RandomStream> random, int64_t n) {
-  round_all(codes, x, scale, rounder, random, unknown_amax, n,
-            [=](T rounded) { return uint8_t(rounder.code(rounded)); });
-}
-
-template <>
-float quantize_bf16<Cpu>(uint16_t* y, const float* x, float scale, const fp8::Rounder<float>& rounder,
-                         std::optional<RandomStream> random, int64_t rows, int64_t n, float largest) {
-  if (n == 0) return largest == unknown_amax ? 0 : largest;
-  const int64_t stride = bf16_padded(n), all_rows = bf16_padded(rows),
-                group = std::max<int64_t>(1, block / stride);
-  SharedLargest all;
-  parallel_for(all_rows, std::max<int64_t>(1, grain / stride), [&](int64_t begin, int64_t end) {
-    for (int64_t first = begin; first < end; first += group) {
-      const int64_t last = std::min(end, first + group), used = std::clamp(rows, first, last);
-      const float top = top_of(x + first * n, (used - first) * n, largest, all);
-      for (int64_t r = first; r < used; ++r) {
-        round_range(y + r * stride, x + r * n, scale, rounder, random, top, r * n, n,
-                    [](float rounded) { return uint16_t(std::bit_cast<uint32_t>(rounded) >> 16); });
-        std::fill(y + r * stride + n, y + (r + 1) * stride, uint16_t(0));
-      }
-      std::fill(y + used * stride, y + last * stride, uint16_t(0));
-    }
-  });
-  return largest == unknown_amax ? all.value() : largest;
-}
-
-template <>
-void dequantize_bf16<Cpu>(float* y, const uint16_t* x, float scale, int64_t rows, int64_t n) {
-  if (n == 0) return;
-  const int64_t stride = bf16_padded(n);
-  parallel_for(rows, std::max<int64_t>(1, grain / stride), [=](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      for (int64_t i = 0; i < n; ++i)
-        y[r * n + i] = std::bit_cast<float>(uint32_t(x[r * stride + i]) << 16) * scale;
-    }
+void dequantize(const Cpu&, float* y, const bfloat16* x, const float* scale, int64_t n) {
+  parallel_for(n, grain, [=, s = *scale](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) y[i] = float(x[i]) * s;
   });
 }
 
-template <class D>
-void decode(float* y, const uint8_t* codes, const float* table, int64_t n) {
-  parallel_for(n, grain, [=](int64_t begin, int64_t end) {
+template <class T>
+void encode(const Cpu&, uint8_t* codes, const T* x, const float* scale, const Rounding<T>& rounding,
+            int64_t n) {
+  round_all(codes, x, T(*scale), rounding, unknown_amax, n,
+            [&rounder = rounding.rounder](T rounded) { return uint8_t(rounder.code(rounded)); });
+}
+
+void decode(const Cpu&, float* y, const uint8_t* codes, const std::array<float, 256>& table, int64_t n) {
+  parallel_for(n, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) y[i] = table[codes[i]];
   });
 }
 
-template <class D, class T>
-void zero_saturated(T* dx, const T* dy, const T* x, T scale, T max, int64_t n) {
-  parallel_for(n, grain, [=](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) dx[i] = std::abs(quotient(x[i], scale)) > max ? T(0) : dy[i];
+template <class T>
+void zero_saturated(const Cpu&, T* dx, const T* dy, const T* x, const float* scale, T max, int64_t n) {
+  parallel_for(n, grain, [=, s = T(*scale)](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) dx[i] = std::abs(quotient(x[i], s)) > max ? T(0) : dy[i];
   });
 }
 
-template void decode<Cpu>(float*, const uint8_t*, const float*, int64_t);
-#define AG_INSTANTIATE(T)                                                                               \
-  template float quantize<Cpu>(T*, const T*, T, const fp8::Rounder<T>&, std::optional<RandomStream>,    \
-                               int64_t, float);                                                         \
-  template void encode<Cpu>(uint8_t*, const T*, T, const fp8::Rounder<T>&, std::optional<RandomStream>, \
-                            int64_t);                                                                   \
-  template void zero_saturated<Cpu>(T*, const T*, const T*, T, T, int64_t);
+void update_scale(const Cpu&, float* scale, const fp8::detail::History& history, const float* amax,
+                  const fp8::detail::ScaleRule& rule) {
+  *scale = fp8::detail::update_scale(history, *amax, rule);
+}
+void predict_scale(const Cpu&, float* scale, const fp8::detail::History& history,
+                   const fp8::detail::ScaleRule& rule) {
+  *scale = fp8::detail::predicted_scale(history, rule);
+}
+void record_amax(const Cpu&, const fp8::detail::History& history, const float* amax) {
+  history.record(*amax);
+}
+
+template void quantize(const Cpu&, bfloat16*, const float*, const float*, const Rounding<float>&, int64_t,
+                       float*, const float*);
+#define AG_INSTANTIATE(T)                                                                             \
+  template void quantize(const Cpu&, T*, const T*, const float*, const Rounding<T>&, int64_t, float*, \
+                         const float*);                                                               \
+  template void encode(const Cpu&, uint8_t*, const T*, const float*, const Rounding<T>&, int64_t);    \
+  template void zero_saturated(const Cpu&, T*, const T*, const T*, const float*, T, int64_t);
 AG_INSTANTIATE(float)
 AG_INSTANTIATE(double)
 

@@ -2,8 +2,10 @@
 // through a table, since a byte has 256 values.
 #include <altgrad/fp8/quantize.h>
 
-#include <altgrad/autograd/common.h>
-#include <altgrad/fp8/kernels.h>
+#include <altgrad/autograd/internal/common.h>
+#include <altgrad/core/internal/kernels/reduce.h>
+#include <altgrad/fp8/internal/kernels.h>
+#include <altgrad/fp8/internal/operand.h>
 
 #include <algorithm>
 #include <array>
@@ -34,31 +36,40 @@ void check_codes_fit(const char* op, const Format& format) {
     fail(op, ": codes of ", format.name, " have ", format.bits(), " bits and do not fit a byte");
 }
 
+bool has_nan(const Tensor& x) {
+  const Tensor found = Tensor::empty({}, {DType::u8, x.device()});
+  launch("encode", AG_KERNEL(has_nan), found.ptr<uint8_t>(), x, x.numel());
+  return found.item<bool>();
+}
+
 std::optional<RandomStream> draw(Rounding rounding) {
   if (rounding != Rounding::stochastic) return {};
   return rounding_generator().next();
 }
 
+Tensor scale_on(Device device, float scale) {
+  const DefaultFloatEnvironment environment;  // flushed, a subnormal scale would become 0 on its way
+  return Tensor::full({}, scale, {DType::f32, device});
+}
+
 struct Quantize final : Op {
   static constexpr const char* name = "quantize";
   Tensor x;  // where the gradient is clipped
+  Tensor scale;
   Format format;
-  float scale;
 
   Tensor forward(const Tensor& in, const Format& to, float by, CastOptions options) {
-    Tensor y = Tensor::empty(in.shape(), in.options());
-    dispatch(name, in, [&]<class D, class T>() {
-      kernels::quantize<D>(y.ptr<T>(), in.ptr<T>(), T(by), Rounder<T>(to, options.rounding, options.overflow),
-                           draw(options.rounding), in.numel());
-    });
+    const Tensor y = Tensor::empty(in.shape(), in.options()),
+                 amax = scale_on(in.device(), kernels::unknown_amax);
+    scale = scale_on(in.device(), by);
+    detail::round_into(y, in, to, options, draw(options.rounding), scale, amax);
     if (options.ste == Ste::clipped) x = in;
     format = to;
-    scale = by;
     return y;
   }
   // dx = dy; clipped: 0 where |x / scale| > max
   void backward(const Tensor& dy, Grads& d) override {
-    d.add(0, x.defined() ? zero_saturated(dy, x, format, scale) : dy);
+    d.add(0, x.defined() ? detail::zero_saturated(dy, x, format, scale) : dy);
   }
 };
 
@@ -75,14 +86,13 @@ Tensor encode(const Tensor& x, const Format& format, float scale, CastOptions op
   check("encode", format, scale);
   check("encode", options);
   check_codes_fit("encode", format);
-  Tensor codes = Tensor::empty(x.shape(), {DType::u8, x.device()});
-  dispatch("encode", x, [&]<class D, class T>() {
-    if (!format.has_nan() && kernels::has_nan<D>(x.ptr<T>(), x.numel())) {
-      fail("encode: x ", x.shape(), " holds a NaN, and ", format.name, " has no code for it");
-    }
-    kernels::encode<D>(codes.ptr<uint8_t>(), x.ptr<T>(), T(scale),
-                       Rounder<T>(format, options.rounding, options.overflow), draw(options.rounding),
-                       x.numel());
+  if (!format.has_nan() && has_nan(x))
+    fail("encode: x ", x.shape(), " holds a NaN, and ", format.name, " has no code for it");
+  const Tensor codes = Tensor::empty(x.shape(), {DType::u8, x.device()}), by = scale_on(x.device(), scale);
+  dispatch("encode", x, [&]<class T>(const auto& device) {
+    const kernels::Rounding<T> rounding{Rounder<T>(format, options.rounding, options.overflow),
+                                        draw(options.rounding)};
+    kernels::encode(device, codes.ptr<uint8_t>(), x.ptr<T>(), by.ptr<float>(), rounding, x.numel());
   });
   return codes;
 }
@@ -93,12 +103,12 @@ Tensor decode(const Tensor& codes, const Format& format, float scale) {
   check("decode", format, scale);
   check_codes_fit("decode", format);
   Tensor y = Tensor::empty(codes.shape(), {DType::f32, codes.device()});
-  dispatch_device(codes.device(), [&]<class D>() {
+  dispatch_device(codes.device(), [&](const auto& device) {
     std::array<float, 256> table;
     table.fill(std::numeric_limits<float>::quiet_NaN());
     for (uint32_t code = 0; code < format.num_codes(); ++code)
       table[code] = float(format.decode(code)) * scale;
-    kernels::decode<D>(y.ptr<float>(), codes.ptr<uint8_t>(), table.data(), codes.numel());
+    kernels::decode(device, y.ptr<float>(), codes.ptr<uint8_t>(), table, codes.numel());
   });
   return y;
 }
@@ -107,10 +117,14 @@ Tensor zero_saturated(const Tensor& dy, const Tensor& x, const Format& format, f
   altgrad::detail::check_same_kind("zero_saturated", dy, x);
   if (dy.shape() != x.shape()) fail("zero_saturated: dy ", dy.shape(), " does not match x ", x.shape());
   check("zero_saturated", format, scale);
-  Tensor dx = Tensor::empty(x.shape(), x.options());
-  dispatch("zero_saturated", x, [&]<class D, class T>() {
+  return detail::zero_saturated(dy, x, format, scale_on(x.device(), scale));
+}
+
+Tensor detail::zero_saturated(const Tensor& dy, const Tensor& x, const Format& format, const Tensor& scale) {
+  const Tensor dx = Tensor::empty(x.shape(), x.options());
+  dispatch("zero_saturated", x, [&]<class T>(const auto& device) {
     const T max = T(std::min<double>(format.max(), std::numeric_limits<T>::max()));
-    kernels::zero_saturated<D>(dx.ptr<T>(), dy.ptr<T>(), x.ptr<T>(), T(scale), max, x.numel());
+    kernels::zero_saturated(device, dx.ptr<T>(), dy.ptr<T>(), x.ptr<T>(), scale.ptr<float>(), max, x.numel());
   });
   return dx;
 }

@@ -36,5 +36,10 @@ Tensor decode(const Tensor& codes, const Format& format, float scale);
 // dy, or 0 where |x / scale| > max: the gradient of Ste::clipped. Not differentiable.
 Tensor zero_saturated(const Tensor& dy, const Tensor& x, const Format& format, float scale);
 
+namespace detail {
+// The same with a scale, f32 (), on the device of x.
+Tensor zero_saturated(const Tensor& dy, const Tensor& x, const Format& format, const Tensor& scale);
+}  // namespace detail
+
 }  // namespace altgrad::fp8
 ALTGRAD_API_END

@@ -1,9 +1,15 @@
-// The three scaling rules in one place. Recording comes first, so that window sees this step's amax; what the
-// history held before is kept aside for delayed, and for an amax that is not finite.
+// Rounding while the amax that decides the scale is not known yet. Reading a tensor twice, for its amax and to round it,
+// would cost more than rounding does; so it is rounded with the scale that is to be expected while the amax is looked
+// for, and a second time only where the scale has turned out to be another. The expected scale is the final one unless
+// the amax exceeds all that are held.
 #include <altgrad/fp8/quantizer.h>
 
-#include <altgrad/core/float_environment.h>
+#include <altgrad/autograd/internal/common.h>
+#include <altgrad/autograd/internal/replay.h>
+#include <altgrad/fp8/internal/kernels.h>
+#include <altgrad/fp8/internal/operand.h>
 
+#include <algorithm>
 #include <cmath>
 #include <ostream>
 
@@ -13,26 +19,40 @@ std::ostream& operator<<(std::ostream& out, Scaling scaling) {
   return out << (scaling == Scaling::window ? "window" : scaling == Scaling::delayed ? "delayed" : "current");
 }
 
-float Quantizer::next_scale(float amax, bool record) {
-  const DefaultFloatEnvironment environment;  // amaxes may be subnormal
-  const bool empty = history.size() == 0;
-  const float before = history.amax();
-  if (record) history.update(amax);
-  if (!format) return 1;
-
-  const bool use_own = scaling == Scaling::current || empty;
-  const float wanted = use_own ? amax : scaling == Scaling::delayed ? before : history.amax();
-  const float used = std::isfinite(wanted) ? wanted : before;
-  if (record && std::isfinite(amax) && amax > used) history.count_clipped();
-  return compute_scale(used, *format);
+QTensor Quantizer::apply(const Tensor& x, bool record, const std::optional<Format>& other) {
+  altgrad::detail::check_floating("quantize", x);
+  if (!format) {
+    altgrad::detail::replayed([&] {
+      if (record) history.update(x);
+      return Tensor();
+    });
+    return {x, {}, {}};
+  }
+  const Tensor values = detail::empty_operand(x, *format, other);
+  const TensorOptions number{DType::f32, x.device()};
+  const Tensor amax = Tensor::full({}, kernels::unknown_amax, number),
+               expected = Tensor::full({}, NAN, number);  // stays so where checkpoint() runs this again
+  std::optional<RandomStream> random;
+  if (cast.rounding == Rounding::stochastic) random = rounding_generator().next();
+  const auto round = [&](const Tensor& scale, const float* rounded_with) {
+    detail::round_into(values, x, *format, cast, random, scale, amax, rounded_with);
+  };
+  const Tensor scale = altgrad::detail::replayed([&] {
+    const detail::ScaleRule rule{scaling, float(std::min(format->max(), 0x1p127)), record};
+    const Tensor next = Tensor::empty({}, number);
+    dispatch_device(x.device(), [&](const auto& device) {
+      kernels::predict_scale(device, expected.ptr<float>(), history.memory(), rule);
+      round(expected, nullptr);
+      kernels::update_scale(device, next.ptr<float>(), history.memory(), amax.ptr<float>(), rule);
+    });
+    return next;
+  });
+  round(scale, expected.ptr<float>());
+  return {values, scale, format};
 }
 
-std::optional<float> Quantizer::expected_scale(bool record) const {
-  if (!format || scaling == Scaling::current || history.size() == 0) return {};
-  const std::optional<float> amax =
-      scaling == Scaling::window && record ? history.settled_amax() : history.amax();
-  if (!amax) return {};
-  return compute_scale(*amax, *format);
+Tensor Quantizer::gradient(const Tensor& dy, const Tensor& x, const QTensor& q) const {
+  return clips() ? detail::zero_saturated(dy, x, *format, q.scale) : dy;
 }
 
 }  // namespace altgrad::fp8

@@ -2,7 +2,7 @@
 // cuts the file short, a map gives a signal.
 #include <altgrad/models/data.h>
 
-#include <altgrad/nn/files.h>
+#include <altgrad/nn/internal/files.h>
 
 #include <algorithm>
 #include <array>

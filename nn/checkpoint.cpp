@@ -1,7 +1,7 @@
 // One flat dictionary and a few lines of metadata; the file does the rest.
 #include <altgrad/nn/checkpoint.h>
 
-#include <altgrad/core/utf8.h>
+#include <altgrad/core/internal/utf8.h>
 
 #include <charconv>
 

@@ -1,4 +1,4 @@
-#include <altgrad/nn/files.h>
+#include <altgrad/nn/internal/files.h>
 
 #include <altgrad/core/error.h>
 

@@ -1,7 +1,7 @@
 // Fills through a second tensor: parameters are made once, so clarity goes before memory here. Bounds are made in the
 // default floating-point environment, as all numbers that kernels get.
 #include <altgrad/autograd/ops.h>
-#include <altgrad/core/float_environment.h>
+#include <altgrad/core/internal/float_environment.h>
 #include <altgrad/nn/init.h>
 
 #include <cmath>

@@ -1,8 +1,8 @@
 // load_state_dict: everything is found, adapted and checked before the first value is copied. The tree is gone
 // through by the state's keys, so that a tensor may come under any of its names, however many of them a tree of
 // shared modules has.
-#include <altgrad/core/dispatch.h>
-#include <altgrad/core/utf8.h>
+#include <altgrad/core/internal/dispatch.h>
+#include <altgrad/core/internal/utf8.h>
 #include <altgrad/nn/module.h>
 
 #include <algorithm>
@@ -18,7 +18,7 @@ bool is_auxiliary(std::string_view path) { return path.substr(path.rfind('.') + 
 
 bool fits(const Tensor& to, const Tensor& from) {
   return from.defined() && to.shape() == from.shape() &&
-         (to.dtype() == from.dtype() || (is_floating(to.dtype()) && is_floating(from.dtype())));
+         (to.dtype() == from.dtype() || (!is_integer(to.dtype()) && !is_integer(from.dtype())));
 }
 
 std::string misfit(const std::string& key, const Tensor& to, const Tensor& from) {
@@ -41,7 +41,7 @@ bool comparable(const Tensor& a, const Tensor& b) {
 bool same_values(const Tensor& to, const Tensor& a, const Tensor& b) {
   if (a.is(b)) return true;
   const Tensor x = copy_of(a, {to.dtype()}), y = copy_of(b, {to.dtype()});
-  return dispatch_all(x, [&]<class D, class T>() {
+  return dispatch_all(x, [&]<class T>(const auto&) {
     return std::equal(x.ptr<T>(), x.ptr<T>() + x.numel(), y.ptr<T>(), [](const T& u, const T& v) {
       return u == v || std::memcmp(&u, &v, sizeof(T)) == 0;  // a NaN, by its bits
     });

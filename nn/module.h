@@ -149,7 +149,7 @@ class Module {
   // Moves or converts parameters and buffers (dtype: floating parameters only) in place: every handle to
   // them, an optimizer's too, sees the change. Gradients of what changes are dropped. Throws before anything
   // has changed: std::runtime_error where the device is not there, std::invalid_argument for a dtype that is
-  // not floating.
+  // not floating (bf16 is none).
   void to(Device device);
   void to(DType dtype);
   // Drops the gradients of all parameters.
@@ -159,8 +159,8 @@ class Module {
   // Parameters and buffers by name, a tied tensor by its first; the tensors are the module's own, not copies.
   StateDict state_dict() const;
   // Copies values in. A tied tensor may come under any of its names, and under several with equal values (NaNs
-  // by their bits); where they differ, and the load is not strict, the first in visiting order is taken. f32 and
-  // f64 are converted to each other. Throws std::invalid_argument naming every missing, unexpected, mismatched
+  // by their bits); where they differ, and the load is not strict, the first in visiting order is taken. f32, f64 and
+  // bf16 are converted to each other. Throws std::invalid_argument naming every missing, unexpected, mismatched
   // (shape, dtype) and differing key, and then nothing has been copied.
   void load_state_dict(const StateDict& state, LoadOptions options = {});
 

@@ -1,7 +1,9 @@
 // A step is: check, count, list the parameters that have gradients, hand the list to the kernel.
 #include <altgrad/nn/optim.h>
 
-#include <altgrad/core/utf8.h>
+#include <altgrad/core/internal/dispatch.h>
+#include <altgrad/core/internal/kernels/optim.h>
+#include <altgrad/core/internal/utf8.h>
 
 #include <algorithm>
 #include <cmath>
@@ -27,6 +29,33 @@ void for_each_parameter(const std::vector<ParamGroup>& groups, F&& f) {
 }
 
 constexpr int64_t max_updates = int64_t(1) << 62;
+
+// Hands the kernel a list of all parameters that have gradients, which are on one device: entry<T>(parameter, group,
+// position) makes that of one. The lists are kept, so that a step allocates nothing.
+template <template <class> class Param, class Entry, class Kernel>
+void update(const std::vector<ParamGroup>& groups, Entry entry, Kernel kernel) {
+  thread_local std::vector<Param<float>> f32;
+  thread_local std::vector<Param<double>> f64;
+  f32.clear();
+  f64.clear();
+  Device on;
+  for_each_parameter(groups, [&](const ParamGroup& group, const Tensor& p, size_t i) {
+    if (!p.has_grad()) return;
+    on = p.device();
+    const auto g = size_t(&group - groups.data());
+    switch (p.dtype()) {
+      case DType::f32: f32.push_back(entry.template operator()<float>(p, g, i)); break;
+      case DType::f64: f64.push_back(entry.template operator()<double>(p, g, i)); break;
+      case DType::i64:
+      case DType::u8:
+      case DType::bf16: break;  // the constructor refuses them
+    }
+  });
+  dispatch_device(on, [&](const auto& device) {
+    kernel(device, f32.data(), int64_t(f32.size()));
+    kernel(device, f64.data(), int64_t(f64.size()));
+  });
+}
 
 bool same_device(const Tensor& a, const Tensor& b) { return a.device() == b.device(); }
 
@@ -133,6 +162,10 @@ void Optimizer::begin_step() {
   });
   check_updates(updates_);
   follow_parameters();
+  const auto num_groups = int64_t(groups_.size());
+  if (!rates_.defined() || rates_.numel() != num_groups)
+    rates_ = Tensor::empty({num_groups}, {.dtype = DType::f64});
+  for (int64_t g = 0; g < num_groups; ++g) rates_.ptr<double>()[g] = *groups_[size_t(g)].lr;
   for_each_parameter(groups_, [&](const ParamGroup&, const Tensor& p, size_t i) {
     int64_t& n = updates_.ptr<int64_t>()[i];
     n = std::min(n + p.has_grad(), max_updates);
@@ -183,22 +216,20 @@ SGD::SGD(std::vector<ParamGroup> groups, SGDOptions options)
 
 void SGD::step() {
   begin_step();
-  f32_.clear();
-  f64_.clear();
-  Device device;
-  for_each_parameter(groups_, [&](const ParamGroup& group, const Tensor& p, size_t i) {
-    if (!p.has_grad()) return;
-    device = p.device();
-    const auto add = [&]<class T>(std::vector<kernels::SgdParam<T>>& list) {
-      T* momentum = state_.empty() ? nullptr : state_[0].tensors[i].ptr<T>();
-      list.push_back({p.ptr<T>(), momentum, p.grad().ptr<T>(), p.numel(), *group.lr, *group.weight_decay});
-    };
-    p.dtype() == DType::f32 ? add(f32_) : add(f64_);
-  });
-  dispatch_device(device, [&]<class D>() {
-    kernels::sgd<D>(f32_.data(), int64_t(f32_.size()), options_.momentum, options_.nesterov);
-    kernels::sgd<D>(f64_.data(), int64_t(f64_.size()), options_.momentum, options_.nesterov);
-  });
+  update<kernels::SgdParam>(
+      groups_,
+      [&]<class T>(const Tensor& p, size_t group, size_t i) {
+        T* momentum = state_.empty() ? nullptr : state_[0].tensors[i].ptr<T>();
+        return kernels::SgdParam<T>{p.ptr<T>(),
+                                    momentum,
+                                    p.grad().ptr<T>(),
+                                    p.numel(),
+                                    rates_.ptr<double>() + group,
+                                    *groups_[group].weight_decay};
+      },
+      [&](const auto& device, const auto* params, int64_t count) {
+        kernels::sgd(device, params, count, options_.momentum, options_.nesterov);
+      });
 }
 
 AdamW::AdamW(std::vector<ParamGroup> groups, AdamWOptions options)
@@ -212,24 +243,21 @@ AdamW::AdamW(std::vector<ParamGroup> groups, AdamWOptions options)
 
 void AdamW::step() {
   begin_step();
-  f32_.clear();
-  f64_.clear();
-  Device device;
-  for_each_parameter(groups_, [&](const ParamGroup& group, const Tensor& p, size_t i) {
-    if (!p.has_grad()) return;
-    device = p.device();
-    const auto add = [&]<class T>(std::vector<kernels::AdamWParam<T>>& list) {
-      list.push_back({p.ptr<T>(), state_[0].tensors[i].ptr<T>(), state_[1].tensors[i].ptr<T>(),
-                      p.grad().ptr<T>(), p.numel(), *group.lr, *group.weight_decay,
-                      updates_.ptr<int64_t>()[i]});
-    };
-    p.dtype() == DType::f32 ? add(f32_) : add(f64_);
-  });
-  dispatch_device(device, [&]<class D>() {
-    const double beta1 = options_.betas[0], beta2 = options_.betas[1];
-    kernels::adamw<D>(f32_.data(), int64_t(f32_.size()), beta1, beta2, options_.eps);
-    kernels::adamw<D>(f64_.data(), int64_t(f64_.size()), beta1, beta2, options_.eps);
-  });
+  update<kernels::AdamWParam>(
+      groups_,
+      [&]<class T>(const Tensor& p, size_t group, size_t i) {
+        return kernels::AdamWParam<T>{p.ptr<T>(),
+                                      state_[0].tensors[i].ptr<T>(),
+                                      state_[1].tensors[i].ptr<T>(),
+                                      p.grad().ptr<T>(),
+                                      p.numel(),
+                                      rates_.ptr<double>() + group,
+                                      updates_.ptr<int64_t>() + i,
+                                      *groups_[group].weight_decay};
+      },
+      [&](const auto& device, const auto* params, int64_t count) {
+        kernels::adamw(device, params, count, options_.betas[0], options_.betas[1], options_.eps);
+      });
 }
 
 double CosineSchedule::operator()(int64_t step) const {
@@ -249,26 +277,33 @@ double CosineSchedule::operator()(int64_t step) const {
 
 namespace nn {
 
-double clip_grad_norm(std::span<const Tensor> parameters, double max_norm) {
+Tensor clip_grad_norm_(std::span<const Tensor> parameters, double max_norm) {
   if (!(max_norm >= 0)) fail("clip_grad_norm: max_norm must not be negative, got ", max_norm);
-  const DefaultFloatEnvironment environment;
-  double sum = 0;
+  thread_local std::vector<kernels::Gradient> grads;  // kept, so that a step allocates nothing
+  grads.clear();
+  std::optional<Device> on;
   for (const Tensor& p : parameters) {
     if (!p.has_grad()) continue;
     const Tensor& g = p.grad();
-    dispatch("clip_grad_norm", g,
-             [&]<class D, class T>() { sum += kernels::sum_squares<D>(g.ptr<T>(), g.numel()); });
-  }
-  const double norm = std::sqrt(sum);
-  if (std::isfinite(norm) && norm > max_norm) {
-    for (const Tensor& p : parameters) {
-      if (!p.has_grad()) continue;
-      const Tensor& g = p.grad();
-      dispatch("clip_grad_norm", g,
-               [&]<class D, class T>() { kernels::scale<D>(g.ptr<T>(), max_norm / norm, g.numel()); });
+    if (on.value_or(g.device()) != g.device())
+      fail("clip_grad_norm: gradients are on different devices, ", *on, " and ", g.device());
+    on = g.device();
+    if (!is_floating(g.dtype())) {
+      fail("clip_grad_norm: needs a floating dtype, got a gradient of ", g.dtype(), ", shape ", g.shape());
     }
+    grads.push_back({g.raw(), g.numel(), g.dtype()});
   }
+  const Tensor norm = Tensor::empty({}, {DType::f64, on.value_or(Device::cpu())});
+  dispatch_device(norm.device(), [&](const auto& device) {
+    const auto count = int64_t(grads.size());
+    kernels::grad_norm(device, norm.ptr<double>(), grads.data(), count);
+    kernels::clip_grads(device, grads.data(), count, norm.ptr<double>(), max_norm);
+  });
   return norm;
+}
+
+double clip_grad_norm(std::span<const Tensor> parameters, double max_norm) {
+  return clip_grad_norm_(parameters, max_norm).item<double>();
 }
 
 }  // namespace nn

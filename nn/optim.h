@@ -3,7 +3,6 @@
 // it to another dtype or device.
 #pragma once
 
-#include <altgrad/core/kernels.h>
 #include <altgrad/nn/module.h>
 
 #include <array>
@@ -50,7 +49,8 @@ class Optimizer {
   // settings out of range.
   Optimizer(const char* name, std::vector<ParamGroup> groups, double lr, double weight_decay,
             const std::vector<const char*>& state);
-  // What step() does first: all checks. Counts the update of each parameter that has a gradient.
+  // What step() does first: all checks. Counts the update of each parameter that has a gradient, and puts the groups'
+  // learning rates where kernels read them.
   void begin_step();
 
   struct State {
@@ -62,6 +62,7 @@ class Optimizer {
   std::vector<State> state_;
   std::vector<Tensor> parameters_;  // that it was made for, by position
   Tensor updates_;                  // "step"
+  Tensor rates_;                    // f64, each group's learning rate
 
  private:
   void check_updates(const Tensor& updates) const;
@@ -88,9 +89,6 @@ class SGD final : public Optimizer {
 
  private:
   SGDOptions options_;
-  // What the kernel is handed, kept so that a step allocates nothing.
-  std::vector<kernels::SgdParam<float>> f32_;
-  std::vector<kernels::SgdParam<double>> f64_;
 };
 
 struct AdamWOptions {
@@ -111,9 +109,6 @@ class AdamW final : public Optimizer {
 
  private:
   AdamWOptions options_;
-  // What the kernel is handed, kept so that a step allocates nothing.
-  std::vector<kernels::AdamWParam<float>> f32_;
-  std::vector<kernels::AdamWParam<double>> f64_;
 };
 
 // Linear warm-up to max_lr over `warmup` steps, then half a cosine down to min_lr at step `total`, min_lr
@@ -131,8 +126,10 @@ namespace nn {
 // Scales all gradients by max_norm / norm where their common 2-norm exceeds max_norm. Gives the norm before.
 // A norm that is not finite leaves the gradients as they are. Squares are summed in f64: gradients in f64 beyond
 // 1e154 overflow to such a norm, and those below 1e-162 have a norm of 0. Throws std::invalid_argument where
-// max_norm is negative or NaN.
+// max_norm is negative or NaN, or gradients are on different devices or not f32 or f64.
 double clip_grad_norm(std::span<const Tensor> parameters, double max_norm);
+// The same with the norm as a tensor, f64 (), on the gradients' device: does not wait for it.
+Tensor clip_grad_norm_(std::span<const Tensor> parameters, double max_norm);
 }  // namespace nn
 }  // namespace altgrad
 ALTGRAD_API_END

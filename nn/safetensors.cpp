@@ -2,9 +2,9 @@
 // does: the tensors' byte ranges must tile the rest of the file, without holes or overlaps.
 #include <altgrad/nn/safetensors.h>
 
-#include <altgrad/core/utf8.h>
-#include <altgrad/nn/files.h>
-#include <altgrad/nn/safetensors_header.h>
+#include <altgrad/core/internal/utf8.h>
+#include <altgrad/nn/internal/files.h>
+#include <altgrad/nn/internal/safetensors_header.h>
 
 #include <nlohmann/json.hpp>
 
@@ -42,10 +42,6 @@ struct Half {
     return std::bit_cast<float>(sign | exponent << 23 | mantissa << 13);
   }
 };
-struct Bfloat {
-  uint16_t bits;
-  explicit operator float() const { return std::bit_cast<float>(uint32_t(bits) << 16); }
-};
 
 // Reads the elements of `to`, which lie in the file as From.
 template <class To, class From>
@@ -77,12 +73,14 @@ constexpr Stored stored(const char* name) {
 }
 constexpr Stored stored_dtypes[] = {
     stored<float, float>("F32"),      stored<double, double>("F64"),    stored<int64_t, int64_t>("I64"),
-    stored<uint8_t, uint8_t>("U8"),   stored<float, Half>("F16"),       stored<float, Bfloat>("BF16"),
+    stored<uint8_t, uint8_t>("U8"),   stored<float, Half>("F16"),       stored<float, bfloat16>("BF16"),
     stored<int64_t, int32_t>("I32"),  stored<int64_t, uint32_t>("U32"), stored<int64_t, int16_t>("I16"),
     stored<int64_t, uint16_t>("U16"), stored<int64_t, int8_t>("I8"),    stored<int64_t, uint8_t>("BOOL"),
 };
+constexpr Stored kept_bf16 = stored<bfloat16, bfloat16>("BF16");
 
-const Stored& stored_dtype(std::string_view name) {
+const Stored& stored_dtype(std::string_view name, LoadSafetensors options = {}) {
+  if (options.keep_bf16 && name == kept_bf16.name) return kept_bf16;
   std::string known;
   for (const Stored& s : stored_dtypes) {
     if (name == s.name) return s;
@@ -92,10 +90,14 @@ const Stored& stored_dtype(std::string_view name) {
 }
 
 const char* stored_name(DType dtype) {
-  for (const Stored& s : stored_dtypes) {
-    if (s.held == dtype) return s.name;  // each held dtype comes first as itself
+  switch (dtype) {
+    case DType::f32: return "F32";
+    case DType::f64: return "F64";
+    case DType::i64: return "I64";
+    case DType::u8: return "U8";
+    case DType::bf16: return "BF16";
   }
-  return nullptr;
+  __builtin_unreachable();
 }
 
 // ---- Reading ----
@@ -185,14 +187,14 @@ void save_safetensors(const std::string& path, const StateDict& tensors, const M
   file.commit();
 }
 
-StateDict load_safetensors(const std::string& path, Metadata* metadata) try {
+StateDict load_safetensors(const std::string& path, Metadata* metadata, LoadSafetensors options) try {
   const InputFile file("load_safetensors", path);
   SafetensorsHeader header = read_header(file);
   const auto data = int64_t(8 + header.text.size());
   sort_and_check(header, file.size() - data);
   StateDict tensors;
   for (const Entry& e : header.tensors) {
-    const Stored& dtype = stored_dtype(header[e.dtype]);
+    const Stored& dtype = stored_dtype(header[e.dtype], options);
     const Tensor t = Tensor::empty(e.shape, {.dtype = dtype.held});
     dtype.read(file, data + e.begin, t);
     tensors.emplace(header[e.name], t);

@@ -19,12 +19,17 @@ using Metadata = std::map<std::string, std::string>;
 // where the file system refuses (the old file is as it was), std::invalid_argument on an undefined tensor, the
 // reserved name "__metadata__", or text that is not UTF-8.
 void save_safetensors(const std::string& path, const StateDict& tensors, const Metadata& metadata = {});
-// Tensors are on the CPU. F32, F64, I64 and U8 are held as they are, bit for bit; F16 and BF16 are widened to f32,
-// BOOL and the other integers but U64 to i64. Throws std::runtime_error where the file cannot be read, or becomes
+struct LoadSafetensors {
+  bool keep_bf16 = false;  // BF16 as bf16, bit for bit, in half the memory; ops want f32
+};
+
+// Tensors are on the CPU. F32, F64, I64 and U8 are held as they are, bit for bit; F16 and, but for keep_bf16, BF16 are
+// widened to f32, BOOL and the other integers but U64 to i64. Throws std::runtime_error where the file cannot be read, or becomes
 // shorter while it is, and std::invalid_argument, saying what is wrong, where it is not well-formed or holds another
 // dtype. Besides what it returns, it takes at most four times the header's size. `metadata`, where given, is set to
 // the file's.
-StateDict load_safetensors(const std::string& path, Metadata* metadata = nullptr);
+StateDict load_safetensors(const std::string& path, Metadata* metadata = nullptr,
+                           LoadSafetensors options = {});
 
 }  // namespace altgrad
 ALTGRAD_API_END

@@ -1,7 +1,7 @@
-#include <altgrad/nn/safetensors_header.h>
+#include <altgrad/nn/internal/safetensors_header.h>
 
 #include <altgrad/core/error.h>
-#include <altgrad/core/utf8.h>
+#include <altgrad/core/internal/utf8.h>
 
 #include <algorithm>
 #include <array>

@@ -83,6 +83,28 @@ TEST_CASE("codes of a file under -ffast-math are the library's, both ways") {
   CHECK(std::bit_cast<uint64_t>(E5M2.decode(0x7c)) == uint64_t{0x7ff} << 52);
 }
 
+TEST_CASE(
+    "conversions to bf16 of a file under -ffast-math are the library's, and right where they are rounded "
+    "once") {
+  const ag::Tensor x = ag::Tensor::empty({1 << 18});
+  for (uint32_t i = 0; i < 1 << 18; ++i) {
+    const uint32_t low[] = {0, 0x7fff, 0x8000, 0x8001}, bits = i >> 2 << 16 | low[i & 3];
+    std::memcpy(x.ptr<float>() + i, &bits, sizeof bits);
+  }
+  const ag::Tensor y = x.to(ag::DType::bf16), wide = x.to(ag::DType::f64);
+  int wrong = 0;
+  for (int64_t i = 0; i < x.numel(); ++i) {
+    const uint16_t bits = y.ptr<ag::bfloat16>()[i].bits;
+    wrong += ag::bfloat16(std::bit_cast<float>(bits_at(x, i))).bits != bits ||
+             ag::bfloat16(wide.ptr<double>()[i]).bits != bits;
+    wrong += std::bit_cast<uint32_t>(float(y.ptr<ag::bfloat16>()[i])) != uint32_t(bits) << 16;
+  }
+  CHECK(wrong == 0);
+  CHECK(ag::bfloat16(std::bit_cast<float>(0x80018000u)).bits == 0x8002);
+  CHECK(ag::bfloat16(std::bit_cast<float>(0xff800001u)).bits == 0xffc0);
+  CHECK(ag::bfloat16(std::bit_cast<double>(uint64_t{0x3ff0100000000001})).bits == 0x3f81);
+}
+
 TEST_CASE("the library tells NaN and infinity from numbers for a program under -ffast-math") {
   const ag::Tensor x = ag::Tensor::ones({8}).requires_grad(true);
   std::memcpy(x.ptr<float>() + 3, &nan_bits, 4);

@@ -39,6 +39,6 @@ bool use() {
   optim::AdamW optimizer(model.parameters(), {.lr = 1e-3});
   optimizer.step();
   return tensor<float>() && tensor<double>() && tensor<int>() && tensor<int64_t>() && tensor<uint8_t>() &&
-         tensor<short>() && tensor<unsigned>() && Tensor::ones({1}).data<float>()[0] > 0 &&
-         format(1.f) + format(1.) > 0;
+         tensor<bfloat16>() && tensor<short>() && tensor<unsigned>() &&
+         Tensor::ones({1}).data<float>()[0] > 0 && format(1.f) + format(1.) > 0;
 }

@@ -65,8 +65,10 @@ inline double at(const Tensor& t, const Index& index) {
     case DType::f32: return t.data<float>()[size_t(offset)];
     case DType::f64: return t.data<double>()[size_t(offset)];
     case DType::i64: return double(t.data<int64_t>()[size_t(offset)]);
-    default: return t.data<uint8_t>()[size_t(offset)];
+    case DType::u8: return t.data<uint8_t>()[size_t(offset)];
+    case DType::bf16: return t.data<altgrad::bfloat16>()[size_t(offset)];
   }
+  return NAN;
 }
 
 // A tensor of f(index).

@@ -1,7 +1,9 @@
 // Histories of amaxes and the scale made from them: sequences worked out by hand, and the inputs that break
 // amax / max.
 #include "catch.h"
+#include "reference.h"
 
+#include <altgrad/fp8/internal/scale.h>
 #include <altgrad/fp8/quantizer.h>
 
 #include <cmath>
@@ -130,10 +132,16 @@ TEST_CASE("compute_scale refuses an amax that is negative or not finite", "[fp8]
 
 namespace {
 
+// The scale with which a tensor of this amax is rounded.
+float scale_for(Quantizer& q, float amax, bool record) {
+  const Tensor scale = q.apply(Tensor::full({1, 1}, amax), record).scale;
+  return scale.defined() ? scale.item<float>() : 1;
+}
+
 // The amaxes behind the scales of a sequence of steps on tensors with these amaxes; E2M1 with its max 6.
 std::vector<float> amaxes_used(Quantizer& q, std::vector<float> amaxes, bool record) {
   std::vector<float> used;
-  for (float a : amaxes) used.push_back(q.next_scale(a, record) * 6);
+  for (float a : amaxes) used.push_back(scale_for(q, a, record) * 6);
   return used;
 }
 Quantizer quantizer(Scaling scaling, int64_t length) {
@@ -179,7 +187,7 @@ TEST_CASE("with an empty history every scaling uses the tensor's own amax and, u
 TEST_CASE("an amax that is not finite is counted and the history's stands in for it", "[fp8]") {
   for (Scaling scaling : {Scaling::window, Scaling::delayed, Scaling::current}) {
     Quantizer q = quantizer(scaling, 4);
-    REQUIRE(q.next_scale(nan_value, true) == 1);  // nothing held yet
+    REQUIRE(scale_for(q, nan_value, true) == 1);  // nothing held yet
     REQUIRE(amaxes_used(q, {3, infinity, 3}, true) == std::vector<float>{3, 3, 3});
     REQUIRE(q.history.non_finite() == 2);
     REQUIRE(q.history.size() == 2);
@@ -189,52 +197,80 @@ TEST_CASE("an amax that is not finite is counted and the history's stands in for
 
 TEST_CASE("without a format a quantizer only records", "[fp8]") {
   Quantizer q{{}, AmaxHistory(2), Scaling::window, {}};
-  REQUIRE(q.next_scale(2, true) == 1);
+  REQUIRE(scale_for(q, 2, true) == 1);
   REQUIRE(q.history.amax() == 2);
-  q.next_scale(2, false);
+  scale_for(q, 2, false);
   REQUIRE(q.history.recorded() == 1);
 }
 
-TEST_CASE("an expected scale is the one that follows, unless an amax exceeds the history's", "[fp8]") {
+TEST_CASE("a predicted scale is the one that follows, unless an amax exceeds the history's", "[fp8]") {
   std::mt19937 random(3);
   for (Scaling scaling : {Scaling::window, Scaling::delayed, Scaling::current}) {
-    int expected = 0, met = 0;
+    int predicted = 0, met = 0;
     for (int64_t length : {1, 2, 3, 16}) {
       Quantizer q = quantizer(scaling, length);
       for (int step = 0; step < 200; ++step) {
         const bool record = random() % 4 != 0;
         const float amax = random() % 20 == 0 ? nan_value : float(1 + random() % 1000);
-        const std::optional<float> before = q.expected_scale(record);
-        const bool needed = q.needs_amax(record);
-        const float scale = q.next_scale(needed ? amax : nan_value, record);
-        expected += before.has_value();
+        const fp8::detail::ScaleRule rule{scaling, float(q.format->max()), record};
+        const float before = fp8::detail::predicted_scale(q.history.memory(), rule);
+        const float scale = fp8::detail::update_scale(q.history.memory(), amax, rule);
+        predicted += !std::isnan(before);
         met += before == scale;
-        if (before && *before != scale) {  // then only because this amax is larger than all that are held
+        if (!std::isnan(before) &&
+            before != scale) {  // then only because this amax is larger than all that are held
           REQUIRE(scaling == Scaling::window);
           REQUIRE(record);
           REQUIRE(scale == compute_scale(amax, *q.format));
-          REQUIRE(scale > *before);
+          REQUIRE(scale > before);
         }
       }
     }
-    CAPTURE(scaling, expected, met);
-    REQUIRE((scaling == Scaling::current ? expected == 0 : expected > 300));
-    REQUIRE((scaling == Scaling::delayed ? met == expected : met >= expected * 3 / 4));
+    CAPTURE(scaling, predicted, met);
+    REQUIRE((scaling == Scaling::current ? predicted == 0 : predicted > 300));
+    REQUIRE((scaling == Scaling::delayed ? met == predicted : met >= predicted * 3 / 4));
   }
 }
 
-TEST_CASE("settled_amax is the largest that one more update leaves, where the newest is below it", "[fp8]") {
+TEST_CASE("window scaling predicts from what one more update leaves, where the newest amax is below it",
+          "[fp8]") {
   AmaxHistory h(3);
+  const fp8::detail::ScaleRule rule{Scaling::window, 6, true};
+  // The amax behind the prediction, 0 where there is none.
+  const auto predicted = [&] {
+    const float scale = fp8::detail::predicted_scale(h.memory(), rule);
+    return std::isnan(scale) ? 0 : scale * 6;
+  };
   const auto after = [&](float amax) {
     h.update(amax);
-    return h.settled_amax();
+    return predicted();
   };
-  REQUIRE(!h.settled_amax());
-  REQUIRE(!after(5));         // 5: the newest is the largest
-  REQUIRE(after(4) == 5.f);   // 5 4
-  REQUIRE(!after(4));         // 5 4 4: 5 goes next, and the newest is the largest of the others
-  REQUIRE(!after(6));         // 4 4 6
-  REQUIRE(after(1) == 6.f);   // 4 6 1
-  REQUIRE(!after(2));         // 6 1 2: 6 goes next
-  REQUIRE(after(1.5f) == 2);  // 1 2 1.5
+  REQUIRE(predicted() == 0);
+  REQUIRE(after(6) == 0);      // 6: the newest is the largest
+  REQUIRE(after(3) == 6);      // 6 3
+  REQUIRE(after(3) == 0);      // 6 3 3: 6 goes next, and the newest is the largest of the others
+  REQUIRE(after(12) == 0);     // 3 3 12
+  REQUIRE(after(1.5f) == 12);  // 3 12 1.5
+  REQUIRE(after(3) == 0);      // 12 1.5 3: 12 goes next
+  REQUIRE(after(0.75f) == 3);  // 1.5 3 0.75
+}
+
+TEST_CASE("what is rounded while its amax is looked for is what is rounded with the final scale", "[fp8]") {
+  const Tensor x = reference::randn({37, 65}, 1, DType::f32);
+  for (const Scaling scaling : {Scaling::window, Scaling::delayed, Scaling::current}) {
+    for (const Rounding rounding : {Rounding::nearest_even, Rounding::stochastic}) {
+      for (const DType dtype : {DType::f32, DType::f64}) {
+        Quantizer q{E4M3, AmaxHistory(3), scaling, {.rounding = rounding}};
+        for (const double size : {1.0, 0.5, 4.0, 0.1, 0.1, 0.1, 0.1, 2.0}) {
+          const Tensor in = (x * size).to(dtype);
+          manual_seed(4);
+          const QTensor got = q.apply(in, true, E4M3);
+          manual_seed(4);
+          const Tensor expected = quantize(in, E4M3, got.scale.item<float>(), {.rounding = rounding});
+          CAPTURE(scaling, int(rounding), dtype, size);
+          REQUIRE(reference::same_bits(got.dequantize(), expected));
+        }
+      }
+    }
+  }
 }

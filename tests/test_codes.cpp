@@ -3,7 +3,8 @@
 #include <altgrad/altgrad.h>
 #include <altgrad/core/cpu/isa.h>
 #include <altgrad/core/cpu/matmul.h>
-#include <altgrad/fp8/kernels.h>
+#include <altgrad/core/internal/kernels/gemm.h>
+#include <altgrad/fp8/internal/kernels.h>
 
 #include "reference.h"
 
@@ -20,38 +21,47 @@ namespace {
 
 constexpr auto no_bf16 = "this CPU has no instructions for bf16";
 
-// Normal numbers rounded to E4M3, in bf16, as gemm_bf16 reads them.
-std::vector<uint16_t> random_codes(int64_t rows, int64_t columns, unsigned seed) {
+// Normal numbers rounded to E4M3.
+std::vector<bfloat16> random_codes(int64_t rows, int64_t columns, unsigned seed) {
   const Tensor x = randn({rows, columns}, seed) * 100.0;
-  std::vector<uint16_t> all(kernels::bf16_padded(rows) * kernels::bf16_padded(columns));
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < columns; ++c) {
-      const float value = float(fp8::E4M3.decode(fp8::E4M3.encode(x.ptr<double>()[r * columns + c])));
-      all[r * kernels::bf16_padded(columns) + c] = uint16_t(std::bit_cast<uint32_t>(value) >> 16);
-    }
-  }
+  std::vector<bfloat16> all;
+  for (const double value : x.data<double>()) all.emplace_back(fp8::E4M3.decode(fp8::E4M3.encode(value)));
   return all;
 }
-double value_of(uint16_t bits) { return std::bit_cast<float>(uint32_t(bits) << 16); }
 
 using Product =
-    std::function<void(float*, const uint16_t*, const uint16_t*, const float* bias, const kernels::Gemm&)>;
+    std::function<void(float*, const bfloat16*, const bfloat16*, const float* bias, const kernels::Gemm&)>;
+
+#if defined(__x86_64__)
+// A matrix filled up with zeros to multiples of 32, as the products themselves read it.
+struct Padded {
+  std::vector<uint16_t> values;
+  cpu::Operand<uint16_t> operand;
+  Padded(const bfloat16* x, bool trans, int64_t rows, int64_t columns) {
+    if (trans) std::swap(rows, columns);
+    const int64_t stride = (columns + 31) / 32 * 32;
+    values.resize(size_t((rows + 31) / 32 * 32 * stride));
+    for (int64_t i = 0; i < rows * columns; ++i)
+      values[size_t(i / columns * stride + i % columns)] = x[i].bits;
+    operand = trans ? cpu::Operand<uint16_t>{values.data(), 1, stride}
+                    : cpu::Operand<uint16_t>{values.data(), stride, 1};
+  }
+};
+#endif
 
 // That in use, on AMX the one for CPUs without it as well.
 std::vector<std::pair<const char*, Product>> products() {
-  std::vector<std::pair<const char*, Product>> all = {{"in use", kernels::gemm_bf16<Cpu>}};
+  std::vector<std::pair<const char*, Product>> all = {
+      {"in use", [](auto... args) { kernels::gemm(Cpu{}, args...); }}};
 #if defined(__x86_64__)
   if (cpu::isa() >= cpu::Isa::avx512_bf16) {
-    all.emplace_back("avx512_bf16", [](float* c, const uint16_t* a, const uint16_t* b, const float* bias,
+    all.emplace_back("avx512_bf16", [](float* c, const bfloat16* a, const bfloat16* b, const float* bias,
                                        const kernels::Gemm& g) {
       const std::unique_ptr<void, decltype(&std::free)> memory(
           std::aligned_alloc(64, cpu::bf16_scratch * sizeof(uint32_t)), std::free);
-      const int64_t lda = kernels::bf16_padded(g.trans_a ? g.m : g.k),
-                    ldb = kernels::bf16_padded(g.trans_b ? g.k : g.n);
-      using Operand = cpu::Operand<uint16_t>;
-      cpu::matmul_avx512_bf16(c, g.n, g.trans_a ? Operand{a, 1, lda} : Operand{a, lda, 1},
-                              g.trans_b ? Operand{b, 1, ldb} : Operand{b, ldb, 1}, g.m, g.n, g.k,
-                              float(g.alpha), float(g.beta), bias, static_cast<uint32_t*>(memory.get()));
+      const Padded A(a, g.trans_a, g.m, g.k), B(b, g.trans_b, g.k, g.n);
+      cpu::matmul_avx512_bf16(c, g.n, A.operand, B.operand, g.m, g.n, g.k, float(g.alpha), float(g.beta),
+                              bias, static_cast<uint32_t*>(memory.get()));
     });
   }
 #endif
@@ -63,7 +73,7 @@ void check(const Product& product, int64_t m, int64_t n, int64_t k, bool trans_a
   CAPTURE(m, n, k, trans_a, trans_b, alpha, beta, with_bias);
   const auto a = trans_a ? random_codes(k, m, 1) : random_codes(m, k, 1);
   const auto b = trans_b ? random_codes(n, k, 2) : random_codes(k, n, 2);
-  const int64_t lda = kernels::bf16_padded(trans_a ? m : k), ldb = kernels::bf16_padded(trans_b ? k : n);
+  const int64_t lda = trans_a ? m : k, ldb = trans_b ? k : n;
   const float before = beta == 0 ? NAN : 100.f;  // NaN must not be read
   std::vector<float> c(m * n + 1, before);
   const Tensor bias = 100 * randn({n}, 3).to(DType::f32);
@@ -74,8 +84,8 @@ void check(const Product& product, int64_t m, int64_t n, int64_t k, bool trans_a
     for (int64_t j = 0; j < n; ++j) {
       double sum = 0;
       for (int64_t p = 0; p < k; ++p) {
-        sum += value_of(a[trans_a ? p * lda + i : i * lda + p]) *
-               value_of(b[trans_b ? j * ldb + p : p * ldb + j]);
+        sum += double(a[size_t(trans_a ? p * lda + i : i * lda + p)]) *
+               double(b[size_t(trans_b ? j * ldb + p : p * ldb + j)]);
       }
       const double expected =
           alpha * sum + (beta == 0 ? 0 : beta * before) + (with_bias ? bias.ptr<float>()[j] : 0);
@@ -91,7 +101,7 @@ void check(const Product& product, int64_t m, int64_t n, int64_t k, bool trans_a
 }  // namespace
 
 TEST_CASE("products of bf16 agree with plain loops in f64", "[codes]") {
-  if (!kernels::has_bf16<Cpu>()) SKIP_TEST(no_bf16);
+  if (!kernels::has_bf16(Cpu{})) SKIP_TEST(no_bf16);
   for (const auto& [name, product] : products()) {
     INFO(name);
     for (const bool trans_a : {false, true}) {
@@ -115,7 +125,7 @@ TEST_CASE("products of bf16 agree with plain loops in f64", "[codes]") {
 }
 
 TEST_CASE("products of bf16 have the same bits on any number of threads", "[codes]") {
-  if (!kernels::has_bf16<Cpu>()) SKIP_TEST(no_bf16);
+  if (!kernels::has_bf16(Cpu{})) SKIP_TEST(no_bf16);
   const int before = num_threads();
   for (const auto& [m, n, k] :
        std::vector<std::array<int64_t, 3>>{{130, 100, 300}, {768, 65, 128}, {65, 700, 200}}) {
@@ -125,7 +135,7 @@ TEST_CASE("products of bf16 have the same bits on any number of threads", "[code
     for (const int threads : {1, 2, 3}) {
       set_num_threads(threads);
       std::vector<float> c(m * n);
-      kernels::gemm_bf16<Cpu>(c.data(), a.data(), b.data(), bias.ptr<float>(), {.m = m, .n = n, .k = k});
+      kernels::gemm(Cpu{}, c.data(), a.data(), b.data(), bias.ptr<float>(), {.m = m, .n = n, .k = k});
       if (threads == 1) one = c;
       CHECK(std::memcmp(c.data(), one.data(), c.size() * sizeof(float)) == 0);
     }
@@ -134,16 +144,16 @@ TEST_CASE("products of bf16 have the same bits on any number of threads", "[code
 }
 
 TEST_CASE("a product of bf16 adds its bias once, and without terms is beta C and bias", "[codes]") {
-  if (!kernels::has_bf16<Cpu>()) SKIP_TEST(no_bf16);
+  if (!kernels::has_bf16(Cpu{})) SKIP_TEST(no_bf16);
   const int64_t m = 5, n = 40;
   const Tensor bias = randn({n}, 3).to(DType::f32);
   for (const int64_t k : {0, 1, 1024, 2050}) {
     const auto a = random_codes(m, k, 1), b = random_codes(k, n, 2);
     std::vector<float> plain(m * n, 2), with(m * n, 2), unread(m * n, NAN);
-    kernels::gemm_bf16<Cpu>(plain.data(), a.data(), b.data(), nullptr, {.m = m, .n = n, .k = k, .beta = 0.5});
-    kernels::gemm_bf16<Cpu>(with.data(), a.data(), b.data(), bias.ptr<float>(),
-                            {.m = m, .n = n, .k = k, .beta = 0.5});
-    kernels::gemm_bf16<Cpu>(unread.data(), a.data(), b.data(), nullptr, {.m = m, .n = n, .k = k});
+    kernels::gemm(Cpu{}, plain.data(), a.data(), b.data(), nullptr, {.m = m, .n = n, .k = k, .beta = 0.5});
+    kernels::gemm(Cpu{}, with.data(), a.data(), b.data(), bias.ptr<float>(),
+                  {.m = m, .n = n, .k = k, .beta = 0.5});
+    kernels::gemm(Cpu{}, unread.data(), a.data(), b.data(), nullptr, {.m = m, .n = n, .k = k});
     double worst = 0, largest = 1;
     for (int64_t i = 0; i < m * n; ++i) {
       const double expected = double(plain[size_t(i)]) + bias.ptr<float>()[i % n];
@@ -154,6 +164,18 @@ TEST_CASE("a product of bf16 adds its bias once, and without terms is beta C and
     CAPTURE(k);
     CHECK(worst <= 3e-7 * largest);
   }
+}
+
+TEST_CASE("a product of bf16 is scaled by numbers in memory", "[codes]") {
+  if (!kernels::has_bf16(Cpu{})) SKIP_TEST(no_bf16);
+  const auto a = random_codes(5, 33, 1), b = random_codes(33, 7, 2);
+  const float scale_a = 0.3f, scale_b = 1.7f;
+  std::vector<float> by_alpha(35), by_scales(35);
+  kernels::gemm(Cpu{}, by_alpha.data(), a.data(), b.data(), nullptr,
+                {.m = 5, .n = 7, .k = 33, .alpha = 2 * double(scale_a) * double(scale_b)});
+  kernels::gemm(Cpu{}, by_scales.data(), a.data(), b.data(), nullptr,
+                {.m = 5, .n = 7, .k = 33, .alpha = 2, .scale_a = &scale_a, .scale_b = &scale_b});
+  CHECK(by_scales == by_alpha);
 }
 
 TEST_CASE("a layer on codes gives zeros for the weight's gradient of an empty batch", "[codes]") {
@@ -178,7 +200,7 @@ TEST_CASE("a layer that runs on codes gives the products of rounded values", "[c
                                           {E5M2, E3M4, E4M3},
                                           {E2M5, E0M7, E6M1},
                                           {E7M0, E4M3, E4M3},
-                                          {bf16, bf16, bf16},
+                                          {fp8::bf16, fp8::bf16, fp8::bf16},
                                           {fp16, E4M3, E4M3},
                                           {float8_e4m3fnuz, float8_e5m2fnuz, float4_e2m1fn}}) {
     for (const auto& [rows, in, out] :
@@ -206,7 +228,7 @@ TEST_CASE("a layer that runs on codes gives the products of rounded values", "[c
 }
 
 TEST_CASE("products on codes are closer to the truth than f32 products of rescaled values", "[codes]") {
-  if (!kernels::has_bf16<Cpu>()) SKIP_TEST(no_bf16);
+  if (!kernels::has_bf16(Cpu{})) SKIP_TEST(no_bf16);
   using namespace fp8;
   double log_ratio = 0;
   int products = 0;
@@ -254,7 +276,8 @@ TEST_CASE("the short way of rounding gives the bits of the long one", "[codes][f
         if (!std::isfinite(x)) continue;
         const float a = r(x), b = fp8::NearestRounder(r)(x, x);
         if (std::abs(x) <= r.max())
-          wrong += std::bit_cast<uint32_t>(fp8::NearestRounder(r).operator()<false>(x, x)) != std::bit_cast<uint32_t>(b);
+          wrong += std::bit_cast<uint32_t>(fp8::NearestRounder(r).operator()<false>(x, x)) !=
+                   std::bit_cast<uint32_t>(b);
         const double d = wide(double(x)), e = fp8::NearestRounder(wide)(double(x), double(x));
         wrong +=
             std::bit_cast<uint32_t>(a) != std::bit_cast<uint32_t>(b) && !(std::isnan(a) && std::isnan(b));
@@ -309,7 +332,9 @@ TEST_CASE("large tensors round as small ones do", "[codes]") {
     for (const int64_t offset : {0, 1}) {  // y aligned to 64 bytes, and to 4
       const Tensor memory = Tensor::zeros({n + 1});
       float* const y = memory.ptr<float>() + offset;
-      kernels::quantize<Cpu>(y, x.ptr<float>(), scale, rounder, {}, n, amax);
+      float known = amax;
+      kernels::quantize(Cpu{}, y, x.ptr<float>(), &scale, {rounder, {}}, n, &known);
+      CHECK(known == amax);
       int64_t wrong = 0;
       for (int64_t i = 0; i < n; ++i) wrong += y[i] != rounder(x.ptr<float>()[i] / scale) * scale;
       CHECK(wrong == 0);
@@ -326,8 +351,7 @@ TEST_CASE("rounding x / scale divides exactly", "[codes]") {
   for (int trial = 0; trial < 200; ++trial) {
     const float scale = std::ldexp(1 + float(random() % (1 << 23)) * 0x1p-23f, int(random() % 60) - 30);
     const fp8::Format& f = trial % 2 ? fp8::E4M3 : fp8::E5M2;
-    const Tensor x = Tensor::empty({n}),
-                 codes = Tensor::empty({2 * kernels::bf16_padded(n) * 32}, {.dtype = DType::u8});
+    const Tensor x = Tensor::empty({n}), codes = Tensor::empty({n}, {.dtype = DType::bf16});
     for (int64_t i = 0; i < n; ++i) {
       const double middle = (f.decode(uint32_t(random() % 120)) + f.decode(uint32_t(random() % 120))) / 2;
       float near = float(middle * scale);
@@ -337,13 +361,14 @@ TEST_CASE("rounding x / scale divides exactly", "[codes]") {
     }
     const fp8::Rounder<float> rounder(f);
     const Tensor y = fp8::quantize(x, f, scale);
-    const float largest = trial % 4 < 2 ? fp8::amax(x) : kernels::unknown_amax;
-    kernels::quantize_bf16<Cpu>(codes.ptr<uint16_t>(), x.ptr<float>(), scale, rounder, {}, 1, n, largest);
+    float largest = trial % 4 < 2 ? fp8::amax(x) : kernels::unknown_amax;
+    kernels::quantize(Cpu{}, codes.ptr<bfloat16>(), x.ptr<float>(), &scale, {rounder, {}}, n, &largest);
+    REQUIRE(largest == fp8::amax(x));
     int64_t wrong = 0;
     for (int64_t i = 0; i < n; ++i) {
       const float expected = rounder(x.ptr<float>()[i] / scale);
       wrong += y.ptr<float>()[i] != expected * scale;
-      wrong += value_of(codes.ptr<uint16_t>()[i]) != expected;
+      wrong += float(codes.ptr<bfloat16>()[i]) != expected;
     }
     CAPTURE(scale, f.name);
     REQUIRE(wrong == 0);

@@ -164,7 +164,11 @@ Results rounding(const Tensor& x) {
   fp8::AmaxHistory history(4);
   history.update(tiny);
   history.update(tiny * 0.5);
-  all.add("history", std::vector{history.amax(), *history.settled_amax()});
+  fp8::Quantizer quantizer{fp8::E4M3, history, fp8::Scaling::window, {}};
+  const fp8::QTensor operand = quantizer.apply(tiny.reshape({1, 2}), true);
+  all.add("history", std::vector{history.amax()});
+  all.add("operand", operand.scale);
+  all.add("operand", operand.dequantize());
   all.add("amax", std::vector{fp8::amax(x * 1e-45)});
   return all;
 }

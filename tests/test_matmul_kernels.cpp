@@ -3,6 +3,7 @@
 #include <altgrad/core/cpu/isa.h>
 #include <altgrad/core/cpu/matmul.h>
 #include <altgrad/core/device.h>
+#include <altgrad/core/internal/kernels/gemm.h>
 
 #include "reference.h"
 
@@ -212,4 +213,15 @@ TEST_CASE("products have the same bits on any number of threads", "[matmul]") {
     }
   }
   set_num_threads(before);
+}
+
+TEST_CASE("a product is scaled by numbers in memory as by alpha", "[matmul]") {
+  const Tensor a = randn({5, 33}, 1, DType::f32), b = randn({33, 7}, 2, DType::f32);
+  const float scale_a = 0.3f, scale_b = 1.7f;
+  std::vector<float> by_alpha(35), by_scales(35);
+  kernels::gemm(Cpu{}, by_alpha.data(), a.ptr<float>(), b.ptr<float>(),
+                {.m = 5, .n = 7, .k = 33, .alpha = 2 * (double(scale_a) * double(scale_b))});
+  kernels::gemm(Cpu{}, by_scales.data(), a.ptr<float>(), b.ptr<float>(),
+                {.m = 5, .n = 7, .k = 33, .alpha = 2, .scale_a = &scale_a, .scale_b = &scale_b});
+  CHECK(by_scales == by_alpha);
 }

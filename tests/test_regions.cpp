@@ -1,5 +1,5 @@
 // Regions against a plain model: which bytes are whose.
-#include <altgrad/core/regions.h>
+#include <altgrad/core/internal/regions.h>
 
 #include <cstdint>
 #include <cstring>

@@ -14,7 +14,7 @@ using reference::same_bits;
 using reference::values;
 
 namespace {
-constexpr DType dtypes[] = {DType::f32, DType::f64, DType::i64, DType::u8};
+constexpr DType dtypes[] = {DType::f32, DType::f64, DType::i64, DType::u8, DType::bf16};
 Tensor counting(const Shape& shape, DType dtype) {
   return Tensor::arange(shape.numel()).alias(shape).to(dtype);
 }

@@ -80,7 +80,7 @@ TEST_CASE("shapes refuse nonsense", "[core]") {
 
 TEST_CASE("conversions between all dtypes", "[core]") {
   const auto x = Tensor::from({0.f, 1.f, 2.f, 200.f}, {4});
-  for (DType t : {DType::f32, DType::f64, DType::i64, DType::u8}) {
+  for (DType t : {DType::f32, DType::f64, DType::i64, DType::u8, DType::bf16}) {
     const Tensor y = x.to(t);
     CHECK(y.dtype() == t);
     CHECK(values<float>(y.to(DType::f32)) == values<float>(x));

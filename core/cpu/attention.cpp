@@ -2,8 +2,8 @@
 // ever in memory. Queries, keys and values are read where they lie in the packed qkv.
 #include <altgrad/core/cpu/matmul.h>
 #include <altgrad/core/cpu/parallel.h>
-#include <altgrad/core/kernels.h>
-#include <altgrad/core/math.h>
+#include <altgrad/core/internal/kernels/attention.h>
+#include <altgrad/core/internal/math.h>
 
 #include <cmath>
 #include <limits>
@@ -51,9 +51,9 @@ struct Head {
 
 // The strips of a head are one task where there are heads for all threads; else they are dealt out to several,
 // each of which packs the head for itself.
-template <class D, class T>
-void attention(T* y, LogSumExp<T>* lse, const T* qkv, int64_t batch, int64_t length, int64_t heads,
-               int64_t head_size) {
+template <class T>
+void attention(const Cpu&, T* y, LogSumExp<T>* lse, const T* qkv, int64_t batch, int64_t length,
+               int64_t heads, int64_t head_size) {
   const int64_t pairs = batch * heads, strips = std::max<int64_t>(1, (length + strip - 1) / strip);
   const int64_t parts =
       std::clamp<int64_t>(2 * int64_t(num_threads()) / std::max<int64_t>(pairs, 1), 1, strips);
@@ -96,9 +96,9 @@ void attention(T* y, LogSumExp<T>* lse, const T* qkv, int64_t batch, int64_t len
 //   dv = P^T dy,  dS = P * (dy v^T - delta),  dq = scale dS k,  dk = scale dS^T q
 // One thread has all strips of a head, so its dk and dv are sums in a fixed order. The last strip comes
 // first: it reaches all keys, so it sets dk and dv and the others add to them.
-template <class D, class T>
-void attention_grad(T* dqkv, const T* dy, const T* qkv, const T* y, const LogSumExp<T>* lse, int64_t batch,
-                    int64_t length, int64_t heads, int64_t head_size) {
+template <class T>
+void attention_grad(const Cpu&, T* dqkv, const T* dy, const T* qkv, const T* y, const LogSumExp<T>* lse,
+                    int64_t batch, int64_t length, int64_t heads, int64_t head_size) {
   const int64_t strips = (length + strip - 1) / strip;
   const T scale = T(1) / std::sqrt(T(head_size));
   parallel_tasks(batch * heads, [=](int64_t pair) {
@@ -143,10 +143,10 @@ void attention_grad(T* dqkv, const T* dy, const T* qkv, const T* y, const LogSum
   });
 }
 
-#define AG_INSTANTIATE(T)                                                                                    \
-  template void attention<Cpu>(T*, LogSumExp<T>*, const T*, int64_t, int64_t, int64_t, int64_t);             \
-  template void attention_grad<Cpu>(T*, const T*, const T*, const T*, const LogSumExp<T>*, int64_t, int64_t, \
-                                    int64_t, int64_t);
+#define AG_INSTANTIATE(T)                                                                                  \
+  template void attention(const Cpu&, T*, LogSumExp<T>*, const T*, int64_t, int64_t, int64_t, int64_t);    \
+  template void attention_grad(const Cpu&, T*, const T*, const T*, const T*, const LogSumExp<T>*, int64_t, \
+                               int64_t, int64_t, int64_t);
 AG_INSTANTIATE(float)
 AG_INSTANTIATE(double)
 

@@ -1,7 +1,8 @@
 // Elementwise kernels: plain loops over the named functors, which the compiler vectorises.
 #include <altgrad/core/cpu/parallel.h>
-#include <altgrad/core/functors.h>
-#include <altgrad/core/kernels.h>
+#include <altgrad/core/dtype.h>
+#include <altgrad/core/internal/functors.h>
+#include <altgrad/core/internal/kernels/elementwise.h>
 
 namespace altgrad::kernels {
 namespace {
@@ -62,8 +63,8 @@ int64_t last_b(const Strided& s) { return s.dim ? s.b[s.dim - 1] : 0; }
 
 }  // namespace
 
-template <class D, class F, class T>
-void unary(F f, T* y, const T* x, int64_t n) {
+template <class F, class T>
+void unary(const Cpu&, F f, T* y, const T* x, int64_t n) {
   parallel_for(n, grain, [=](int64_t begin, int64_t end) {
     T* __restrict out = y;
     const T* __restrict in = x;
@@ -71,8 +72,8 @@ void unary(F f, T* y, const T* x, int64_t n) {
   });
 }
 
-template <class D, class F, class T>
-void unary_both(F f, T* y, T* slope, const T* x, int64_t n) {
+template <class F, class T>
+void unary_both(const Cpu&, F f, T* y, T* slope, const T* x, int64_t n) {
   parallel_for(n, grain, [=](int64_t begin, int64_t end) {
     T* __restrict values = y, * __restrict slopes = slope;
     const T* __restrict in = x;
@@ -84,16 +85,16 @@ void unary_both(F f, T* y, T* slope, const T* x, int64_t n) {
   });
 }
 
-template <class D, class F, class T>
-void unary_grad(F f, T* dx, const T* dy, const T* x, const T* y, int64_t n) {
+template <class F, class T>
+void unary_grad(const Cpu&, F f, T* dx, const T* dy, const T* x, const T* y, int64_t n) {
   parallel_for(n, grain, [=](int64_t begin, int64_t end) {
     T* __restrict out = dx;
     for (int64_t i = begin; i < end; ++i) out[i] = dy[i] * f.slope(x ? x[i] : T(0), y ? y[i] : T(0));
   });
 }
 
-template <class D, class F, class T>
-void binary(F f, T* y, const T* a, const T* b, const Strided& s) {
+template <class F, class T>
+void binary(const Cpu&, F f, T* y, const T* a, const T* b, const Strided& s) {
   for_rows(s, [&, y, f](int64_t i, int64_t at_a, int64_t at_b, int64_t n) {
     T* __restrict out = y + i;
     for_pairs(a + at_a, last_a(s), b + at_b, last_b(s), n,
@@ -101,8 +102,8 @@ void binary(F f, T* y, const T* a, const T* b, const Strided& s) {
   });
 }
 
-template <class D, class F, class T>
-void compare(F f, uint8_t* y, const T* a, const T* b, const Strided& s) {
+template <class F, class T>
+void compare(const Cpu&, F f, uint8_t* y, const T* a, const T* b, const Strided& s) {
   for_rows(s, [&, y, f](int64_t i, int64_t at_a, int64_t at_b, int64_t n) {
     uint8_t* __restrict out = y + i;
     for_pairs(a + at_a, last_a(s), b + at_b, last_b(s), n,
@@ -110,8 +111,8 @@ void compare(F f, uint8_t* y, const T* a, const T* b, const Strided& s) {
   });
 }
 
-template <class D, class F, class T>
-void binary_grad(F f, T* da, T* db, const T* dy, const T* a, const T* b, const Strided& s) {
+template <class F, class T>
+void binary_grad(const Cpu&, F f, T* da, T* db, const T* dy, const T* a, const T* b, const Strided& s) {
   for_rows(s, [&, f](int64_t i, int64_t at_a, int64_t at_b, int64_t n) {
     const T* __restrict in = dy + i;
     if (da) {
@@ -127,8 +128,8 @@ void binary_grad(F f, T* da, T* db, const T* dy, const T* a, const T* b, const S
   });
 }
 
-template <class D, class T>
-void copy_strided(T* dst, const T* src, const Strided& s) {
+template <class T>
+void copy_strided(const Cpu&, T* dst, const T* src, const Strided& s) {
   const int64_t step_to = last_a(s), step_from = last_b(s);
   for_rows(s, [=](int64_t, int64_t at_dst, int64_t at_src, int64_t n) {
     T* __restrict to = dst + at_dst;
@@ -141,24 +142,24 @@ void copy_strided(T* dst, const T* src, const Strided& s) {
   });
 }
 
-template <class D, class T>
-void where(T* y, const uint8_t* condition, const T* a, const T* b, int64_t n) {
+template <class T>
+void where(const Cpu&, T* y, const uint8_t* condition, const T* a, const T* b, int64_t n) {
   parallel_for(n, grain, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) y[i] = condition[i] ? (a ? a[i] : T(0)) : (b ? b[i] : T(0));
   });
 }
 
-template <class D, class T>
-void fill(T* y, T value, int64_t n) {
+template <class T>
+void fill(const Cpu&, T* y, T value, int64_t n) {
   parallel_for(n, grain, [=](int64_t begin, int64_t end) { std::fill(y + begin, y + end, value); });
 }
 
-template <class D, class To, class From>
-void cast(To* y, const From* x, int64_t n) {
+template <class To, class From>
+void cast(const Cpu&, To* y, const From* x, int64_t n) {
   parallel_for(n, grain, [=](int64_t begin, int64_t end) {
     To* __restrict out = y;
     const From* __restrict in = x;
-    if constexpr (std::is_floating_point_v<From> && std::is_integral_v<To>) {
+    if constexpr (!std::is_integral_v<From> && std::is_integral_v<To>) {
       constexpr To low = std::numeric_limits<To>::min(), high = std::numeric_limits<To>::max();
       for (int64_t i = begin; i < end; ++i)
         out[i] = fits<To>(in[i]) ? To(in[i]) : in[i] < 0 ? low : in[i] > 0 ? high : To(0);
@@ -168,8 +169,8 @@ void cast(To* y, const From* x, int64_t n) {
   });
 }
 
-template <class D, class T>
-void axpy(T* y, const T* x, double alpha, int64_t n) {
+template <class T>
+void axpy(const Cpu&, T* y, const T* x, double alpha, int64_t n) {
   parallel_for(n, grain, [=](int64_t begin, int64_t end) {
     T* __restrict out = y;
     const T* __restrict in = x;
@@ -178,52 +179,55 @@ void axpy(T* y, const T* x, double alpha, int64_t n) {
   });
 }
 
-#define AG_UNARY(F)                                           \
-  template void unary<Cpu>(F, float*, const float*, int64_t); \
-  template void unary<Cpu>(F, double*, const double*, int64_t);
+#define AG_UNARY(F)                                                  \
+  template void unary(const Cpu&, F, float*, const float*, int64_t); \
+  template void unary(const Cpu&, F, double*, const double*, int64_t);
 AG_UNARY_FUNCTORS(AG_UNARY)
 AG_UNARY_BOTH_FUNCTORS(AG_UNARY)
-#define AG_UNARY_GRAD(F)                                                                       \
-  template void unary_grad<Cpu>(F, float*, const float*, const float*, const float*, int64_t); \
-  template void unary_grad<Cpu>(F, double*, const double*, const double*, const double*, int64_t);
+#define AG_UNARY_GRAD(F)                                                                              \
+  template void unary_grad(const Cpu&, F, float*, const float*, const float*, const float*, int64_t); \
+  template void unary_grad(const Cpu&, F, double*, const double*, const double*, const double*, int64_t);
 AG_UNARY_FUNCTORS(AG_UNARY_GRAD)
-#define AG_UNARY_BOTH(F)                                                   \
-  template void unary_both<Cpu>(F, float*, float*, const float*, int64_t); \
-  template void unary_both<Cpu>(F, double*, double*, const double*, int64_t);
+#define AG_UNARY_BOTH(F)                                                          \
+  template void unary_both(const Cpu&, F, float*, float*, const float*, int64_t); \
+  template void unary_both(const Cpu&, F, double*, double*, const double*, int64_t);
 AG_UNARY_BOTH_FUNCTORS(AG_UNARY_BOTH)
 
-#define AG_BINARY(F)                                                                               \
-  template void binary<Cpu>(F, float*, const float*, const float*, const Strided&);                \
-  template void binary<Cpu>(F, double*, const double*, const double*, const Strided&);             \
-  template void binary_grad<Cpu>(F, float*, float*, const float*, const float*, const float*,      \
-                                 const Strided&);                                                  \
-  template void binary_grad<Cpu>(F, double*, double*, const double*, const double*, const double*, \
-                                 const Strided&);
+#define AG_BINARY(F)                                                                                      \
+  template void binary(const Cpu&, F, float*, const float*, const float*, const Strided&);                \
+  template void binary(const Cpu&, F, double*, const double*, const double*, const Strided&);             \
+  template void binary_grad(const Cpu&, F, float*, float*, const float*, const float*, const float*,      \
+                            const Strided&);                                                              \
+  template void binary_grad(const Cpu&, F, double*, double*, const double*, const double*, const double*, \
+                            const Strided&);
 AG_BINARY_FUNCTORS(AG_BINARY)
 
-#define AG_COMPARE(F)                                                                      \
-  template void compare<Cpu>(F, uint8_t*, const float*, const float*, const Strided&);     \
-  template void compare<Cpu>(F, uint8_t*, const double*, const double*, const Strided&);   \
-  template void compare<Cpu>(F, uint8_t*, const int64_t*, const int64_t*, const Strided&); \
-  template void compare<Cpu>(F, uint8_t*, const uint8_t*, const uint8_t*, const Strided&);
+#define AG_COMPARE(F)                                                                             \
+  template void compare(const Cpu&, F, uint8_t*, const float*, const float*, const Strided&);     \
+  template void compare(const Cpu&, F, uint8_t*, const double*, const double*, const Strided&);   \
+  template void compare(const Cpu&, F, uint8_t*, const int64_t*, const int64_t*, const Strided&); \
+  template void compare(const Cpu&, F, uint8_t*, const uint8_t*, const uint8_t*, const Strided&); \
+  template void compare(const Cpu&, F, uint8_t*, const bfloat16*, const bfloat16*, const Strided&);
 AG_COMPARE_FUNCTORS(AG_COMPARE)
 
-#define AG_FLOATING(T)                                                       \
-  template void where<Cpu>(T*, const uint8_t*, const T*, const T*, int64_t); \
-  template void axpy<Cpu>(T*, const T*, double, int64_t);
+#define AG_FLOATING(T)                                                              \
+  template void where(const Cpu&, T*, const uint8_t*, const T*, const T*, int64_t); \
+  template void axpy(const Cpu&, T*, const T*, double, int64_t);
 AG_FLOATING(float)
 AG_FLOATING(double)
 
-#define AG_ALL(T)                                                \
-  template void fill<Cpu>(T*, T, int64_t);                       \
-  template void copy_strided<Cpu>(T*, const T*, const Strided&); \
-  template void cast<Cpu>(T*, const float*, int64_t);            \
-  template void cast<Cpu>(T*, const double*, int64_t);           \
-  template void cast<Cpu>(T*, const int64_t*, int64_t);          \
-  template void cast<Cpu>(T*, const uint8_t*, int64_t);
+#define AG_ALL(T)                                                       \
+  template void fill(const Cpu&, T*, T, int64_t);                       \
+  template void copy_strided(const Cpu&, T*, const T*, const Strided&); \
+  template void cast(const Cpu&, T*, const float*, int64_t);            \
+  template void cast(const Cpu&, T*, const double*, int64_t);           \
+  template void cast(const Cpu&, T*, const int64_t*, int64_t);          \
+  template void cast(const Cpu&, T*, const uint8_t*, int64_t);          \
+  template void cast(const Cpu&, T*, const bfloat16*, int64_t);
 AG_ALL(float)
 AG_ALL(double)
 AG_ALL(int64_t)
 AG_ALL(uint8_t)
+AG_ALL(bfloat16)
 
 }  // namespace altgrad::kernels

@@ -1,11 +1,14 @@
 // Gathering rows by index, and adding them back.
 #include <altgrad/core/cpu/parallel.h>
-#include <altgrad/core/kernels.h>
+#include <altgrad/core/internal/kernels/gather.h>
+
+#include <algorithm>
 
 namespace altgrad::kernels {
 
-template <class D, class T>
-void gather(T* y, const T* x, const int64_t* ids, int64_t outer, int64_t n, int64_t count, int64_t inner) {
+template <class T>
+void gather(const Cpu&, T* y, const T* x, const int64_t* ids, int64_t outer, int64_t n, int64_t count,
+            int64_t inner) {
   if (inner == 0) return;  // outer * count may be anything
   parallel_for(outer * count, std::max<int64_t>(1, (1 << 14) / std::max<int64_t>(1, inner)),
                [=](int64_t begin, int64_t end) {
@@ -17,9 +20,9 @@ void gather(T* y, const T* x, const int64_t* ids, int64_t outer, int64_t n, int6
 
 // A thread owns a block of columns of one outer index and adds the rows in the order of ids: no two threads
 // meet.
-template <class D, class T>
-void gather_grad(T* dx, double beta, const T* dy, const int64_t* ids, int64_t outer, int64_t n, int64_t count,
-                 int64_t inner) {
+template <class T>
+void gather_grad(const Cpu&, T* dx, double beta, const T* dy, const int64_t* ids, int64_t outer, int64_t n,
+                 int64_t count, int64_t inner) {
   if (n == 0) return;  // outer may be anything
   constexpr int64_t block = 64;
   const int64_t blocks = (inner + block - 1) / block;
@@ -34,18 +37,17 @@ void gather_grad(T* dx, double beta, const T* dy, const int64_t* ids, int64_t ou
   });
 }
 
-template <class D>
-int64_t first_outside(const int64_t* ids, int64_t count, int64_t high, int64_t allowed) {
-  for (int64_t i = 0; i < count; ++i) {
-    if ((ids[i] < 0 || ids[i] >= high) && ids[i] != allowed) return i;
-  }
-  return -1;
+void first_outside(const Cpu&, int64_t* at, const int64_t* ids, int64_t count, int64_t high,
+                   int64_t allowed) {
+  const int64_t* const found =
+      std::find_if(ids, ids + count, [=](int64_t id) { return (id < 0 || id >= high) && id != allowed; });
+  *at = found == ids + count ? -1 : found - ids;
 }
-template int64_t first_outside<Cpu>(const int64_t*, int64_t, int64_t, int64_t);
 
-#define AG_INSTANTIATE(T)                                                                      \
-  template void gather<Cpu>(T*, const T*, const int64_t*, int64_t, int64_t, int64_t, int64_t); \
-  template void gather_grad<Cpu>(T*, double, const T*, const int64_t*, int64_t, int64_t, int64_t, int64_t);
+#define AG_INSTANTIATE(T)                                                                                \
+  template void gather(const Cpu&, T*, const T*, const int64_t*, int64_t, int64_t, int64_t, int64_t);    \
+  template void gather_grad(const Cpu&, T*, double, const T*, const int64_t*, int64_t, int64_t, int64_t, \
+                            int64_t);
 AG_INSTANTIATE(float)
 AG_INSTANTIATE(double)
 

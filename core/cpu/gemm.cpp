@@ -2,7 +2,7 @@
 // by its sizes, the grid is the same for any number of threads, so that the result is too.
 #include <altgrad/core/cpu/matmul.h>
 #include <altgrad/core/cpu/parallel.h>
-#include <altgrad/core/kernels.h>
+#include <altgrad/core/internal/kernels/gemm.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -62,33 +62,61 @@ void for_blocks_of(int64_t m, int64_t n, int64_t k, bool packs_b, F&& f) {
   cpu::sums_follow_sizes<T>() ? for_fixed_blocks(m, n, f) : for_blocks(m, n, k, f32_rows, packs_b, f);
 }
 
+double alpha_of(const Gemm& g) {
+  return g.alpha * ((g.scale_a ? double(*g.scale_a) : 1) * (g.scale_b ? double(*g.scale_b) : 1));
+}
+
 template <class T>
 cpu::Operand<T> operand(const T* data, bool trans, int64_t rows, int64_t columns) {
   return trans ? cpu::Operand<T>{data, 1, rows} : cpu::Operand<T>{data, columns, 1};
 }
 
+// The matrix as the bf16 kernels read it: where its sizes are no multiples of their padding, a copy in memory of this
+// thread that is filled up with zeros.
+template <class Tag>
+cpu::Operand<uint16_t> padded(const bfloat16* x, bool trans, int64_t rows, int64_t columns) {
+  const int64_t height = trans ? columns : rows, width = trans ? rows : columns;
+  const int64_t stride = divide_up(width, cpu::bf16_padding) * cpu::bf16_padding,
+                padded_height = divide_up(height, cpu::bf16_padding) * cpu::bf16_padding;
+  const auto* data = reinterpret_cast<const uint16_t*>(x);
+  if (stride != width || padded_height != height) {
+    auto* const copy =
+        static_cast<uint16_t*>(thread_memory<Tag>(size_t(stride * padded_height) * sizeof(uint16_t)));
+    parallel_for(padded_height, 1 + (1 << 15) / stride, [=](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        const int64_t used = r < height ? width : 0;
+        std::copy_n(data + r * width, used, copy + r * stride);
+        std::fill_n(copy + r * stride + used, stride - used, uint16_t(0));
+      }
+    });
+    data = copy;
+  }
+  return trans ? cpu::Operand<uint16_t>{data, 1, stride} : cpu::Operand<uint16_t>{data, stride, 1};
+}
+
 }  // namespace
 
-template <class D, class T>
-void gemm(T* c, const T* a, const T* b, const Gemm& g) {
+template <class T>
+void gemm(const Cpu&, T* c, const T* a, const T* b, const Gemm& g) {
   if (g.m == 0 || g.n == 0) return;
   const auto A = operand(a, g.trans_a, g.m, g.k), B = operand(b, g.trans_b, g.k, g.n);
+  const T alpha = T(alpha_of(g));
   if (g.batch == 1) {
     for_blocks_of<T>(g.m, g.n, g.k, g.trans_b,
                      [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
                        cpu::matmul(c + row * g.n + column, g.n, at(A, row, 0), at(B, 0, column), rows,
-                                   columns, g.k, T(g.alpha), T(g.beta));
+                                   columns, g.k, alpha, T(g.beta));
                      });
   } else {
     parallel_tasks(g.batch, [&](int64_t i) {
       cpu::matmul<T>(c + i * g.stride_c, g.n, {a + i * g.stride_a, A.row, A.column},
-                     {b + i * g.stride_b, B.row, B.column}, g.m, g.n, g.k, T(g.alpha), T(g.beta));
+                     {b + i * g.stride_b, B.row, B.column}, g.m, g.n, g.k, alpha, T(g.beta));
     });
   }
 }
 
-template <class D, class T>
-void linear(T* y, const T* x, const T* w, const T* bias, int64_t rows, int64_t n, int64_t k) {
+template <class T>
+void linear(const Cpu&, T* y, const T* x, const T* w, const T* bias, int64_t rows, int64_t n, int64_t k) {
   if (rows == 0 || n == 0) return;
   const auto X = operand(x, false, rows, k), W = operand(w, true, k, n);
   for_blocks_of<T>(rows, n, k, true, [&](int64_t row, int64_t count, int64_t column, int64_t columns) {
@@ -97,34 +125,31 @@ void linear(T* y, const T* x, const T* w, const T* bias, int64_t rows, int64_t n
   });
 }
 
-static_assert(bf16_padded(1) == cpu::bf16_padding);
-
-template <>
-bool has_bf16<Cpu>() {
+bool has_bf16(const Cpu&) {
   static const bool has = cpu::bf16_matmul_for_this_cpu() != nullptr;
   return has;
 }
 
-template <>
-void gemm_bf16<Cpu>(float* c, const uint16_t* a, const uint16_t* b, const float* bias, const Gemm& g) {
+void gemm(const Cpu&, float* c, const bfloat16* a, const bfloat16* b, const float* bias, const Gemm& g) {
   if (g.m == 0 || g.n == 0) return;
   if (g.k == 0) {  // beta C + bias
     cpu::matmul<float>(c, g.n, {nullptr, 1, 1}, {nullptr, 1, 1}, g.m, g.n, 0, 0, float(g.beta), bias);
     return;
   }
   static cpu::Bf16Matmul* const matmul = cpu::bf16_matmul_for_this_cpu();
-  const auto A = operand(a, g.trans_a, bf16_padded(g.m), bf16_padded(g.k)),
-             B = operand(b, g.trans_b, bf16_padded(g.k), bf16_padded(g.n));
+  const auto alpha = float(alpha_of(g));
+  const auto A = padded<struct PaddedA>(a, g.trans_a, g.m, g.k),
+             B = padded<struct PaddedB>(b, g.trans_b, g.k, g.n);
   for_blocks(g.m, g.n, g.k, bf16_rows, true, [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
     auto* memory = static_cast<uint32_t*>(packing_memory(cpu::bf16_scratch * sizeof(uint32_t)));
-    matmul(c + row * g.n + column, g.n, at(A, row, 0), at(B, 0, column), rows, columns, g.k, float(g.alpha),
+    matmul(c + row * g.n + column, g.n, at(A, row, 0), at(B, 0, column), rows, columns, g.k, alpha,
            float(g.beta), bias ? bias + column : nullptr, memory);
   });
 }
 
-#define AG_INSTANTIATE(T)                                       \
-  template void gemm<Cpu>(T*, const T*, const T*, const Gemm&); \
-  template void linear<Cpu>(T*, const T*, const T*, const T*, int64_t, int64_t, int64_t);
+#define AG_INSTANTIATE(T)                                              \
+  template void gemm(const Cpu&, T*, const T*, const T*, const Gemm&); \
+  template void linear(const Cpu&, T*, const T*, const T*, const T*, int64_t, int64_t, int64_t);
 AG_INSTANTIATE(float)
 AG_INSTANTIATE(double)
 

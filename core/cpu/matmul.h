@@ -2,7 +2,7 @@
 // attention calls for its strips.
 #pragma once
 
-#include <altgrad/core/strict_math.h>
+#include <altgrad/core/internal/strict_math.h>
 
 #include <cstdint>
 

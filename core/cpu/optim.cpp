@@ -1,9 +1,10 @@
 // Optimizer updates. The parameters count as one long range, cut into tasks of equal size: a model's many
 // small parameters cost one parallel region between them, and where the cuts fall depends on the sizes alone.
 #include <altgrad/core/cpu/parallel.h>
-#include <altgrad/core/kernels.h>
+#include <altgrad/core/internal/kernels/optim.h>
 
 #include <cmath>
+#include <span>
 
 namespace altgrad::kernels {
 namespace {
@@ -30,15 +31,15 @@ void for_all_elements(const Param* params, int64_t count, F&& update) {
 
 // m and v are divided by 1 - beta^step, as they start from zero. They are weighted sums, not m += (1 - beta1) (g
 // - m): where beta is small and the old value large, that difference loses g.
-template <class D, class T>
-void adamw(const AdamWParam<T>* params, int64_t count, double beta1, double beta2, double eps) {
+template <class T>
+void adamw(const Cpu&, const AdamWParam<T>* params, int64_t count, double beta1, double beta2, double eps) {
   for_all_elements(params, count, [=](const AdamWParam<T>& p, int64_t begin, int64_t end) {
     T* __restrict w = p.w, * __restrict m = p.m, * __restrict v = p.v;
     const T* __restrict g = p.g;
-    const T keep = T(1 - p.lr * p.weight_decay), epsilon = T(eps);
+    const T keep = T(1 - *p.lr * p.weight_decay), epsilon = T(eps);
     const T old1 = T(beta1), new1 = T(1 - beta1), old2 = T(beta2), new2 = T(1 - beta2);
-    const T rate = T(p.lr / (1 - std::pow(beta1, p.step))),
-            root = T(1 / std::sqrt(1 - std::pow(beta2, p.step)));
+    const T rate = T(*p.lr / (1 - std::pow(beta1, *p.step))),
+            root = T(1 / std::sqrt(1 - std::pow(beta2, *p.step)));
     for (int64_t i = begin; i < end; ++i) {
       m[i] = old1 * m[i] + new1 * g[i];
       v[i] = old2 * v[i] + new2 * (g[i] * g[i]);
@@ -47,12 +48,12 @@ void adamw(const AdamWParam<T>* params, int64_t count, double beta1, double beta
   });
 }
 
-template <class D, class T>
-void sgd(const SgdParam<T>* params, int64_t count, double momentum, bool nesterov) {
+template <class T>
+void sgd(const Cpu&, const SgdParam<T>* params, int64_t count, double momentum, bool nesterov) {
   for_all_elements(params, count, [=](const SgdParam<T>& p, int64_t begin, int64_t end) {
     T* __restrict w = p.w, * __restrict v = p.v;
     const T* __restrict g = p.g;
-    const T lr = T(p.lr), decay = T(p.weight_decay), mu = T(momentum);
+    const T lr = T(*p.lr), decay = T(p.weight_decay), mu = T(momentum);
     if (!v) {
       for (int64_t i = begin; i < end; ++i) w[i] -= lr * (g[i] + decay * w[i]);
       return;
@@ -65,17 +66,47 @@ void sgd(const SgdParam<T>* params, int64_t count, double momentum, bool nestero
   });
 }
 
-template <class D, class T>
-void scale(T* y, double alpha, int64_t n) {
-  parallel_for(n, task_size, [=](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) y[i] *= T(alpha);
+// f(elements of the gradient's type)
+template <class F>
+void with_elements(const Gradient& g, F&& f) {
+  switch (g.dtype) {
+    case DType::f32: return f(static_cast<float*>(g.data));
+    case DType::f64: return f(static_cast<double*>(g.data));
+    case DType::i64:
+    case DType::u8:
+    case DType::bf16: break;
+  }
+  __builtin_unreachable();
+}
+
+void grad_norm(const Cpu&, double* norm, const Gradient* grads, int64_t count) {
+  double sum = 0;
+  for (const Gradient& g : std::span(grads, size_t(count))) {
+    with_elements(g, [&](const auto* x) {
+      sum += chunked_sum(g.n, [=](int64_t begin, int64_t end) {
+        double squares = 0;
+#pragma omp simd reduction(+ : squares)
+        for (int64_t i = begin; i < end; ++i) squares += double(x[i]) * double(x[i]);
+        return squares;
+      });
+    });
+  }
+  *norm = std::sqrt(sum);
+}
+
+void clip_grads(const Cpu&, const Gradient* grads, int64_t count, const double* norm, double max_norm) {
+  if (!(std::isfinite(*norm) && *norm > max_norm)) return;
+  const double factor = max_norm / *norm;
+  for_all_elements(grads, count, [=](const Gradient& g, int64_t begin, int64_t end) {
+    with_elements(g, [=]<class T>(T* x) {
+      for (int64_t i = begin; i < end; ++i) x[i] *= T(factor);
+    });
   });
 }
 
-#define AG_INSTANTIATE(T)                                                          \
-  template void adamw<Cpu>(const AdamWParam<T>*, int64_t, double, double, double); \
-  template void sgd<Cpu>(const SgdParam<T>*, int64_t, double, bool);               \
-  template void scale<Cpu>(T*, double, int64_t);
+#define AG_INSTANTIATE(T)                                                                 \
+  template void adamw(const Cpu&, const AdamWParam<T>*, int64_t, double, double, double); \
+  template void sgd(const Cpu&, const SgdParam<T>*, int64_t, double, bool);
 AG_INSTANTIATE(float)
 AG_INSTANTIATE(double)
 

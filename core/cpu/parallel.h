@@ -3,9 +3,9 @@
 #pragma once
 
 #include <altgrad/core/device.h>
-#include <altgrad/core/float_environment.h>
+#include <altgrad/core/internal/float_environment.h>
+#include <altgrad/core/internal/strict_math.h>
 #include <altgrad/core/memory.h>
-#include <altgrad/core/strict_math.h>
 
 #include <algorithm>
 #include <atomic>

@@ -1,6 +1,6 @@
 // Random kernels: element i is a function of (seed, stream, i) alone. See core/random.h.
 #include <altgrad/core/cpu/parallel.h>
-#include <altgrad/core/kernels.h>
+#include <altgrad/core/internal/kernels/random.h>
 
 #include <cmath>
 #include <numbers>
@@ -34,8 +34,8 @@ T uniform_of(const std::array<uint32_t, 4>& words, int i) {
 
 }  // namespace
 
-template <class D, class T>
-void uniform(T* y, RandomStream random, int64_t n) {
+template <class T>
+void uniform(const Cpu&, T* y, RandomStream random, int64_t n) {
   for_blocks(random, n, per_block<T>, [=](int64_t first, const std::array<uint32_t, 4>& words) {
     for (int64_t i = first; i < std::min(n, first + per_block<T>); ++i)
       y[i] = uniform_of<T>(words, int(i - first));
@@ -43,8 +43,8 @@ void uniform(T* y, RandomStream random, int64_t n) {
 }
 
 // Box-Muller: two uniforms u, v give sqrt(-2 ln(1 - u)) times the cosine and the sine of 2 pi v.
-template <class D, class T>
-void normal(T* y, RandomStream random, int64_t n) {
+template <class T>
+void normal(const Cpu&, T* y, RandomStream random, int64_t n) {
   for_blocks(random, n, per_block<T>, [=](int64_t first, const std::array<uint32_t, 4>& words) {
     for (int pair = 0; pair < int(per_block<T>); pair += 2) {
       const T radius = std::sqrt(T(-2) * std::log(T(1) - uniform_of<T>(words, pair)));
@@ -57,8 +57,7 @@ void normal(T* y, RandomStream random, int64_t n) {
 
 // The high half of the 128-bit product of 64 random bits and `high` (Lemire, 2019, without the rejection: the
 // bias is below high / 2^64).
-template <class D>
-void randint(int64_t* y, int64_t high, RandomStream random, int64_t n) {
+void randint(const Cpu&, int64_t* y, int64_t high, RandomStream random, int64_t n) {
   __extension__ using uint128 = unsigned __int128;
   for_blocks(random, n, 2, [=](int64_t first, const std::array<uint32_t, 4>& words) {
     for (int64_t i = first; i < std::min(n, first + 2); ++i) {
@@ -67,8 +66,8 @@ void randint(int64_t* y, int64_t high, RandomStream random, int64_t n) {
   });
 }
 
-template <class D, class T>
-void dropout(T* y, const T* x, double p, RandomStream random, int64_t n) {
+template <class T>
+void dropout(const Cpu&, T* y, const T* x, double p, RandomStream random, int64_t n) {
   const float rate = float(p);
   const T scale = T(1 / (1 - p));
   for_blocks(random, n, 4, [=](int64_t first, const std::array<uint32_t, 4>& words) {
@@ -78,11 +77,10 @@ void dropout(T* y, const T* x, double p, RandomStream random, int64_t n) {
   });
 }
 
-template void randint<Cpu>(int64_t*, int64_t, RandomStream, int64_t);
-#define AG_INSTANTIATE(T)                                \
-  template void uniform<Cpu>(T*, RandomStream, int64_t); \
-  template void normal<Cpu>(T*, RandomStream, int64_t);  \
-  template void dropout<Cpu>(T*, const T*, double, RandomStream, int64_t);
+#define AG_INSTANTIATE(T)                                       \
+  template void uniform(const Cpu&, T*, RandomStream, int64_t); \
+  template void normal(const Cpu&, T*, RandomStream, int64_t);  \
+  template void dropout(const Cpu&, T*, const T*, double, RandomStream, int64_t);
 AG_INSTANTIATE(float)
 AG_INSTANTIATE(double)
 

@@ -1,7 +1,7 @@
 // Reductions. Sums are carried in f64 and cut into pieces that depend on the size alone, so they do not
 // change with the number of threads.
 #include <altgrad/core/cpu/column_sums.h>
-#include <altgrad/core/kernels.h>
+#include <altgrad/core/internal/kernels/reduce.h>
 
 #include <bit>
 #include <cmath>
@@ -47,8 +47,8 @@ void for_column_blocks(int64_t outer, int64_t n, int64_t inner, F&& f) {
 
 }  // namespace
 
-template <class D, class T>
-void sum(T* y, const T* x, int64_t outer, int64_t n, int64_t inner, double divisor) {
+template <class T>
+void sum(const Cpu&, T* y, const T* x, int64_t outer, int64_t n, int64_t inner, double divisor) {
   if (outer == 0 || inner == 0) return;  // n may be anything
   const auto identity = [](double v) { return v; };
   if (inner == 1 && outer == 1) {
@@ -80,8 +80,8 @@ void sum(T* y, const T* x, int64_t outer, int64_t n, int64_t inner, double divis
   }
 }
 
-template <class D, class T>
-void max(T* y, const T* x, int64_t outer, int64_t n, int64_t inner) {
+template <class T>
+void max(const Cpu&, T* y, const T* x, int64_t outer, int64_t n, int64_t inner) {
   for_column_blocks(outer, n, inner, [=](int64_t o, int64_t first, int64_t count) {
     T acc[columns];
     std::fill_n(acc, columns, -std::numeric_limits<T>::infinity());
@@ -93,8 +93,9 @@ void max(T* y, const T* x, int64_t outer, int64_t n, int64_t inner) {
   });
 }
 
-template <class D, class T>
-void max_grad(T* dx, const T* dy, const T* x, const T* y, int64_t outer, int64_t n, int64_t inner) {
+template <class T>
+void max_grad(const Cpu&, T* dx, const T* dy, const T* x, const T* y, int64_t outer, int64_t n,
+              int64_t inner) {
   for_column_blocks(outer, n, inner, [=](int64_t o, int64_t first, int64_t count) {
     for (int64_t c = first; c < first + count; ++c) {
       const T top = y[o * inner + c];
@@ -109,8 +110,8 @@ void max_grad(T* dx, const T* dy, const T* x, const T* y, int64_t outer, int64_t
   });
 }
 
-template <class D, class T>
-void argmax(int64_t* y, const T* x, int64_t rows, int64_t n) {
+template <class T>
+void argmax(const Cpu&, int64_t* y, const T* x, int64_t rows, int64_t n) {
   const auto below = [](T a, T b) {
     return a < b || (std::isnan(b) && !std::isnan(a));
   };  // NaN is the largest
@@ -121,8 +122,9 @@ void argmax(int64_t* y, const T* x, int64_t rows, int64_t n) {
                });
 }
 
-template <class D, class T>
-T amax(const T* x, int64_t n) {
+// The largest |x| itself.
+template <class T>
+T exact_amax(const T* x, int64_t n) {
   const int64_t chunk = 1 << 15, chunks = (n + chunk - 1) / chunk;
   const int threads = int(std::min<int64_t>(num_threads(), std::max<int64_t>(1, chunks)));
   Bits<T> top = 0;
@@ -137,25 +139,25 @@ T amax(const T* x, int64_t n) {
   return std::bit_cast<T>(top);
 }
 
-template <class D, class T>
-bool has_nan(const T* x, int64_t n) {
-  return std::isnan(amax<D>(x, n));
+template <class T>
+void amax(const Cpu&, float* result, const T* x, int64_t n) {
+  const T exact = exact_amax(x, n);
+  const float rounded = float(exact);
+  *result = T(rounded) < exact ? std::nextafter(rounded, std::numeric_limits<float>::infinity()) : rounded;
 }
 
-template <class D, class T>
-double sum_squares(const T* x, int64_t n) {
-  return chunked_sum(
-      n, [=](int64_t begin, int64_t end) { return sum_of(x, begin, end, [](double v) { return v * v; }); });
+template <class T>
+void has_nan(const Cpu&, uint8_t* result, const T* x, int64_t n) {
+  *result = std::isnan(exact_amax(x, n));
 }
 
-#define AG_INSTANTIATE(T)                                                                   \
-  template void sum<Cpu>(T*, const T*, int64_t, int64_t, int64_t, double);                  \
-  template void max<Cpu>(T*, const T*, int64_t, int64_t, int64_t);                          \
-  template void max_grad<Cpu>(T*, const T*, const T*, const T*, int64_t, int64_t, int64_t); \
-  template void argmax<Cpu>(int64_t*, const T*, int64_t, int64_t);                          \
-  template T amax<Cpu>(const T*, int64_t);                                                  \
-  template bool has_nan<Cpu>(const T*, int64_t);                                            \
-  template double sum_squares<Cpu>(const T*, int64_t);
+#define AG_INSTANTIATE(T)                                                                          \
+  template void sum(const Cpu&, T*, const T*, int64_t, int64_t, int64_t, double);                  \
+  template void max(const Cpu&, T*, const T*, int64_t, int64_t, int64_t);                          \
+  template void max_grad(const Cpu&, T*, const T*, const T*, const T*, int64_t, int64_t, int64_t); \
+  template void argmax(const Cpu&, int64_t*, const T*, int64_t, int64_t);                          \
+  template void amax(const Cpu&, float*, const T*, int64_t);                                       \
+  template void has_nan(const Cpu&, uint8_t*, const T*, int64_t);
 AG_INSTANTIATE(float)
 AG_INSTANTIATE(double)
 

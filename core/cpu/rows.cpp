@@ -2,9 +2,10 @@
 // rows, made in the same pass. What is subtracted from a row is kept in two parts, the large one first, so that
 // numbers that are near each other and far from 0 keep their digits.
 #include <altgrad/core/cpu/column_sums.h>
-#include <altgrad/core/kernels.h>
-#include <altgrad/core/math.h>
+#include <altgrad/core/internal/kernels/rows.h>
+#include <altgrad/core/internal/math.h>
 
+#include <algorithm>
 #include <limits>
 
 namespace altgrad::kernels {
@@ -61,8 +62,8 @@ T inverse_rms(T mean_square, double eps, int64_t n, F f) {
 
 }  // namespace
 
-template <class D, class T>
-void softmax(T* y, const T* x, int64_t rows, int64_t n) {
+template <class T>
+void softmax(const Cpu&, T* y, const T* x, int64_t rows, int64_t n) {
   for_rows(rows, n, [=](int64_t r) {
     const T* __restrict in = x + r * n;
     T* __restrict out = y + r * n;
@@ -73,8 +74,8 @@ void softmax(T* y, const T* x, int64_t rows, int64_t n) {
   });
 }
 
-template <class D, class T>
-void softmax_grad(T* dx, const T* dy, const T* y, int64_t rows, int64_t n) {
+template <class T>
+void softmax_grad(const Cpu&, T* dx, const T* dy, const T* y, int64_t rows, int64_t n) {
   for_rows(rows, n, [=](int64_t r) {
     const T* __restrict g = dy + r * n, * __restrict p = y + r * n;
     T* __restrict out = dx + r * n;
@@ -83,8 +84,8 @@ void softmax_grad(T* dx, const T* dy, const T* y, int64_t rows, int64_t n) {
   });
 }
 
-template <class D, class T>
-void log_softmax(T* y, const T* x, int64_t rows, int64_t n) {
+template <class T>
+void log_softmax(const Cpu&, T* y, const T* x, int64_t rows, int64_t n) {
   for_rows(rows, n, [=](int64_t r) {
     const T* __restrict in = x + r * n;
     T* __restrict out = y + r * n;
@@ -94,8 +95,8 @@ void log_softmax(T* y, const T* x, int64_t rows, int64_t n) {
   });
 }
 
-template <class D, class T>
-void log_softmax_grad(T* dx, const T* dy, const T* y, int64_t rows, int64_t n) {
+template <class T>
+void log_softmax_grad(const Cpu&, T* dx, const T* dy, const T* y, int64_t rows, int64_t n) {
   for_rows(rows, n, [=](int64_t r) {
     const T* __restrict g = dy + r * n, * __restrict log_p = y + r * n;
     T* __restrict out = dx + r * n;
@@ -104,9 +105,9 @@ void log_softmax_grad(T* dx, const T* dy, const T* y, int64_t rows, int64_t n) {
   });
 }
 
-template <class D, class T>
-void layer_norm(T* y, Moments<T>* moments, const T* x, const T* w, const T* b, int64_t rows, int64_t n,
-                double eps) {
+template <class T>
+void layer_norm(const Cpu&, T* y, Moments<T>* moments, const T* x, const T* w, const T* b, int64_t rows,
+                int64_t n, double eps) {
   for_rows(rows, n, [=](int64_t r) {
     const T* __restrict in = x + r * n, * __restrict gain = w;
     T* __restrict out = y + r * n;
@@ -132,9 +133,9 @@ void layer_norm(T* y, Moments<T>* moments, const T* x, const T* w, const T* b, i
 
 // With h = (x - mean) rstd and g = dy w:  dx = rstd (g - mean(g) - h mean(g h)),  dw = sum(dy h),  db =
 // sum(dy)
-template <class D, class T>
-void layer_norm_grad(T* dx, double beta, T* dw, T* db, const T* dy, const T* x, const Moments<T>* moments,
-                     const T* w, int64_t rows, int64_t n) {
+template <class T>
+void layer_norm_grad(const Cpu&, T* dx, double beta, T* dw, T* db, const T* dy, const T* x,
+                     const Moments<T>* moments, const T* w, int64_t rows, int64_t n) {
   column_sums(std::array{dw, db}, rows, n,
               [=](int64_t r, double* __restrict sum_w, double* __restrict sum_b) {
                 const T* __restrict in = x + r * n, * __restrict g = dy + r * n, * __restrict gain = w;
@@ -151,8 +152,8 @@ void layer_norm_grad(T* dx, double beta, T* dw, T* db, const T* dy, const T* x, 
               });
 }
 
-template <class D, class T>
-void rms_norm(T* y, T* rstd, const T* x, const T* w, int64_t rows, int64_t n, double eps) {
+template <class T>
+void rms_norm(const Cpu&, T* y, T* rstd, const T* x, const T* w, int64_t rows, int64_t n, double eps) {
   for_rows(rows, n, [=](int64_t r) {
     const T* __restrict in = x + r * n, * __restrict gain = w;
     T* __restrict out = y + r * n;
@@ -164,8 +165,8 @@ void rms_norm(T* y, T* rstd, const T* x, const T* w, int64_t rows, int64_t n, do
 }
 
 // With h = x rstd and g = dy w:  dx = rstd (g - h mean(g h)),  dw = sum(dy h)
-template <class D, class T>
-void rms_norm_grad(T* dx, double beta, T* dw, const T* dy, const T* x, const T* rstd, const T* w,
+template <class T>
+void rms_norm_grad(const Cpu&, T* dx, double beta, T* dw, const T* dy, const T* x, const T* rstd, const T* w,
                    int64_t rows, int64_t n) {
   column_sums(std::array{dw}, rows, n, [=](int64_t r, double* __restrict sum_w) {
     const T* __restrict in = x + r * n, * __restrict g = dy + r * n, * __restrict gain = w;
@@ -178,9 +179,9 @@ void rms_norm_grad(T* dx, double beta, T* dw, const T* dy, const T* x, const T* 
   });
 }
 
-template <class D, class T>
-void cross_entropy(T* loss, LogSumExp<T>* lse, const T* x, const int64_t* targets, int64_t rows, int64_t n,
-                   int64_t ignore) {
+template <class T>
+void cross_entropy(const Cpu&, T* loss, LogSumExp<T>* lse, const T* x, const int64_t* targets, int64_t rows,
+                   int64_t n, int64_t ignore) {
   for_rows(rows, n, [=](int64_t r) {
     const T* __restrict in = x + r * n;
     const T top = row_max(in, n);
@@ -190,10 +191,15 @@ void cross_entropy(T* loss, LogSumExp<T>* lse, const T* x, const int64_t* target
   });
 }
 
-template <class D, class T>
-void cross_entropy_grad(T* dx, const T* dy, double factor, const T* x, const LogSumExp<T>* lse,
+template <class T>
+void target_weight(const Cpu&, T* weight, const int64_t* targets, int64_t rows, int64_t ignore) {
+  *weight = T(1.0 / double(rows - std::count(targets, targets + rows, ignore)));
+}
+
+template <class T>
+void cross_entropy_grad(const Cpu&, T* dx, const T* dy, const T* weight, const T* x, const LogSumExp<T>* lse,
                         const int64_t* targets, int64_t rows, int64_t n, int64_t ignore) {
-  const T scale = *dy * T(factor);
+  const T scale = *dy * *weight;
   for_rows(rows, n, [=](int64_t r) {
     const T* __restrict in = x + r * n;
     T* __restrict out = dx + r * n;
@@ -207,20 +213,23 @@ void cross_entropy_grad(T* dx, const T* dy, double factor, const T* x, const Log
   });
 }
 
-#define AG_INSTANTIATE(T)                                                                                    \
-  template void softmax<Cpu>(T*, const T*, int64_t, int64_t);                                                \
-  template void softmax_grad<Cpu>(T*, const T*, const T*, int64_t, int64_t);                                 \
-  template void log_softmax<Cpu>(T*, const T*, int64_t, int64_t);                                            \
-  template void log_softmax_grad<Cpu>(T*, const T*, const T*, int64_t, int64_t);                             \
-  template void layer_norm<Cpu>(T*, Moments<T>*, const T*, const T*, const T*, int64_t, int64_t, double);    \
-  template void layer_norm_grad<Cpu>(T*, double, T*, T*, const T*, const T*, const Moments<T>*, const T*,    \
-                                     int64_t, int64_t);                                                      \
-  template void rms_norm<Cpu>(T*, T*, const T*, const T*, int64_t, int64_t, double);                         \
-  template void rms_norm_grad<Cpu>(T*, double, T*, const T*, const T*, const T*, const T*, int64_t,          \
-                                   int64_t);                                                                 \
-  template void cross_entropy<Cpu>(T*, LogSumExp<T>*, const T*, const int64_t*, int64_t, int64_t, int64_t);  \
-  template void cross_entropy_grad<Cpu>(T*, const T*, double, const T*, const LogSumExp<T>*, const int64_t*, \
-                                        int64_t, int64_t, int64_t);
+#define AG_INSTANTIATE(T)                                                                                  \
+  template void softmax(const Cpu&, T*, const T*, int64_t, int64_t);                                       \
+  template void softmax_grad(const Cpu&, T*, const T*, const T*, int64_t, int64_t);                        \
+  template void log_softmax(const Cpu&, T*, const T*, int64_t, int64_t);                                   \
+  template void log_softmax_grad(const Cpu&, T*, const T*, const T*, int64_t, int64_t);                    \
+  template void layer_norm(const Cpu&, T*, Moments<T>*, const T*, const T*, const T*, int64_t, int64_t,    \
+                           double);                                                                        \
+  template void layer_norm_grad(const Cpu&, T*, double, T*, T*, const T*, const T*, const Moments<T>*,     \
+                                const T*, int64_t, int64_t);                                               \
+  template void rms_norm(const Cpu&, T*, T*, const T*, const T*, int64_t, int64_t, double);                \
+  template void rms_norm_grad(const Cpu&, T*, double, T*, const T*, const T*, const T*, const T*, int64_t, \
+                              int64_t);                                                                    \
+  template void cross_entropy(const Cpu&, T*, LogSumExp<T>*, const T*, const int64_t*, int64_t, int64_t,   \
+                              int64_t);                                                                    \
+  template void target_weight(const Cpu&, T*, const int64_t*, int64_t, int64_t);                           \
+  template void cross_entropy_grad(const Cpu&, T*, const T*, const T*, const T*, const LogSumExp<T>*,      \
+                                   const int64_t*, int64_t, int64_t, int64_t);
 AG_INSTANTIATE(float)
 AG_INSTANTIATE(double)
 

@@ -1,7 +1,7 @@
 // What altgrad's time goes to on this machine: whole training steps of three GPTs in three modes, and the kernels
 // they are made of, as shares of the FMA peak or of memcpy measured around each sample.
-#include <altgrad/core/kernels.h>
-#include <altgrad/fp8/kernels.h>
+#include <altgrad/core/internal/kernels/gemm.h>
+#include <altgrad/fp8/internal/kernels.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -33,14 +33,11 @@ void steps(Report& b) {
   }
 }
 
-// Random E4M3 numbers as a matrix of codes in bf16.
+// Random E4M3 numbers in bf16.
 ag::Tensor codes(int64_t rows, int64_t n) {
-  const ag::Tensor x = ag::Tensor::randn({rows, n}),
-                   y = ag::Tensor::zeros({2 * k::bf16_padded(rows) * k::bf16_padded(n)},
-                                         {.dtype = ag::DType::u8});
-  const ag::fp8::Rounder<float> rounder(ag::fp8::E4M3);
-  k::quantize_bf16<ag::Cpu>(y.ptr<uint16_t>(), x.ptr<float>(), 0.01f, rounder, {}, rows, n);
-  return y;
+  ag::fp8::Quantizer quantizer{ag::fp8::E4M3, ag::fp8::AmaxHistory(1), ag::fp8::Scaling::current, {}};
+  const ag::Tensor x = ag::Tensor::randn({rows, n});
+  return quantizer.apply(x, false, ag::fp8::E4M3).values.to(ag::DType::bf16);
 }
 
 // The linear layers of the three models, forward and backward, in f32 and, but for the heads, on codes.
@@ -60,18 +57,18 @@ void products(Report& b) {
             [=] {
               const ag::Tensor a = ag::Tensor::randn({g.m, g.k}), w = ag::Tensor::randn({g.k, g.n}),
                                c = ag::Tensor::empty({g.m, g.n});
-              return [=] { k::gemm<ag::Cpu>(c.ptr<float>(), a.ptr<float>(), w.ptr<float>(), g); };
+              return [=] { k::gemm(ag::Cpu{}, c.ptr<float>(), a.ptr<float>(), w.ptr<float>(), g); };
             },
             "gemm f32");
-        if (!k::has_bf16<ag::Cpu>() || out == s.vocabulary) continue;
+        if (!k::has_bf16(ag::Cpu{}) || out == s.vocabulary) continue;
         b.arithmetic(
             "gemm codes " + shape, operations,
             [=] {
               const ag::Tensor left = codes(g.m, g.k), right = codes(g.k, g.n),
                                c = ag::Tensor::empty({g.m, g.n});
               return [=] {
-                k::gemm_bf16<ag::Cpu>(c.ptr<float>(), left.ptr<uint16_t>(), right.ptr<uint16_t>(), nullptr,
-                                      g);
+                k::gemm(ag::Cpu{}, c.ptr<float>(), left.ptr<ag::bfloat16>(), right.ptr<ag::bfloat16>(),
+                        nullptr, g);
               };
             },
             "gemm codes");
@@ -95,8 +92,8 @@ void quantize(Report& b) {
         const float known = scale_of(x), top = amax(x);
         return [=] {
           const float scale = expected ? known : scale_of(x);
-          k::quantize<ag::Cpu>(y.ptr<float>(), x.ptr<float>(), scale, rounder, {}, n,
-                               expected ? k::unknown_amax : top);
+          float largest = expected ? k::unknown_amax : top;
+          k::quantize(ag::Cpu{}, y.ptr<float>(), x.ptr<float>(), &scale, {rounder, {}}, n, &largest);
         };
       });
       b.memory(ag::concat(how, " to codes, ", where), 6 * n, [=, rows = rows] {
@@ -104,8 +101,8 @@ void quantize(Report& b) {
         const float known = scale_of(x), top = amax(x);
         return [=] {
           const float scale = expected ? known : scale_of(x);
-          k::quantize_bf16<ag::Cpu>(y.ptr<uint16_t>(), x.ptr<float>(), scale, rounder, {}, rows, columns,
-                                    expected ? k::unknown_amax : top);
+          float largest = expected ? k::unknown_amax : top;
+          k::quantize(ag::Cpu{}, y.ptr<ag::bfloat16>(), x.ptr<float>(), &scale, {rounder, {}}, n, &largest);
         };
       });
     }

@@ -1,10 +1,11 @@
 // A checkpointed function runs twice, and must compute the same both times: from the same state of the generators, and
-// with replayed(f) for numbers that come from state which f changes, such as the scale that an amax history gives. It
+// with replayed(f) for tensors that come from state which f changes, such as the scale that an amax history gives. It
 // is f() in the first run, and in the second what it gave in the first, without calling it. Outside of checkpoints it
 // is f().
 #pragma once
 
 #include <altgrad/core/random.h>
+#include <altgrad/core/tensor.h>
 
 #include <cstddef>
 #include <vector>
@@ -35,9 +36,9 @@ class Journal {
   };
 
   template <class F>
-  float get(F&& f) {
+  Tensor get(F&& f) {
     if (second_run_ && next_ < values_.size()) return values_[next_++];
-    const float value = outer_ ? outer_->get(f) : f();
+    const Tensor value = outer_ ? outer_->get(f) : f();
     values_.push_back(value);
     ++next_;
     return value;
@@ -45,14 +46,14 @@ class Journal {
   static Journal* current();
 
  private:
-  std::vector<float> values_;
+  std::vector<Tensor> values_;
   size_t next_ = 0;
   bool second_run_ = false;
   Journal* outer_ = nullptr;
 };
 
 template <class F>
-float replayed(F&& f) {
+Tensor replayed(F&& f) {
   Journal* const journal = Journal::current();
   return journal ? journal->get(f) : f();
 }

@@ -3,7 +3,7 @@
 // and one row in the gradient tests' table.
 #pragma once
 
-#include <altgrad/core/math.h>
+#include <altgrad/core/internal/math.h>
 
 namespace altgrad {
 
@@ -114,12 +114,52 @@ struct Clamp {
   AG_VALUE(x<T(low) ? T(low) : x> T(high) ? T(high) : x)
   AG_SLOPE(x<T(low) || x> T(high) ? T(0) : T(1))
 };
+// Arithmetic with a number c, which is no tensor: x + c, x - c, c - x, x c, x / c, c / x.
+struct AddNumber {
+  AG_NAME("add", nothing)
+  double c;
+  AG_VALUE(x + T(c))
+  AG_SLOPE(T(1))
+};
+struct SubNumber {
+  AG_NAME("sub", nothing)
+  double c;
+  AG_VALUE(x - T(c))
+  AG_SLOPE(T(1))
+};
+struct SubFromNumber {
+  AG_NAME("sub", nothing)
+  double c;
+  AG_VALUE(T(c) - x)
+  AG_SLOPE(T(-1))
+};
+struct MulNumber {
+  AG_NAME("mul", nothing)
+  double c;
+  AG_VALUE(x* T(c))
+  AG_SLOPE(T(c))
+};
+struct DivNumber {
+  AG_NAME("div", nothing)
+  double c;
+  AG_VALUE(x / T(c))
+  AG_SLOPE(T(1) / T(c))
+};
+struct DivOfNumber {
+  AG_NAME("div", x)
+  double c;
+  AG_VALUE(T(c) / x)
+  AG_SLOPE(-(T(c) / x) / x)
+};
 #undef AG_NAME
 #undef AG_VALUE
 #undef AG_SLOPE
 
-#define AG_UNARY_FUNCTORS(X) \
-  X(Neg) X(Abs) X(Exp) X(Log) X(Sqrt) X(Pow) X(TanhFn) X(SigmoidFn) X(Relu) X(Clamp)
+#define AG_UNARY_FUNCTORS(X)                                                                     \
+  X(Neg)                                                                                         \
+  X(Abs)                                                                                         \
+  X(Exp) X(Log) X(Sqrt) X(Pow) X(TanhFn) X(SigmoidFn) X(Relu) X(Clamp) X(AddNumber) X(SubNumber) \
+      X(SubFromNumber) X(MulNumber) X(DivNumber) X(DivOfNumber)
 #define AG_UNARY_BOTH_FUNCTORS(X) X(GeluErf) X(GeluTanh) X(Silu)  // those that save the slope
 
 // slope_a(a, b), slope_b(a, b): the two partial derivatives.

@@ -2,8 +2,8 @@
 #pragma once
 
 #include <altgrad/autograd/tape.h>
-#include <altgrad/core/dispatch.h>
-#include <altgrad/core/kernels.h>
+#include <altgrad/core/internal/dispatch.h>
+#include <altgrad/core/internal/strided.h>
 
 namespace altgrad::detail {
 

@@ -4,7 +4,7 @@
 #pragma once
 
 #include <altgrad/core/hd.h>
-#include <altgrad/core/strict_math.h>
+#include <altgrad/core/internal/strict_math.h>
 
 #include <bit>
 #include <cmath>

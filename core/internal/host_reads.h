@@ -1,0 +1,11 @@
+// How often this thread has asked a tensor for a number, by item(): on a device each time is a wait for all that was
+// started there. For the test that a training step does it for the batch's ids alone.
+#pragma once
+
+#include <cstdint>
+
+namespace altgrad::detail {
+
+inline thread_local int64_t host_reads = 0;
+
+}  // namespace altgrad::detail

@@ -1,0 +1,44 @@
+// Elementwise kernels (core/cpu/elementwise.cpp); their functors are in core/internal/functors.h.
+#pragma once
+
+#include <altgrad/core/internal/devices.h>
+#include <altgrad/core/internal/strided.h>
+
+namespace altgrad::kernels {
+
+// y = f.value(x)
+template <class F, class T>
+void unary(const Cpu&, F f, T* y, const T* x, int64_t n);
+// y and slope = f.both(x), for functors that save the slope
+template <class F, class T>
+void unary_both(const Cpu&, F f, T* y, T* slope, const T* x, int64_t n);
+// dx = dy * f.slope(x, y), for all others
+template <class F, class T>
+void unary_grad(const Cpu&, F f, T* dx, const T* dy, const T* x, const T* y, int64_t n);
+
+// y = f.value(a, b), y contiguous over s
+template <class F, class T>
+void binary(const Cpu&, F f, T* y, const T* a, const T* b, const Strided& s);
+// da = dy * f.slope_a(a, b), db = dy * f.slope_b(a, b), both contiguous over s, each may be null
+template <class F, class T>
+void binary_grad(const Cpu&, F f, T* da, T* db, const T* dy, const T* a, const T* b, const Strided& s);
+
+// y = f.value(a, b) as 0 or 1
+template <class F, class T>
+void compare(const Cpu&, F f, uint8_t* y, const T* a, const T* b, const Strided& s);
+
+// dst[offset by s.a] = src[offset by s.b]: permute, narrow, cat, expand and their backwards.
+template <class T>
+void copy_strided(const Cpu&, T* dst, const T* src, const Strided& s);
+// y = condition ? a : b; a null input counts as zeros.
+template <class T>
+void where(const Cpu&, T* y, const uint8_t* condition, const T* a, const T* b, int64_t n);
+template <class T>
+void fill(const Cpu&, T* y, T value, int64_t n);
+template <class To, class From>
+void cast(const Cpu&, To* y, const From* x, int64_t n);
+// y += alpha * x
+template <class T>
+void axpy(const Cpu&, T* y, const T* x, double alpha, int64_t n);
+
+}  // namespace altgrad::kernels

@@ -1,0 +1,31 @@
+// Matrix products (core/cpu/gemm.cpp).
+#pragma once
+
+#include <altgrad/core/bfloat16.h>
+#include <altgrad/core/internal/devices.h>
+
+namespace altgrad::kernels {
+
+// For each of `batch` products: C (m, n) = alpha * op(A) op(B) + beta * C, where op(A) is (m, k) and op(B) is
+// (k, n); with trans_a, A is stored (k, m), with trans_b, B is stored (n, k). stride_*: elements from one
+// matrix of the batch to the next (0 shares it).
+struct Gemm {
+  int64_t m, n, k;
+  bool trans_a = false, trans_b = false;
+  double alpha = 1, beta = 0;
+  int64_t batch = 1, stride_a = 0, stride_b = 0, stride_c = 0;
+  const float *scale_a = nullptr, *scale_b = nullptr;  // factors of alpha that lie in memory of the device
+};
+template <class T>
+void gemm(const Cpu&, T* c, const T* a, const T* b, const Gemm& g);
+
+// y (rows, n) = x (rows, k) w^T + bias, w (n, k), bias (n) or null.
+template <class T>
+void linear(const Cpu&, T* y, const T* x, const T* w, const T* bias, int64_t rows, int64_t n, int64_t k);
+
+// As gemm for a single product of bf16 matrices, with f32 sums, + bias (n), which may be null, in every row; where the
+// machine has instructions for it.
+bool has_bf16(const Cpu&);
+void gemm(const Cpu&, float* c, const bfloat16* a, const bfloat16* b, const float* bias, const Gemm& g);
+
+}  // namespace altgrad::kernels

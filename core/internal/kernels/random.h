@@ -1,0 +1,18 @@
+// Random numbers (core/cpu/random.cpp).
+#pragma once
+
+#include <altgrad/core/internal/devices.h>
+#include <altgrad/core/random.h>
+
+namespace altgrad::kernels {
+
+template <class T>
+void uniform(const Cpu&, T* y, RandomStream random, int64_t n);  // [0, 1)
+template <class T>
+void normal(const Cpu&, T* y, RandomStream random, int64_t n);  // Box-Muller
+void randint(const Cpu&, int64_t* y, int64_t high, RandomStream random, int64_t n);
+// y = x / (1 - p) with probability 1 - p, else 0; the same function is its own backward.
+template <class T>
+void dropout(const Cpu&, T* y, const T* x, double p, RandomStream random, int64_t n);
+
+}  // namespace altgrad::kernels

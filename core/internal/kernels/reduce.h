@@ -1,0 +1,28 @@
+// Reductions (core/cpu/reduce.cpp): x (outer, n, inner) -> y (outer, inner).
+#pragma once
+
+#include <altgrad/core/internal/devices.h>
+
+namespace altgrad::kernels {
+
+// y = the sum / divisor; the sum itself need not be a T
+template <class T>
+void sum(const Cpu&, T* y, const T* x, int64_t outer, int64_t n, int64_t inner, double divisor);
+// NaN where a NaN is among the n.
+template <class T>
+void max(const Cpu&, T* y, const T* x, int64_t outer, int64_t n, int64_t inner);
+// dx = dy shared evenly among the elements equal to y.
+template <class T>
+void max_grad(const Cpu&, T* dx, const T* dy, const T* x, const T* y, int64_t outer, int64_t n,
+              int64_t inner);
+// The first index of the largest element of each row of x (rows, n).
+template <class T>
+void argmax(const Cpu&, int64_t* y, const T* x, int64_t rows, int64_t n);
+// The largest |x| as a float that is not below it (f64 is rounded up), NaN where there is one, 0 for n = 0.
+template <class T>
+void amax(const Cpu&, float* result, const T* x, int64_t n);
+// 1 where there is a NaN, else 0.
+template <class T>
+void has_nan(const Cpu&, uint8_t* result, const T* x, int64_t n);
+
+}  // namespace altgrad::kernels

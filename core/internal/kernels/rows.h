@@ -1,0 +1,59 @@
+// Kernels on the rows of x (rows, n), with one result row or number a row (core/cpu/rows.cpp).
+#pragma once
+
+#include <altgrad/core/internal/devices.h>
+
+namespace altgrad::kernels {
+
+template <class T>
+void softmax(const Cpu&, T* y, const T* x, int64_t rows, int64_t n);
+// dx = y * (dy - sum(dy * y))
+template <class T>
+void softmax_grad(const Cpu&, T* dx, const T* dy, const T* y, int64_t rows, int64_t n);
+template <class T>
+void log_softmax(const Cpu&, T* y, const T* x, int64_t rows, int64_t n);
+// dx = dy - exp(y) * sum(dy)
+template <class T>
+void log_softmax_grad(const Cpu&, T* dx, const T* dy, const T* y, int64_t rows, int64_t n);
+
+// A row's mean is mean + rest: the one number that is nearest to it may be further off than the row's numbers are
+// from each other.
+template <class T>
+struct Moments {
+  T mean, rest, rstd;
+};
+// y = (x - mean) * rstd * w + b, rstd = 1 / sqrt(var + eps); moments (rows); w, b (n), b may be null.
+template <class T>
+void layer_norm(const Cpu&, T* y, Moments<T>* moments, const T* x, const T* w, const T* b, int64_t rows,
+                int64_t n, double eps);
+// dx (rows, n) = beta * dx + the gradient, unread where beta = 0; each of dx, dw (n), db (n) may be null.
+template <class T>
+void layer_norm_grad(const Cpu&, T* dx, double beta, T* dw, T* db, const T* dy, const T* x,
+                     const Moments<T>* moments, const T* w, int64_t rows, int64_t n);
+// y = x * rstd * w, rstd = 1 / sqrt(mean(x^2) + eps)
+template <class T>
+void rms_norm(const Cpu&, T* y, T* rstd, const T* x, const T* w, int64_t rows, int64_t n, double eps);
+template <class T>
+void rms_norm_grad(const Cpu&, T* dx, double beta, T* dw, const T* dy, const T* x, const T* rstd, const T* w,
+                   int64_t rows, int64_t n);
+
+// What makes a row's softmax again, exp((x - top) - log_sum): kept apart, as the sum of both loses log_sum's digits
+// where top is large.
+template <class T>
+struct LogSumExp {
+  T top, log_sum;  // max(x), log(sum(exp(x - top)))
+};
+
+// Each row's loss[r] = log(sum(exp(x))) - x[target], 0 where target = ignore; lse (rows).
+template <class T>
+void cross_entropy(const Cpu&, T* loss, LogSumExp<T>* lse, const T* x, const int64_t* targets, int64_t rows,
+                   int64_t n, int64_t ignore);
+// *weight = 1 / the number of targets that are not to be ignored
+template <class T>
+void target_weight(const Cpu&, T* weight, const int64_t* targets, int64_t rows, int64_t ignore);
+// dx = *dy * *weight * (softmax(x) - [column = target]), 0 in ignored rows
+template <class T>
+void cross_entropy_grad(const Cpu&, T* dx, const T* dy, const T* weight, const T* x, const LogSumExp<T>* lse,
+                        const int64_t* targets, int64_t rows, int64_t n, int64_t ignore);
+
+}  // namespace altgrad::kernels

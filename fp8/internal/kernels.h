@@ -1,0 +1,82 @@
+// The kernels of fp8/, overloaded on the device as those in core/internal/kernels. Scales and amaxes lie in memory of
+// the device. q(x) is x / *scale, but for finite x kept within the finite T's, so that rounding saturates it instead of
+// seeing Inf.
+#pragma once
+
+#include <altgrad/core/bfloat16.h>
+#include <altgrad/core/internal/devices.h>
+#include <altgrad/core/internal/strict_math.h>
+#include <altgrad/core/random.h>
+#include <altgrad/fp8/format.h>
+#include <altgrad/fp8/internal/scale.h>
+
+#include <array>
+#include <bit>
+#include <limits>
+#include <optional>
+
+namespace altgrad::fp8 {
+
+// What a Rounder that has_nearest() does with finite numbers, in fewer operations: x + c - c, where c = 1.5 * 2^k and 2^k's
+// last bit is the grid's step at x. For files of the library, which are compiled without -ffast-math and run in the
+// default floating-point environment: elsewhere x + c - c may become x.
+template <class T>
+struct NearestRounder {
+  using Bits = detail::BitsOf<T>;
+  AG_HD explicit constexpr NearestRounder(const Rounder<T>& r)
+      : floor(r.floor_), shift(r.shift_), zero_sign(r.zero_sign_), max(r.max()) {}
+
+  // Without `clamp`, |x| must not exceed the format's max. A zero gets its sign from `sign`.
+  template <bool clamp = true>
+  AG_HD constexpr T operator()(T x, T sign) const {
+    const T upper = x < max ? x : max, clamped = upper > -max ? upper : -max, kept = clamp ? clamped : x;
+    const Bits field = std::bit_cast<Bits>(kept) & Rounder<T>::inf, least = floor;
+    const T c = std::bit_cast<T>((field < least ? least : field) + shift);
+    const Bits rounded = std::bit_cast<Bits>((kept + c) - c);
+    return std::bit_cast<T>(rounded | (std::bit_cast<Bits>(sign) & zero_sign));
+  }
+
+  Bits floor, shift, zero_sign;
+  T max;
+};
+
+}  // namespace altgrad::fp8
+
+namespace altgrad::kernels {
+
+constexpr float unknown_amax = std::numeric_limits<float>::infinity();
+
+// How a tensor is rounded: to the rounder's format, element i by word i of `random` where there is one.
+template <class T>
+struct Rounding {
+  fp8::Rounder<T> rounder;
+  std::optional<RandomStream> random;
+};
+
+// y = rounder(q(x)) * *scale, or, in bf16, rounder(q(x)), for formats whose numbers bf16 holds. *amax is the largest |x|
+// as a float, NaN where x holds one, or unknown_amax, and then becomes it: it is found on the way, as rounding is
+// faster where nothing can saturate. Where *scale is NaN, x is not rounded, only looked at; where it is *rounded_with,
+// which may be null, nothing is done.
+template <class Out, class T>
+void quantize(const Cpu&, Out* y, const T* x, const float* scale, const Rounding<T>& rounding, int64_t n,
+              float* amax, const float* rounded_with = nullptr);
+// y = x * *scale
+void dequantize(const Cpu&, float* y, const bfloat16* x, const float* scale, int64_t n);
+// codes = rounder.code(rounder(q(x)))
+template <class T>
+void encode(const Cpu&, uint8_t* codes, const T* x, const float* scale, const Rounding<T>& rounding,
+            int64_t n);
+// y = table[code]
+void decode(const Cpu&, float* y, const uint8_t* codes, const std::array<float, 256>& table, int64_t n);
+// dx = |q(x)| > max ? 0 : dy
+template <class T>
+void zero_saturated(const Cpu&, T* dx, const T* dy, const T* x, const float* scale, T max, int64_t n);
+
+// *scale = update_scale(history, *amax, rule) and predicted_scale(history, rule) (scale.h); and *amax is recorded.
+void update_scale(const Cpu&, float* scale, const fp8::detail::History& history, const float* amax,
+                  const fp8::detail::ScaleRule& rule);
+void predict_scale(const Cpu&, float* scale, const fp8::detail::History& history,
+                   const fp8::detail::ScaleRule& rule);
+void record_amax(const Cpu&, const fp8::detail::History& history, const float* amax);
+
+}  // namespace altgrad::kernels

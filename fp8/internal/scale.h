@@ -1,0 +1,85 @@
+// How a history of amaxes makes a scale: one function for all devices, on memory of the device. Recording comes first,
+// so that window scaling sees this step's amax; what the history held before is what delayed scaling uses, and what
+// stands in for an amax that is not finite.
+#pragma once
+
+#include <altgrad/core/hd.h>
+#include <altgrad/fp8/scaling.h>
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+namespace altgrad::fp8::detail {
+
+// amax / max, see compute_scale; max is at most 2^127.
+AG_HD inline float scale_of(float amax, float max) {
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  if (amax == 0) return 1;
+  float scale = amax / max;
+  if (amax / scale > max) scale = std::nextafter(scale, infinity);
+  constexpr float least = std::numeric_limits<float>::min(), most = std::numeric_limits<float>::max();
+  return scale < least ? least : scale > most ? most : scale;
+}
+
+// The state of an AmaxHistory.
+struct History {
+  float* values;  // (length), a ring: the n-th amax recorded is at n % length
+  int64_t length;
+  int64_t* counts;  // recorded, non-finite, clipped
+
+  AG_HD int64_t& recorded() const { return counts[0]; }
+  AG_HD int64_t& non_finite() const { return counts[1]; }
+  AG_HD int64_t& clipped() const { return counts[2]; }
+  AG_HD int64_t size() const { return recorded() < length ? recorded() : length; }
+  AG_HD float at(int64_t n) const { return values[uint64_t(n) % uint64_t(length)]; }
+
+  // The largest of the amaxes from the n-th recorded on, 0 where there is none.
+  AG_HD float largest_from(int64_t n) const {
+    float largest = 0;
+    for (; n < recorded(); ++n) largest = at(n) > largest ? at(n) : largest;
+    return largest;
+  }
+  AG_HD float amax() const { return largest_from(recorded() - size()); }
+  AG_HD void record(float amax) const {
+    if (std::isfinite(amax)) {
+      values[uint64_t(recorded()++) % uint64_t(length)] = amax;
+    } else {
+      ++non_finite();
+    }
+  }
+};
+
+struct ScaleRule {
+  Scaling scaling;
+  float max;    // of the format, at most 2^127
+  bool record;  // in training
+};
+
+// The scale for a tensor with this amax. With rule.record the amax enters the history. One that is not finite is only
+// counted there, and the history's stands in for it.
+AG_HD inline float update_scale(const History& history, float amax, const ScaleRule& rule) {
+  const bool empty = history.size() == 0;
+  const float before = history.amax();
+  if (rule.record) history.record(amax);
+  const float wanted = rule.scaling == Scaling::current || empty ? amax
+                       : rule.scaling == Scaling::delayed        ? before
+                                                                 : history.amax();
+  const float used = std::isfinite(wanted) ? wanted : before;
+  if (rule.record && std::isfinite(amax) && amax > used) ++history.clipped();
+  return scale_of(used, rule.max);
+}
+
+// What update_scale will give for an amax that is not known yet: for any, or, with window scaling in training, for one
+// that does not exceed what the history will hold beside it. NaN where that is not to be expected: with nothing held,
+// or with window scaling where the newest amax is the largest, as the next may well be larger then.
+AG_HD inline float predicted_scale(const History& history, const ScaleRule& rule) {
+  constexpr float unknown = std::numeric_limits<float>::quiet_NaN();
+  const int64_t held = history.size(), oldest = history.recorded() - held;
+  if (rule.scaling == Scaling::current || held == 0) return unknown;
+  if (rule.scaling == Scaling::delayed || !rule.record) return scale_of(history.amax(), rule.max);
+  const float largest = history.largest_from(held == history.length ? oldest + 1 : oldest);
+  return history.at(history.recorded() - 1) >= largest ? unknown : scale_of(largest, rule.max);
+}
+
+}  // namespace altgrad::fp8::detail

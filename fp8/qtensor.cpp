@@ -1,0 +1,92 @@
+// The one place that knows in which form operands are rounded and multiplied.
+#include <altgrad/fp8/qtensor.h>
+
+#include <altgrad/core/internal/dispatch.h>
+#include <altgrad/core/internal/kernels/gemm.h>
+#include <altgrad/fp8/internal/kernels.h>
+#include <altgrad/fp8/internal/operand.h>
+
+namespace altgrad::fp8 {
+namespace {
+
+int64_t rows_in_memory(const Tensor& values) { return values.shape().product(0, values.dim() - 1); }
+
+// Are all products of two numbers of such formats, and sums of those, floats, with room to spare?
+bool fits_bf16(const std::optional<Format>& f) {
+  return f && f->mantissa_bits <= 7 && f->max() <= 0x1p48 && f->min_subnormal() >= 0x1p-60;
+}
+
+}  // namespace
+
+int64_t QTensor::rows() const { return transposed ? values.size(-1) : rows_in_memory(values); }
+int64_t QTensor::columns() const { return transposed ? rows_in_memory(values) : values.size(-1); }
+
+QTensor QTensor::t() const {
+  QTensor q = *this;
+  q.transposed = !transposed;
+  return q;
+}
+
+Tensor QTensor::dequantize() const {
+  if (values.dtype() != DType::bf16) return values;
+  const Tensor y = Tensor::empty(values.shape(), {DType::f32, values.device()});
+  dispatch_device(values.device(), [&](const auto& device) {
+    kernels::dequantize(device, y.ptr<float>(), values.ptr<bfloat16>(), scale.ptr<float>(), values.numel());
+  });
+  return y;
+}
+
+Tensor detail::empty_operand(const Tensor& x, const Format& format, const std::optional<Format>& other) {
+  const bool in_bf16 =
+      x.dtype() == DType::f32 && fits_bf16(format) && fits_bf16(other) &&
+      dispatch_device(x.device(), [](const auto& device) { return kernels::has_bf16(device); });
+  return Tensor::empty(x.shape(), {in_bf16 ? DType::bf16 : x.dtype(), x.device()});
+}
+
+void detail::round_into(const Tensor& values, const Tensor& x, const Format& format, const CastOptions& cast,
+                        const std::optional<RandomStream>& random, const Tensor& scale, const Tensor& amax,
+                        const float* rounded_with) {
+  dispatch("quantize", x, [&]<class T>(const auto& device) {
+    const kernels::Rounding<T> rounding{Rounder<T>(format, cast.rounding, cast.overflow), random};
+    const auto round = [&](auto* y) {
+      kernels::quantize(device, y, x.ptr<T>(), scale.ptr<float>(), rounding, x.numel(), amax.ptr<float>(),
+                        rounded_with);
+    };
+    if constexpr (std::is_same_v<T, float>) {
+      if (values.dtype() == DType::bf16) return round(values.ptr<bfloat16>());
+    }
+    round(values.ptr<T>());
+  });
+}
+
+Tensor matmul(const QTensor& a, const QTensor& b, const std::optional<Tensor>& bias) {
+  kernels::Gemm g{
+      .m = a.rows(), .n = b.columns(), .k = a.columns(), .trans_a = a.transposed, .trans_b = b.transposed};
+  if (b.rows() != g.k) fail("matmul: (", g.m, ", ", g.k, ") and (", b.rows(), ", ", g.n, ") do not match");
+  if (a.values.device() != b.values.device())
+    fail("matmul: operands are on ", a.values.device(), " and ", b.values.device());
+  const bool as_linear = g.trans_b && !g.trans_a;
+  if (bias && !as_linear) fail("matmul: a bias needs a matrix times a transposed one");
+
+  if (a.values.dtype() == DType::bf16 && b.values.dtype() == DType::bf16) {
+    g.scale_a = a.scale.ptr<float>();
+    g.scale_b = b.scale.ptr<float>();
+    const Tensor c = Tensor::empty({g.m, g.n}, {DType::f32, a.values.device()});
+    dispatch_device(c.device(), [&](const auto& device) {
+      kernels::gemm(device, c.ptr<float>(), a.values.ptr<bfloat16>(), b.values.ptr<bfloat16>(),
+                    bias ? bias->ptr<float>() : nullptr, g);
+    });
+    return c;
+  }
+  const Tensor left = a.dequantize(), right = b.dequantize();
+  if (left.dtype() != right.dtype()) fail("matmul: operands of ", left.dtype(), " and ", right.dtype());
+  const Tensor c = Tensor::empty({g.m, g.n}, left.options());
+  if (as_linear) {
+    launch("matmul", AG_KERNEL(linear), c, left, right, bias, g.m, g.n, g.k);
+  } else {
+    launch("matmul", AG_KERNEL(gemm), c, left, right, g);
+  }
+  return c;
+}
+
+}  // namespace altgrad::fp8

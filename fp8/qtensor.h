@@ -1,0 +1,36 @@
+// QTensor: a matrix that was rounded to a number format, as an operand of products. Quantizer::apply makes one, matmul
+// multiplies two; no one else looks inside.
+#pragma once
+
+#include <altgrad/core/tensor.h>
+#include <altgrad/fp8/format.h>
+
+#include <optional>
+
+ALTGRAD_API_BEGIN
+namespace altgrad::fp8 {
+
+// One scale for the whole matrix: a product may sum along either axis.
+struct QTensor {
+  // (..., columns), all other axes are rows. In bf16: the format's own numbers, to be multiplied by `scale`. In f32 or
+  // f64: on their scale already.
+  Tensor values;
+  Tensor scale;                  // f32 (), on the device of the values; undefined without a format
+  std::optional<Format> format;  // empty: the values are those of the tensor that was given
+  bool transposed = false;
+
+  int64_t rows() const;
+  int64_t columns() const;
+  // The transposed matrix, of the same values.
+  QTensor t() const;
+  // The values on their scale, as f32 or f64, in the order in memory.
+  Tensor dequantize() const;
+};
+
+// a (m, k) b (k, n) + bias (n) -> (m, n), f32 where the values are bf16. In bf16 the scales are applied to the sums, so
+// that all is exact until then. A bias needs an a that is not transposed and a b that is. Not differentiable. Throws
+// std::invalid_argument where the sizes, dtypes or devices do not match.
+Tensor matmul(const QTensor& a, const QTensor& b, const std::optional<Tensor>& bias = {});
+
+}  // namespace altgrad::fp8
+ALTGRAD_API_END
