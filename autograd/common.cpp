@@ -55,6 +55,12 @@ void check_ids(const char* op, const Tensor& ids, int64_t high, std::optional<in
        ")");
 }
 
+bool has_nan(const char* op, const Tensor& x) {
+  const Tensor found = Tensor::empty({}, {DType::u8, x.device()});
+  launch(op, AG_KERNEL(has_nan), found.ptr<uint8_t>(), x, x.numel());
+  return found.item<bool>();
+}
+
 std::string position(const Shape& shape, int64_t i) {
   std::string text = ")";
   for (int axis = shape.dim() - 1; axis >= 0; --axis) {

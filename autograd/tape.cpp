@@ -1,10 +1,10 @@
 #include <altgrad/autograd/tape.h>
 
 #include <altgrad/autograd/internal/arena.h>
+#include <altgrad/autograd/internal/common.h>
 #include <altgrad/autograd/internal/scopes.h>
 #include <altgrad/core/internal/dispatch.h>
 #include <altgrad/core/internal/kernels/elementwise.h>
-#include <altgrad/core/internal/kernels/reduce.h>
 
 #include <pthread.h>
 
@@ -74,12 +74,7 @@ void add_to_leaf(const Tensor& leaf, Tensor grad) {
 // An input by its number; a leaf that is none has -1.
 std::string whose(int input) { return input < 0 ? "a leaf" : concat("input ", input); }
 
-bool has_nan(const Tensor& x) {
-  if (!is_floating(x.dtype())) return false;
-  const Tensor found = Tensor::empty({}, {DType::u8, x.device()});
-  launch("detect_anomaly", AG_KERNEL(has_nan), found.ptr<uint8_t>(), x, x.numel());
-  return found.item<bool>();
-}
+bool has_nan(const Tensor& x) { return is_floating(x.dtype()) && detail::has_nan("detect_anomaly", x); }
 
 }  // namespace
 

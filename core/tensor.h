@@ -116,8 +116,8 @@ class Tensor {
   }
   Tensor clone() const;  // copies
   // Itself where nothing changes. Floats become integers toward zero, kept in range; NaN becomes 0. An i64 becomes a u8
-  // by its lowest byte. Narrower floats are rounded to nearest even. Recorded where the result is f32 or f64; others
-  // carry no gradients.
+  // by its lowest byte. Conversions to narrower floats round to nearest even. Recorded where the result is f32 or
+  // f64; others carry no gradients, so that by way of bf16 none passes.
   Tensor to(DType dtype) const;
   Tensor to(Device device) const;  // itself where nothing changes
 

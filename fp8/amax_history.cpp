@@ -1,5 +1,5 @@
-// The ring of amaxes and the scale rule, whose corner cases (0, subnormal, huge, a quotient rounded up past
-// max) are those that break a plain amax / max.
+// Histories as tensors: what they hold, and how a saved one is adapted. The ring and the rule that makes scales of it are
+// in internal/scale.h, for all devices.
 #include <altgrad/fp8/amax_history.h>
 
 #include <altgrad/core/internal/dispatch.h>

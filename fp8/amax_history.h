@@ -46,7 +46,7 @@ class AmaxHistory {
   void adapt_state(StateDict& state, const std::string& values_name, const std::string& counts_name,
                    const nn::LoadOptions& options) const;
 
-  // The two tensors' memory, for kernels.
+  // The two tensors' memory, for the library's kernels (internal/scale.h).
   detail::History memory() const;
 
  private:

@@ -169,15 +169,20 @@ void quantize(const Cpu& cpu, Out* y, const T* x, const float* scale, const Roun
               float* amax, const float* rounded_with) {
   if (rounded_with && *rounded_with == *scale) return;
   const bool rounds = !std::isnan(*scale);
-  if (*amax == unknown_amax && (!rounds || std::is_same_v<T, double>)) kernels::amax(cpu, amax, x, n);
+  const float known = amax ? *amax : unknown_amax;
+  if (amax && known == unknown_amax && (!rounds || std::is_same_v<T, double>)) kernels::amax(cpu, amax, x, n);
   if (!rounds) return;
   const T s = T(*scale);
+  const auto round = [&](auto finish) {
+    const float seen = round_all(y, x, s, rounding, known, n, finish);
+    if (amax && std::is_same_v<T, float>) *amax = seen;
+  };
   if constexpr (std::is_same_v<Out, bfloat16>) {
-    *amax = round_all(y, x, s, rounding, *amax, n, [](float rounded) {
+    round([](float rounded) {
       return std::bit_cast<bfloat16>(uint16_t(std::bit_cast<uint32_t>(rounded) >> 16));
     });
   } else {
-    *amax = round_all(y, x, s, rounding, *amax, n, [=](T rounded) { return rounded * s; });
+    round([=](T rounded) { return rounded * s; });
   }
 }
 

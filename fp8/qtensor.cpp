@@ -6,6 +6,8 @@
 #include <altgrad/fp8/internal/kernels.h>
 #include <altgrad/fp8/internal/operand.h>
 
+#include <algorithm>
+
 namespace altgrad::fp8 {
 namespace {
 
@@ -14,6 +16,10 @@ int64_t rows_in_memory(const Tensor& values) { return values.shape().product(0, 
 // Are all products of two numbers of such formats, and sums of those, floats, with room to spare?
 bool fits_bf16(const std::optional<Format>& f) {
   return f && f->mantissa_bits <= 7 && f->max() <= 0x1p48 && f->min_subnormal() >= 0x1p-60;
+}
+
+bool has_bf16(Device on) {
+  return dispatch_device(on, [](const auto& device) { return kernels::has_bf16(device); });
 }
 
 }  // namespace
@@ -36,21 +42,20 @@ Tensor QTensor::dequantize() const {
   return y;
 }
 
-Tensor detail::empty_operand(const Tensor& x, const Format& format, const std::optional<Format>& other) {
-  const bool in_bf16 =
-      x.dtype() == DType::f32 && fits_bf16(format) && fits_bf16(other) &&
-      dispatch_device(x.device(), [](const auto& device) { return kernels::has_bf16(device); });
+Tensor detail::empty_operand(const Tensor& x, const Format& format,
+                             std::initializer_list<std::optional<Format>> partners) {
+  const bool in_bf16 = x.dtype() == DType::f32 && fits_bf16(format) && partners.size() > 0 &&
+                       std::ranges::all_of(partners, fits_bf16) && has_bf16(x.device());
   return Tensor::empty(x.shape(), {in_bf16 ? DType::bf16 : x.dtype(), x.device()});
 }
 
 void detail::round_into(const Tensor& values, const Tensor& x, const Format& format, const CastOptions& cast,
-                        const std::optional<RandomStream>& random, const Tensor& scale, const Tensor& amax,
+                        const std::optional<RandomStream>& random, const Tensor& scale, float* amax,
                         const float* rounded_with) {
   dispatch("quantize", x, [&]<class T>(const auto& device) {
     const kernels::Rounding<T> rounding{Rounder<T>(format, cast.rounding, cast.overflow), random};
     const auto round = [&](auto* y) {
-      kernels::quantize(device, y, x.ptr<T>(), scale.ptr<float>(), rounding, x.numel(), amax.ptr<float>(),
-                        rounded_with);
+      kernels::quantize(device, y, x.ptr<T>(), scale.ptr<float>(), rounding, x.numel(), amax, rounded_with);
     };
     if constexpr (std::is_same_v<T, float>) {
       if (values.dtype() == DType::bf16) return round(values.ptr<bfloat16>());
@@ -67,8 +72,15 @@ Tensor matmul(const QTensor& a, const QTensor& b, const std::optional<Tensor>& b
     fail("matmul: operands are on ", a.values.device(), " and ", b.values.device());
   const bool as_linear = g.trans_b && !g.trans_a;
   if (bias && !as_linear) fail("matmul: a bias needs a matrix times a transposed one");
+  if (bias && (!bias->defined() || bias->shape() != Shape{g.n} || bias->device() != a.values.device()))
+    fail("matmul: the bias must be of shape (", g.n, "), on the operands' device");
+  const auto check_bias = [&](DType dtype) {
+    if (bias && bias->dtype() != dtype)
+      fail("matmul: a bias of ", bias->dtype(), " for a product of ", dtype);
+  };
 
-  if (a.values.dtype() == DType::bf16 && b.values.dtype() == DType::bf16) {
+  if (a.values.dtype() == DType::bf16 && b.values.dtype() == DType::bf16 && has_bf16(a.values.device())) {
+    check_bias(DType::f32);
     g.scale_a = a.scale.ptr<float>();
     g.scale_b = b.scale.ptr<float>();
     const Tensor c = Tensor::empty({g.m, g.n}, {DType::f32, a.values.device()});
@@ -80,6 +92,7 @@ Tensor matmul(const QTensor& a, const QTensor& b, const std::optional<Tensor>& b
   }
   const Tensor left = a.dequantize(), right = b.dequantize();
   if (left.dtype() != right.dtype()) fail("matmul: operands of ", left.dtype(), " and ", right.dtype());
+  check_bias(left.dtype());
   const Tensor c = Tensor::empty({g.m, g.n}, left.options());
   if (as_linear) {
     launch("matmul", AG_KERNEL(linear), c, left, right, bias, g.m, g.n, g.k);

@@ -1,5 +1,5 @@
 // QTensor: a matrix that was rounded to a number format, as an operand of products. Quantizer::apply makes one, matmul
-// multiplies two; no one else looks inside.
+// multiplies two.
 #pragma once
 
 #include <altgrad/core/tensor.h>
@@ -23,13 +23,13 @@ struct QTensor {
   int64_t columns() const;
   // The transposed matrix, of the same values.
   QTensor t() const;
-  // The values on their scale, as f32 or f64, in the order in memory.
+  // The values on their scale, as f32 or f64, in the shape they lie in; the values themselves where they are so already.
   Tensor dequantize() const;
 };
 
 // a (m, k) b (k, n) + bias (n) -> (m, n), f32 where the values are bf16. In bf16 the scales are applied to the sums, so
-// that all is exact until then. A bias needs an a that is not transposed and a b that is. Not differentiable. Throws
-// std::invalid_argument where the sizes, dtypes or devices do not match.
+// that no product is rounded. A bias needs an a that is not transposed and a b that is. Not differentiable. Throws
+// std::invalid_argument where sizes, dtypes, devices or the bias do not match.
 Tensor matmul(const QTensor& a, const QTensor& b, const std::optional<Tensor>& bias = {});
 
 }  // namespace altgrad::fp8

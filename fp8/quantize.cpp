@@ -3,7 +3,6 @@
 #include <altgrad/fp8/quantize.h>
 
 #include <altgrad/autograd/internal/common.h>
-#include <altgrad/core/internal/kernels/reduce.h>
 #include <altgrad/fp8/internal/kernels.h>
 #include <altgrad/fp8/internal/operand.h>
 
@@ -36,12 +35,6 @@ void check_codes_fit(const char* op, const Format& format) {
     fail(op, ": codes of ", format.name, " have ", format.bits(), " bits and do not fit a byte");
 }
 
-bool has_nan(const Tensor& x) {
-  const Tensor found = Tensor::empty({}, {DType::u8, x.device()});
-  launch("encode", AG_KERNEL(has_nan), found.ptr<uint8_t>(), x, x.numel());
-  return found.item<bool>();
-}
-
 std::optional<RandomStream> draw(Rounding rounding) {
   if (rounding != Rounding::stochastic) return {};
   return rounding_generator().next();
@@ -59,10 +52,9 @@ struct Quantize final : Op {
   Format format;
 
   Tensor forward(const Tensor& in, const Format& to, float by, CastOptions options) {
-    const Tensor y = Tensor::empty(in.shape(), in.options()),
-                 amax = scale_on(in.device(), kernels::unknown_amax);
+    const Tensor y = Tensor::empty(in.shape(), in.options());
     scale = scale_on(in.device(), by);
-    detail::round_into(y, in, to, options, draw(options.rounding), scale, amax);
+    detail::round_into(y, in, to, options, draw(options.rounding), scale, nullptr);
     if (options.ste == Ste::clipped) x = in;
     format = to;
     return y;
@@ -86,7 +78,7 @@ Tensor encode(const Tensor& x, const Format& format, float scale, CastOptions op
   check("encode", format, scale);
   check("encode", options);
   check_codes_fit("encode", format);
-  if (!format.has_nan() && has_nan(x))
+  if (!format.has_nan() && altgrad::detail::has_nan("encode", x))
     fail("encode: x ", x.shape(), " holds a NaN, and ", format.name, " has no code for it");
   const Tensor codes = Tensor::empty(x.shape(), {DType::u8, x.device()}), by = scale_on(x.device(), scale);
   dispatch("encode", x, [&]<class T>(const auto& device) {
@@ -114,13 +106,13 @@ Tensor decode(const Tensor& codes, const Format& format, float scale) {
 }
 
 Tensor zero_saturated(const Tensor& dy, const Tensor& x, const Format& format, float scale) {
-  altgrad::detail::check_same_kind("zero_saturated", dy, x);
-  if (dy.shape() != x.shape()) fail("zero_saturated: dy ", dy.shape(), " does not match x ", x.shape());
   check("zero_saturated", format, scale);
   return detail::zero_saturated(dy, x, format, scale_on(x.device(), scale));
 }
 
 Tensor detail::zero_saturated(const Tensor& dy, const Tensor& x, const Format& format, const Tensor& scale) {
+  altgrad::detail::check_same_kind("zero_saturated", dy, x);
+  if (dy.shape() != x.shape()) fail("zero_saturated: dy ", dy.shape(), " does not match x ", x.shape());
   const Tensor dx = Tensor::empty(x.shape(), x.options());
   dispatch("zero_saturated", x, [&]<class T>(const auto& device) {
     const T max = T(std::min<double>(format.max(), std::numeric_limits<T>::max()));

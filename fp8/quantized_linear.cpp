@@ -56,8 +56,8 @@ struct QuantizedLinearOp final : Op {
   // y (rows, out) = Q(x) (rows, in) Q(w)^T (in, out) + b
   Tensor forward(const Tensor& in, const Tensor& weight, const std::optional<Tensor>& b, LinearQuantizers& q,
                  bool in_training) {
-    qx = q.input.apply(in, in_training, q.weight.format);
-    qw = q.weight.apply(weight, in_training, q.input.format);
+    qx = q.input.apply(in, in_training, {q.weight.format});
+    qw = q.weight.apply(weight, in_training, {q.input.format});
     if (q.input.clips()) x = in;
     if (q.weight.clips()) w = weight;
     has_bias = b.has_value();
@@ -70,7 +70,8 @@ struct QuantizedLinearOp final : Op {
   void backward(const Tensor& dy, Grads& d) override {
     if (d.needs(0) || d.needs(1)) {
       Quantizer& grad = quantizers->grad;
-      const QTensor qdy = grad.apply(dy, training && grad.format, quantizers->input.format);
+      const QTensor qdy =
+          grad.apply(dy, training && grad.format, {quantizers->input.format, quantizers->weight.format});
       if (d.needs(0)) d.add(0, quantizers->input.gradient(matmul(qdy, qw).alias(qx.values.shape()), x, qx));
       if (d.needs(1)) d.add(1, quantizers->weight.gradient(matmul(qdy.t(), qx), w, qw));
     }

@@ -19,7 +19,8 @@ std::ostream& operator<<(std::ostream& out, Scaling scaling) {
   return out << (scaling == Scaling::window ? "window" : scaling == Scaling::delayed ? "delayed" : "current");
 }
 
-QTensor Quantizer::apply(const Tensor& x, bool record, const std::optional<Format>& other) {
+QTensor Quantizer::apply(const Tensor& x, bool record,
+                         std::initializer_list<std::optional<Format>> partners) {
   altgrad::detail::check_floating("quantize", x);
   if (!format) {
     altgrad::detail::replayed([&] {
@@ -28,14 +29,14 @@ QTensor Quantizer::apply(const Tensor& x, bool record, const std::optional<Forma
     });
     return {x, {}, {}};
   }
-  const Tensor values = detail::empty_operand(x, *format, other);
+  const Tensor values = detail::empty_operand(x, *format, partners);
   const TensorOptions number{DType::f32, x.device()};
   const Tensor amax = Tensor::full({}, kernels::unknown_amax, number),
                expected = Tensor::full({}, NAN, number);  // stays so where checkpoint() runs this again
   std::optional<RandomStream> random;
   if (cast.rounding == Rounding::stochastic) random = rounding_generator().next();
   const auto round = [&](const Tensor& scale, const float* rounded_with) {
-    detail::round_into(values, x, *format, cast, random, scale, amax, rounded_with);
+    detail::round_into(values, x, *format, cast, random, scale, amax.ptr<float>(), rounded_with);
   };
   const Tensor scale = altgrad::detail::replayed([&] {
     const detail::ScaleRule rule{scaling, float(std::min(format->max(), 0x1p127)), record};

@@ -7,6 +7,7 @@
 #include <altgrad/fp8/quantize.h>
 #include <altgrad/fp8/scaling.h>
 
+#include <initializer_list>
 #include <optional>
 
 ALTGRAD_API_BEGIN
@@ -18,11 +19,13 @@ struct Quantizer {
   Scaling scaling = Scaling::window;
   CastOptions cast = {};
 
-  // x (..., columns), f32 or f64, rounded with the scale that the rule gives, in the form that suits products with a
-  // matrix of the format `other`. With `record`, as in training, x's amax enters the history; one that is not finite is
-  // only counted there, and the history's stands in for it.
-  QTensor apply(const Tensor& x, bool record, const std::optional<Format>& other = {});
-  // The gradient of apply: dy, zeroed where x was saturated if cast.ste says so; q is what apply made of x.
+  // x (..., columns), f32 or f64, rounded with the scale that the rule gives, in the form that suits products with
+  // matrices of the formats `partners`; x itself without a format. With `record`, as in training, x's amax enters the
+  // history; one that is not finite is only counted there, and the history's stands in for it. Stochastic rounding takes
+  // one stream of rounding_generator(). Not differentiable. Throws std::invalid_argument where x is not floating.
+  QTensor apply(const Tensor& x, bool record, std::initializer_list<std::optional<Format>> partners = {});
+  // The gradient of apply: dy, zeroed where x was saturated if cast.ste says so; q is what apply made of x. Throws
+  // std::invalid_argument where dy does not match x.
   Tensor gradient(const Tensor& dy, const Tensor& x, const QTensor& q) const;
   // Does gradient() look at x?
   bool clips() const { return format && cast.ste == Ste::clipped; }

@@ -162,14 +162,15 @@ void Optimizer::begin_step() {
   });
   check_updates(updates_);
   follow_parameters();
-  const auto num_groups = int64_t(groups_.size());
-  if (!rates_.defined() || rates_.numel() != num_groups)
-    rates_ = Tensor::empty({num_groups}, {.dtype = DType::f64});
-  for (int64_t g = 0; g < num_groups; ++g) rates_.ptr<double>()[g] = *groups_[size_t(g)].lr;
   for_each_parameter(groups_, [&](const ParamGroup&, const Tensor& p, size_t i) {
     int64_t& n = updates_.ptr<int64_t>()[i];
     n = std::min(n + p.has_grad(), max_updates);
   });
+  const Tensor numbers = Tensor::empty({int64_t(groups_.size()) + updates_.numel()}, {.dtype = DType::f64});
+  double* to = numbers.ptr<double>();
+  for (const ParamGroup& group : groups_) *to++ = *group.lr;
+  std::copy_n(updates_.ptr<int64_t>(), updates_.numel(), to);
+  numbers_ = first ? numbers.to(first->device()) : numbers;
 }
 
 StateDict Optimizer::state_dict() const {
@@ -224,7 +225,7 @@ void SGD::step() {
                                     momentum,
                                     p.grad().ptr<T>(),
                                     p.numel(),
-                                    rates_.ptr<double>() + group,
+                                    numbers_.ptr<double>() + group,
                                     *groups_[group].weight_decay};
       },
       [&](const auto& device, const auto* params, int64_t count) {
@@ -251,8 +252,8 @@ void AdamW::step() {
                                       state_[1].tensors[i].ptr<T>(),
                                       p.grad().ptr<T>(),
                                       p.numel(),
-                                      rates_.ptr<double>() + group,
-                                      updates_.ptr<int64_t>() + i,
+                                      numbers_.ptr<double>() + group,
+                                      numbers_.ptr<double>() + groups_.size() + i,
                                       *groups_[group].weight_decay};
       },
       [&](const auto& device, const auto* params, int64_t count) {

@@ -49,8 +49,8 @@ class Optimizer {
   // settings out of range.
   Optimizer(const char* name, std::vector<ParamGroup> groups, double lr, double weight_decay,
             const std::vector<const char*>& state);
-  // What step() does first: all checks. Counts the update of each parameter that has a gradient, and puts the groups'
-  // learning rates where kernels read them.
+  // What step() does first: all checks. Counts the update of each parameter that has a gradient, and puts these
+  // numbers and the groups' learning rates where kernels read them.
   void begin_step();
 
   struct State {
@@ -62,7 +62,8 @@ class Optimizer {
   std::vector<State> state_;
   std::vector<Tensor> parameters_;  // that it was made for, by position
   Tensor updates_;                  // "step"
-  Tensor rates_;                    // f64, each group's learning rate
+  Tensor
+      numbers_;  // f64, on the device of the gradients: the groups' learning rates, then the parameters' updates
 
  private:
   void check_updates(const Tensor& updates) const;
@@ -128,7 +129,8 @@ namespace nn {
 // 1e154 overflow to such a norm, and those below 1e-162 have a norm of 0. Throws std::invalid_argument where
 // max_norm is negative or NaN, or gradients are on different devices or not f32 or f64.
 double clip_grad_norm(std::span<const Tensor> parameters, double max_norm);
-// The same with the norm as a tensor, f64 (), on the gradients' device: does not wait for it.
+// The same with the norm as a tensor, f64 (), on the gradients' device: does not wait for it. (PyTorch's name; as there,
+// gradients are scaled in place by both.)
 Tensor clip_grad_norm_(std::span<const Tensor> parameters, double max_norm);
 }  // namespace nn
 }  // namespace altgrad

@@ -195,6 +195,21 @@ TEST_CASE("an amax that is not finite is counted and the history's stands in for
   }
 }
 
+TEST_CASE("what is no amax is only counted in f64 too, where it is found or predicted", "[fp8]") {
+  for (const DType dtype : {DType::f32, DType::f64}) {
+    for (const Scaling scaling : {Scaling::window, Scaling::delayed, Scaling::current}) {
+      Quantizer q = quantizer(scaling, 4);
+      for (const double amax : {6.0, 3.0, 1e300, 1e300, double(infinity), std::nan(""), 1.5}) {
+        q.apply(Tensor::full({1, 1}, amax, {DType::f64}).to(dtype), true);
+        REQUIRE(q.history.amax() == 6);
+      }
+      CAPTURE(dtype, scaling);
+      REQUIRE(q.history.recorded() == 3);
+      REQUIRE(q.history.non_finite() == 4);
+    }
+  }
+}
+
 TEST_CASE("without a format a quantizer only records", "[fp8]") {
   Quantizer q{{}, AmaxHistory(2), Scaling::window, {}};
   REQUIRE(scale_for(q, 2, true) == 1);
@@ -255,7 +270,8 @@ TEST_CASE("window scaling predicts from what one more update leaves, where the n
   REQUIRE(after(0.75f) == 3);  // 1.5 3 0.75
 }
 
-TEST_CASE("what is rounded while its amax is looked for is what is rounded with the final scale", "[fp8]") {
+TEST_CASE("what is rounded while its amax is looked for is what is rounded with the final scale",
+          "[fp8][codes]") {
   const Tensor x = reference::randn({37, 65}, 1, DType::f32);
   for (const Scaling scaling : {Scaling::window, Scaling::delayed, Scaling::current}) {
     for (const Rounding rounding : {Rounding::nearest_even, Rounding::stochastic}) {
@@ -264,7 +280,7 @@ TEST_CASE("what is rounded while its amax is looked for is what is rounded with 
         for (const double size : {1.0, 0.5, 4.0, 0.1, 0.1, 0.1, 0.1, 2.0}) {
           const Tensor in = (x * size).to(dtype);
           manual_seed(4);
-          const QTensor got = q.apply(in, true, E4M3);
+          const QTensor got = q.apply(in, true, {E4M3});
           manual_seed(4);
           const Tensor expected = quantize(in, E4M3, got.scale.item<float>(), {.rounding = rounding});
           CAPTURE(scaling, int(rounding), dtype, size);
@@ -273,4 +289,31 @@ TEST_CASE("what is rounded while its amax is looked for is what is rounded with 
       }
     }
   }
+}
+
+TEST_CASE("products of operands refuse what does not fit", "[fp8][codes]") {
+  using Catch::Matchers::Contains;
+  const auto operand = [](const Shape& shape, DType dtype) {
+    Quantizer q{E4M3, AmaxHistory(1), Scaling::current, {}};
+    return q.apply(reference::randn(shape, 1, dtype), false, {E4M3});
+  };
+  const QTensor x = operand({3, 32}, DType::f32), w = operand({4, 32}, DType::f32),
+                wide = operand({4, 32}, DType::f64);
+  REQUIRE(matmul(x, w.t(), Tensor::zeros({4})).shape() == Shape{3, 4});
+  for (const Tensor& bias : {Tensor::zeros({1}), Tensor::zeros({4}, {DType::f64}), Tensor()})
+    REQUIRE_THROWS_WITH(matmul(x, w.t(), bias), Contains("bias"));
+  REQUIRE_THROWS_WITH(matmul(x, w), Contains("do not match"));
+  REQUIRE_THROWS_WITH(matmul(x.t(), x, Tensor::zeros({32})), Contains("bias needs"));
+  REQUIRE_THROWS_AS(matmul(x, wide.t()), std::invalid_argument);
+
+  // In bf16 by hand, whether this CPU multiplies it or not.
+  const QTensor ones{Tensor::ones({5, 7}).to(DType::bf16), Tensor::full({}, 0.5), E4M3};
+  const Tensor y = matmul(ones, ones.t());
+  for (const float v : y.data<float>()) REQUIRE(v == 7 * 0.25f);
+
+  Quantizer clipped{E4M3, AmaxHistory(1), Scaling::current, {.ste = Ste::clipped}};
+  const Tensor in = reference::randn({2, 3}, 1, DType::f32);
+  const QTensor q = clipped.apply(in, false);
+  REQUIRE_THROWS_AS(clipped.gradient(Tensor::ones({1}), in, q), std::invalid_argument);
+  REQUIRE_THROWS_AS(clipped.gradient(Tensor::ones({2, 3}, {DType::f64}), in, q), std::invalid_argument);
 }

@@ -39,8 +39,9 @@ struct Padded {
   cpu::Operand<uint16_t> operand;
   Padded(const bfloat16* x, bool trans, int64_t rows, int64_t columns) {
     if (trans) std::swap(rows, columns);
-    const int64_t stride = (columns + 31) / 32 * 32;
-    values.resize(size_t((rows + 31) / 32 * 32 * stride));
+    constexpr int64_t unit = cpu::bf16_padding;
+    const int64_t stride = (columns + unit - 1) / unit * unit;
+    values.resize(size_t((rows + unit - 1) / unit * unit * stride));
     for (int64_t i = 0; i < rows * columns; ++i)
       values[size_t(i / columns * stride + i % columns)] = x[i].bits;
     operand = trans ? cpu::Operand<uint16_t>{values.data(), 1, stride}

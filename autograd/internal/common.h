@@ -15,15 +15,8 @@ int wrap_axis(const char* op, const Shape& shape, int axis);
 
 // Throws where ids are not i64 or one is neither in [0, high) nor `ignore`, with its position and the range.
 void check_ids(const char* op, const Tensor& ids, int64_t high, std::optional<int64_t> ignore = {});
-// The memory of a tensor that a kernel may do without.
-template <class T>
-T* ptr_or_null(const Tensor& x) {
-  return x.defined() ? x.ptr<T>() : nullptr;
-}
-template <class T>
-const T* ptr_or_null(const std::optional<Tensor>& x) {
-  return x ? x->ptr<T>() : nullptr;
-}
+// Throws where x is not floating.
+bool has_nan(const char* op, const Tensor& x);
 
 // Where element i of a tensor of this shape lies: "(0, 2)".
 std::string position(const Shape& shape, int64_t i);

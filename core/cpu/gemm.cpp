@@ -3,6 +3,7 @@
 #include <altgrad/core/cpu/matmul.h>
 #include <altgrad/core/cpu/parallel.h>
 #include <altgrad/core/internal/kernels/gemm.h>
+#include <altgrad/core/memory.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -71,27 +72,40 @@ cpu::Operand<T> operand(const T* data, bool trans, int64_t rows, int64_t columns
   return trans ? cpu::Operand<T>{data, 1, rows} : cpu::Operand<T>{data, columns, 1};
 }
 
-// The matrix as the bf16 kernels read it: where its sizes are no multiples of their padding, a copy in memory of this
-// thread that is filled up with zeros.
-template <class Tag>
-cpu::Operand<uint16_t> padded(const bfloat16* x, bool trans, int64_t rows, int64_t columns) {
-  const int64_t height = trans ? columns : rows, width = trans ? rows : columns;
-  const int64_t stride = divide_up(width, cpu::bf16_padding) * cpu::bf16_padding,
-                padded_height = divide_up(height, cpu::bf16_padding) * cpu::bf16_padding;
-  const auto* data = reinterpret_cast<const uint16_t*>(x);
-  if (stride != width || padded_height != height) {
-    auto* const copy =
-        static_cast<uint16_t*>(thread_memory<Tag>(size_t(stride * padded_height) * sizeof(uint16_t)));
-    parallel_for(padded_height, 1 + (1 << 15) / stride, [=](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) {
-        const int64_t used = r < height ? width : 0;
-        std::copy_n(data + r * width, used, copy + r * stride);
-        std::fill_n(copy + r * stride + used, stride - used, uint16_t(0));
-      }
-    });
-    data = copy;
+// A matrix as the bf16 kernels read it: where its sizes are no multiples of their padding, a copy that is filled up with
+// zeros.
+class Padded {
+ public:
+  Padded(const bfloat16* x, bool trans, int64_t rows, int64_t columns) {
+    const int64_t height = trans ? columns : rows, width = trans ? rows : columns;
+    const int64_t stride = round_up(width), padded_height = round_up(height);
+    const auto* data = reinterpret_cast<const uint16_t*>(x);
+    if (stride != width || padded_height != height) {
+      memory_ =
+          detail::Ref(new detail::Storage(size_t(stride * padded_height) * sizeof(uint16_t), Device::cpu()));
+      auto* const copy = static_cast<uint16_t*>(memory_->data);
+      parallel_for(padded_height, 1 + (1 << 15) / stride, [=](int64_t begin, int64_t end) {
+        for (int64_t r = begin; r < end; ++r) {
+          uint16_t* const row = copy + r * stride;
+          const int64_t used = r < height ? width : 0;
+          if (used) std::copy_n(data + r * width, used, row);
+          std::fill(row + used, row + stride, uint16_t(0));
+        }
+      });
+      data = copy;
+    }
+    operand = trans ? cpu::Operand<uint16_t>{data, 1, stride} : cpu::Operand<uint16_t>{data, stride, 1};
   }
-  return trans ? cpu::Operand<uint16_t>{data, 1, stride} : cpu::Operand<uint16_t>{data, stride, 1};
+  cpu::Operand<uint16_t> operand;
+
+ private:
+  static int64_t round_up(int64_t n) { return divide_up(n, cpu::bf16_padding) * cpu::bf16_padding; }
+  detail::Ref<detail::Storage> memory_;
+};
+
+cpu::Bf16Matmul* bf16_product() {
+  static cpu::Bf16Matmul* const product = cpu::bf16_matmul_for_this_cpu();
+  return product;
 }
 
 }  // namespace
@@ -125,10 +139,7 @@ void linear(const Cpu&, T* y, const T* x, const T* w, const T* bias, int64_t row
   });
 }
 
-bool has_bf16(const Cpu&) {
-  static const bool has = cpu::bf16_matmul_for_this_cpu() != nullptr;
-  return has;
-}
+bool has_bf16(const Cpu&) { return bf16_product() != nullptr; }
 
 void gemm(const Cpu&, float* c, const bfloat16* a, const bfloat16* b, const float* bias, const Gemm& g) {
   if (g.m == 0 || g.n == 0) return;
@@ -136,14 +147,12 @@ void gemm(const Cpu&, float* c, const bfloat16* a, const bfloat16* b, const floa
     cpu::matmul<float>(c, g.n, {nullptr, 1, 1}, {nullptr, 1, 1}, g.m, g.n, 0, 0, float(g.beta), bias);
     return;
   }
-  static cpu::Bf16Matmul* const matmul = cpu::bf16_matmul_for_this_cpu();
   const auto alpha = float(alpha_of(g));
-  const auto A = padded<struct PaddedA>(a, g.trans_a, g.m, g.k),
-             B = padded<struct PaddedB>(b, g.trans_b, g.k, g.n);
+  const Padded A(a, g.trans_a, g.m, g.k), B(b, g.trans_b, g.k, g.n);
   for_blocks(g.m, g.n, g.k, bf16_rows, true, [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
     auto* memory = static_cast<uint32_t*>(packing_memory(cpu::bf16_scratch * sizeof(uint32_t)));
-    matmul(c + row * g.n + column, g.n, at(A, row, 0), at(B, 0, column), rows, columns, g.k, alpha,
-           float(g.beta), bias ? bias + column : nullptr, memory);
+    bf16_product()(c + row * g.n + column, g.n, at(A.operand, row, 0), at(B.operand, 0, column), rows,
+                   columns, g.k, alpha, float(g.beta), bias ? bias + column : nullptr, memory);
   });
 }
 

@@ -27,6 +27,19 @@ void for_all_elements(const Param* params, int64_t count, F&& update) {
   });
 }
 
+// f(elements of the gradient's type)
+template <class F>
+void with_elements(const Gradient& g, F&& f) {
+  switch (g.dtype) {
+    case DType::f32: return f(static_cast<float*>(g.data));
+    case DType::f64: return f(static_cast<double*>(g.data));
+    case DType::i64:
+    case DType::u8:
+    case DType::bf16: break;
+  }
+  __builtin_unreachable();
+}
+
 }  // namespace
 
 // m and v are divided by 1 - beta^step, as they start from zero. They are weighted sums, not m += (1 - beta1) (g
@@ -66,19 +79,6 @@ void sgd(const Cpu&, const SgdParam<T>* params, int64_t count, double momentum, 
   });
 }
 
-// f(elements of the gradient's type)
-template <class F>
-void with_elements(const Gradient& g, F&& f) {
-  switch (g.dtype) {
-    case DType::f32: return f(static_cast<float*>(g.data));
-    case DType::f64: return f(static_cast<double*>(g.data));
-    case DType::i64:
-    case DType::u8:
-    case DType::bf16: break;
-  }
-  __builtin_unreachable();
-}
-
 void grad_norm(const Cpu&, double* norm, const Gradient* grads, int64_t count) {
   double sum = 0;
   for (const Gradient& g : std::span(grads, size_t(count))) {
@@ -97,11 +97,14 @@ void grad_norm(const Cpu&, double* norm, const Gradient* grads, int64_t count) {
 void clip_grads(const Cpu&, const Gradient* grads, int64_t count, const double* norm, double max_norm) {
   if (!(std::isfinite(*norm) && *norm > max_norm)) return;
   const double factor = max_norm / *norm;
-  for_all_elements(grads, count, [=](const Gradient& g, int64_t begin, int64_t end) {
-    with_elements(g, [=]<class T>(T* x) {
-      for (int64_t i = begin; i < end; ++i) x[i] *= T(factor);
+  for (const Gradient& g :
+       std::span(grads, size_t(count))) {  // one after the other: a gradient may be given twice
+    with_elements(g, [&]<class T>(T* x) {
+      parallel_for(g.n, task_size, [=](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) x[i] *= T(factor);
+      });
     });
-  });
+  }
 }
 
 #define AG_INSTANTIATE(T)                                                                 \

@@ -45,6 +45,23 @@ void for_column_blocks(int64_t outer, int64_t n, int64_t inner, F&& f) {
   });
 }
 
+// The largest |x| itself.
+template <class T>
+T exact_amax(const T* x, int64_t n) {
+  const int64_t chunk = 1 << 15, chunks = (n + chunk - 1) / chunk;
+  const int threads = int(std::min<int64_t>(num_threads(), std::max<int64_t>(1, chunks)));
+  Bits<T> top = 0;
+#pragma omp parallel for num_threads(threads) reduction(max : top) if (threads > 1)
+  for (int64_t c = 0; c < chunks; ++c) {
+    const T* __restrict in = x + c * chunk;
+    const int64_t count = std::min(chunk, n - c * chunk);
+    Bits<T> m = 0;
+    for (int64_t i = 0; i < count; ++i) m = std::max(m, magnitude_bits(in[i]));
+    top = std::max(top, m);
+  }
+  return std::bit_cast<T>(top);
+}
+
 }  // namespace
 
 template <class T>
@@ -120,23 +137,6 @@ void argmax(const Cpu&, int64_t* y, const T* x, int64_t rows, int64_t n) {
                  for (int64_t r = begin; r < end; ++r)
                    y[r] = std::max_element(x + r * n, x + (r + 1) * n, below) - (x + r * n);
                });
-}
-
-// The largest |x| itself.
-template <class T>
-T exact_amax(const T* x, int64_t n) {
-  const int64_t chunk = 1 << 15, chunks = (n + chunk - 1) / chunk;
-  const int threads = int(std::min<int64_t>(num_threads(), std::max<int64_t>(1, chunks)));
-  Bits<T> top = 0;
-#pragma omp parallel for num_threads(threads) reduction(max : top) if (threads > 1)
-  for (int64_t c = 0; c < chunks; ++c) {
-    const T* __restrict in = x + c * chunk;
-    const int64_t count = std::min(chunk, n - c * chunk);
-    Bits<T> m = 0;
-    for (int64_t i = 0; i < count; ++i) m = std::max(m, magnitude_bits(in[i]));
-    top = std::max(top, m);
-  }
-  return std::bit_cast<T>(top);
 }
 
 template <class T>

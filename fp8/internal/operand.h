@@ -5,17 +5,19 @@
 #include <altgrad/fp8/qtensor.h>
 #include <altgrad/fp8/quantize.h>
 
+#include <initializer_list>
 #include <optional>
 
 namespace altgrad::fp8::detail {
 
-// Memory for x rounded to `format`, in the form that suits products with a matrix of the format `other`: in bf16 where
-// both formats fit it and the device of x has instructions for it, else in x's dtype.
-Tensor empty_operand(const Tensor& x, const Format& format, const std::optional<Format>& other);
+// Memory for x rounded to `format`, in the form that suits products with matrices of the formats `partners`: in bf16
+// where all of them fit it and the device of x has instructions for it, else in x's dtype.
+Tensor empty_operand(const Tensor& x, const Format& format,
+                     std::initializer_list<std::optional<Format>> partners);
 
 // Rounds x into such memory, and finds its amax, as kernels::quantize does.
 void round_into(const Tensor& values, const Tensor& x, const Format& format, const CastOptions& cast,
-                const std::optional<RandomStream>& random, const Tensor& scale, const Tensor& amax,
+                const std::optional<RandomStream>& random, const Tensor& scale, float* amax,
                 const float* rounded_with = nullptr);
 
 }  // namespace altgrad::fp8::detail

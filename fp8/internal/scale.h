@@ -4,6 +4,7 @@
 #pragma once
 
 #include <altgrad/core/hd.h>
+#include <altgrad/core/internal/strict_math.h>
 #include <altgrad/fp8/scaling.h>
 
 #include <cmath>

@@ -14,7 +14,7 @@ struct AdamWParam {
   const T* g;
   int64_t n;
   const double* lr;
-  const int64_t* step;
+  const double* step;
   double weight_decay;
 };
 // Loshchilov & Hutter, "Decoupled weight decay regularization", 2019, algorithm 2.
