@@ -183,11 +183,13 @@ void axpy(const Cpu&, T* y, const T* x, double alpha, int64_t n) {
   template void unary(const Cpu&, F, float*, const float*, int64_t); \
   template void unary(const Cpu&, F, double*, const double*, int64_t);
 AG_UNARY_FUNCTORS(AG_UNARY)
+AG_NUMBER_FUNCTORS(AG_UNARY)
 AG_UNARY_BOTH_FUNCTORS(AG_UNARY)
 #define AG_UNARY_GRAD(F)                                                                              \
   template void unary_grad(const Cpu&, F, float*, const float*, const float*, const float*, int64_t); \
   template void unary_grad(const Cpu&, F, double*, const double*, const double*, const double*, int64_t);
 AG_UNARY_FUNCTORS(AG_UNARY_GRAD)
+AG_NUMBER_FUNCTORS(AG_UNARY_GRAD)
 #define AG_UNARY_BOTH(F)                                                          \
   template void unary_both(const Cpu&, F, float*, float*, const float*, int64_t); \
   template void unary_both(const Cpu&, F, double*, double*, const double*, int64_t);

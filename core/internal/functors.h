@@ -155,12 +155,10 @@ struct DivOfNumber {
 #undef AG_VALUE
 #undef AG_SLOPE
 
-#define AG_UNARY_FUNCTORS(X)                                                                               \
-  X(Neg)                                                                                                   \
-  X(Abs)                                                                                                   \
-  X(Exp)                                                                                                   \
-  X(Log) X(Sqrt) X(Pow) X(TanhFn) X(SigmoidFn) X(Relu) X(Clamp) X(AddNumber) X(SubNumber) X(SubFromNumber) \
-      X(MulNumber) X(DivNumber) X(DivOfNumber)
+#define AG_UNARY_FUNCTORS(X) \
+  X(Neg) X(Abs) X(Exp) X(Log) X(Sqrt) X(Pow) X(TanhFn) X(SigmoidFn) X(Relu) X(Clamp)
+#define AG_NUMBER_FUNCTORS(X) \
+  X(AddNumber) X(SubNumber) X(SubFromNumber) X(MulNumber) X(DivNumber) X(DivOfNumber)
 #define AG_UNARY_BOTH_FUNCTORS(X) X(GeluErf) X(GeluTanh) X(Silu)  // those that save the slope
 
 // slope_a(a, b), slope_b(a, b): the two partial derivatives.
