@@ -162,11 +162,11 @@ void Optimizer::begin_step() {
   });
   check_updates(updates_);
   follow_parameters();
+  const Tensor numbers = Tensor::empty({int64_t(groups_.size()) + updates_.numel()}, {.dtype = DType::f64});
   for_each_parameter(groups_, [&](const ParamGroup&, const Tensor& p, size_t i) {
     int64_t& n = updates_.ptr<int64_t>()[i];
     n = std::min(n + p.has_grad(), max_updates);
   });
-  const Tensor numbers = Tensor::empty({int64_t(groups_.size()) + updates_.numel()}, {.dtype = DType::f64});
   double* to = numbers.ptr<double>();
   for (const ParamGroup& group : groups_) *to++ = *group.lr;
   std::copy_n(updates_.ptr<int64_t>(), updates_.numel(), to);
