@@ -1,4 +1,4 @@
-// The elementwise functions: value and slope in one named functor, compiled for both devices. A new
+// The elementwise functions: value and slope in one named functor, for the kernels of any device. A new
 // elementwise op is a functor here with its name in the list below, one function in autograd/elementwise.cpp
 // and one row in the gradient tests' table.
 #pragma once
