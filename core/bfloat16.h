@@ -62,10 +62,13 @@ struct bfloat16 {
     const bool negative = x < T{};
     std::uint64_t u = static_cast<std::uint64_t>(x);
     if (negative) u = 0 - u;
-    // A double holds 53 bits: of what is below, only matters whether there is any.
-    if (u >> 53) u = (u >> 11 | ((u & 0x7ff) != 0)) << 11;
-    const double magnitude = static_cast<double>(u);
-    return rounded(negative ? -magnitude : magnitude);
+    if (u == 0) return 0;
+    // The leading bit at 62 leaves room to round up; of the bit that falls out, only matters whether it is set.
+    const int zeros = std::countl_zero(u);
+    const std::uint64_t leading = u << zeros, code = nearest_even(leading >> 1 | (leading & 1), 62 - 7);
+    // The code's leading bit adds the last one to the exponent.
+    const std::uint64_t field = 127 + 63 - 1 - static_cast<std::uint64_t>(zeros);
+    return static_cast<std::uint16_t>((code + (field << 7)) | (negative ? 0x8000 : 0));
   }
 
   AG_HD static constexpr std::uint64_t nearest_even(std::uint64_t u, int cut) {
