@@ -14,13 +14,13 @@
 #include <string>
 
 using namespace altgrad;
-using cpu::Operand;
+using cpu::MatrixView;
 using reference::randn;
 
 namespace {
 
-using Product = std::function<void(float*, int64_t, Operand<float>, Operand<float>, int64_t, int64_t, int64_t,
-                                   float, float, const float*)>;
+using Product = std::function<void(float*, int64_t, MatrixView<float>, MatrixView<float>, int64_t, int64_t,
+                                   int64_t, float, float, const float*)>;
 using Memory = std::unique_ptr<float[], decltype(&std::free)>;
 
 Memory aligned(int64_t floats) {
@@ -32,11 +32,11 @@ Product whole(const cpu::PackedKernels& kernels) {
   return [=, &kernels](auto... args) { cpu::packed_matmul(kernels, args..., memory.get()); };
 }
 
-// Through a Factor; the bias is added afterwards.
-void factored(float* c, int64_t ldc, Operand<float> a, Operand<float> b, int64_t m, int64_t n, int64_t k,
-              float alpha, float beta, const float* bias) {
-  const Memory memory = aligned(cpu::Factor<float>::size(k, n));
-  const cpu::Factor<float> factor(memory.get(), b, k, n);
+// Through a PackedB; the bias is added afterwards.
+void factored(float* c, int64_t ldc, MatrixView<float> a, MatrixView<float> b, int64_t m, int64_t n,
+              int64_t k, float alpha, float beta, const float* bias) {
+  const Memory memory = aligned(cpu::PackedB<float>::size(k, n));
+  const cpu::PackedB<float> factor(memory.get(), b, k, n);
   factor.multiply(c, ldc, a, m, n, k, alpha, beta);
   for (int64_t i = 0; bias && i < m; ++i) {
     for (int64_t j = 0; j < n; ++j) c[i * ldc + j] += bias[j];
@@ -73,10 +73,10 @@ double error(const Product& product, const Case& s, int64_t pad) {
   const auto a = s.trans_a ? filled(s.k, s.m, 1) : filled(s.m, s.k, 1);
   const auto b = s.trans_b ? filled(s.n, s.k, 2) : filled(s.k, s.n, 2);
   auto c = filled(s.m, s.n, 3);
-  const Operand<float> A =
-      s.trans_a ? Operand<float>{a.data(), 1, s.m + pad} : Operand<float>{a.data(), s.k + pad, 1};
-  const Operand<float> B =
-      s.trans_b ? Operand<float>{b.data(), 1, s.k + pad} : Operand<float>{b.data(), s.n + pad, 1};
+  const MatrixView<float> A =
+      s.trans_a ? MatrixView<float>{a.data(), 1, s.m + pad} : MatrixView<float>{a.data(), s.k + pad, 1};
+  const MatrixView<float> B =
+      s.trans_b ? MatrixView<float>{b.data(), 1, s.k + pad} : MatrixView<float>{b.data(), s.n + pad, 1};
 
   const Tensor bias = randn({s.n}, 4).to(DType::f32);
   std::vector<double> expected(s.m * s.n);
@@ -161,11 +161,11 @@ TEST_CASE("a factor gives the product with its first rows and columns", "[matmul
   const int64_t k = 400, m = 30;
   for (const int64_t n : {100, 112}) {  // packed, and read where it lies
     const Tensor a = randn({m, k}, 1).to(DType::f32), b = randn({k, n}, 2).to(DType::f32);
-    const Memory memory = aligned(cpu::Factor<float>::size(k, n));
+    const Memory memory = aligned(cpu::PackedB<float>::size(k, n));
     for (const bool trans : {false, true}) {
-      const Operand<float> B{b.ptr<float>(), trans ? 1 : n, trans ? k : 1};
-      const Operand<float> A{a.ptr<float>(), trans ? 1 : k, trans ? m : 1};
-      const cpu::Factor<float> factor(memory.get(), B, k, n);
+      const MatrixView<float> B{b.ptr<float>(), trans ? 1 : n, trans ? k : 1};
+      const MatrixView<float> A{a.ptr<float>(), trans ? 1 : k, trans ? m : 1};
+      const cpu::PackedB<float> factor(memory.get(), B, k, n);
       for (const auto& [rows, columns] : {std::pair{1, 1}, {32, 64}, {65, 33}, {399, 99}, {400, 100}}) {
         CAPTURE(trans, rows, columns);
         std::vector<float> got(m * columns, NAN), expected(m * columns);
@@ -192,7 +192,7 @@ TEST_CASE("a product without terms is beta C", "[matmul]") {
   CHECK(c == std::vector<float>(4));
   c = {1, 2, 3, 4};
   const Memory memory = aligned(16);
-  const cpu::Factor<float> factor(memory.get(), {&none, 2, 1}, 0, 2);
+  const cpu::PackedB<float> factor(memory.get(), {&none, 2, 1}, 0, 2);
   factor.multiply(c.data(), 2, {&none, 1, 1}, 2, 2, 0, 1, 0.5f);
   CHECK(c == std::vector<float>{0.5f, 1, 1.5f, 2});
 }

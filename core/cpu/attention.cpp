@@ -35,14 +35,16 @@ struct Head {
     v = k + channels;
   }
   int64_t stride() const { return 3 * channels; }
-  // Rows of q, k or v as they are, and turned.
-  cpu::Operand<T> rows(const T* of, int64_t first = 0) const { return {of + first * stride(), stride(), 1}; }
-  cpu::Operand<T> columns(const T* of, int64_t first = 0) const {
+  // Rows of q, k or v as they are, and transposed.
+  cpu::MatrixView<T> rows(const T* of, int64_t first = 0) const {
+    return {of + first * stride(), stride(), 1};
+  }
+  cpu::MatrixView<T> columns(const T* of, int64_t first = 0) const {
     return {of + first * stride(), 1, stride()};
   }
-  // Elements for any of its matrices as a cpu::Factor, in whole lines of the cache.
+  // Elements for any of its matrices as a cpu::PackedB, in whole lines of the cache.
   int64_t factor_size() const {
-    const int64_t n = std::max(cpu::Factor<T>::size(size, length), cpu::Factor<T>::size(length, size));
+    const int64_t n = std::max(cpu::PackedB<T>::size(size, length), cpu::PackedB<T>::size(length, size));
     return (n + 15) / 16 * 16;
   }
 };
@@ -64,8 +66,8 @@ void attention(const Cpu&, T* y, LogSumExp<T>* lse, const T* qkv, int64_t batch,
     const int64_t ld = row_stride(length), space = head.factor_size();
     T* const scores = static_cast<T*>(scratch(size_t(strip * ld + 2 * space) * sizeof(T)));
     T* const out = y + pair / heads * length * head.channels + pair % heads * head_size;
-    const cpu::Factor<T> keys(scores + strip * ld, head.columns(head.k), head_size, length);
-    const cpu::Factor<T> values(scores + strip * ld + space, head.rows(head.v), length, head_size);
+    const cpu::PackedB<T> keys(scores + strip * ld, head.columns(head.k), head_size, length);
+    const cpu::PackedB<T> values(scores + strip * ld + space, head.rows(head.v), length, head_size);
     for (int64_t first = task % parts * strip; first < length; first += parts * strip) {
       const int64_t rows = std::min(strip, length - first), count = first + rows;
       keys.multiply(scores, ld, head.rows(head.q, first), rows, count, head_size, scale, T(0));
@@ -78,7 +80,7 @@ void attention(const Cpu&, T* y, LogSumExp<T>* lse, const T* qkv, int64_t batch,
         for (int64_t j = 0; j < first + strip; ++j) top = s[j] > top ? s[j] : top;
         T total = 0;
 #pragma omp simd reduction(+ : total)
-        for (int64_t j = 0; j < first + strip; ++j) total += s[j] = math::exp(s[j] - top);
+        for (int64_t j = 0; j < first + strip; ++j) total += s[j] = math::exp_bounded(s[j] - top);
         inverse[r] = T(1) / total;
         lse[pair * length + first + r] = {top, std::log(total)};
       }
@@ -110,12 +112,13 @@ void attention_grad(const Cpu&, T* dqkv, const T* dy, const T* qkv, const T* y, 
     T* const probs = static_cast<T*>(scratch(size_t(2 * strip * ld + 4 * space) * sizeof(T)));
     T* const dscores = probs + strip * ld;
     T* const memory = dscores + strip * ld;
-    const cpu::Factor<T> keys(memory, head.columns(head.k), head_size, length);
-    const cpu::Factor<T> values(memory + space, head.columns(head.v), head_size, length);
-    const cpu::Factor<T> key_rows(memory + 2 * space, head.rows(head.k), length, head_size);
+    const cpu::PackedB<T> keys(memory, head.columns(head.k), head_size, length);
+    const cpu::PackedB<T> values(memory + space, head.columns(head.v), head_size, length);
+    const cpu::PackedB<T> key_rows(memory + 2 * space, head.rows(head.k), length, head_size);
     for (int64_t i = strips - 1; i >= 0; --i) {
       const int64_t first = i * strip, rows = std::min(strip, length - first), count = first + rows;
-      const cpu::Operand<T> queries = head.rows(head.q, first), dout{dy + at + first * channels, channels, 1};
+      const cpu::MatrixView<T> queries = head.rows(head.q, first),
+                               dout{dy + at + first * channels, channels, 1};
       keys.multiply(probs, ld, queries, rows, count, head_size, scale, T(0));
       values.multiply(dscores, ld, dout, rows, count, head_size, T(1), T(0));
       for (int64_t r = 0; r < rows; ++r) {
@@ -129,15 +132,15 @@ void attention_grad(const Cpu&, T* dqkv, const T* dy, const T* qkv, const T* y, 
         mask_diagonal(p + first, r, -std::numeric_limits<T>::infinity());
         mask_diagonal(ds + first, r, T(0));
         for (int64_t j = 0; j < first + strip; ++j) {
-          p[j] = math::exp((p[j] - top) - log_sum);
+          p[j] = math::exp_bounded((p[j] - top) - log_sum);
           ds[j] = scale * p[j] * (ds[j] - delta);
         }
       }
       const T add = i == strips - 1 ? 0 : 1;
       key_rows.multiply(dq + first * stride, stride, {dscores, ld, 1}, rows, head_size, count, T(1), T(0));
-      const cpu::Factor<T> query_rows(memory + 3 * space, queries, rows, head_size);
+      const cpu::PackedB<T> query_rows(memory + 3 * space, queries, rows, head_size);
       query_rows.multiply(dq + channels, stride, {dscores, 1, ld}, count, head_size, rows, T(1), add);
-      const cpu::Factor<T> dout_rows(memory + 3 * space, dout, rows, head_size);
+      const cpu::PackedB<T> dout_rows(memory + 3 * space, dout, rows, head_size);
       dout_rows.multiply(dq + 2 * channels, stride, {probs, 1, ld}, count, head_size, rows, T(1), add);
     }
   });

@@ -20,7 +20,7 @@ constexpr int64_t panel = bf16_padding;                    // columns of a panel
 constexpr int64_t max_k = 1024, max_m = 224, max_n = 256;  // of a block; max_m = 7 x 32 = 16 x 14 rows
 static_assert(max_k / 2 * (max_m + max_n) <= bf16_scratch);
 
-int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 // Pairs (a[i], b[i]) for i < 16.
@@ -57,7 +57,7 @@ void store_transposed(uint32_t* out, int64_t stride, const __m512i* rows) {
 }
 
 // B (k, n), k and n multiples of 32, into panels of k / 2 rows of 32 pairs.
-void pack_b(uint32_t* out, Operand<uint16_t> b, int64_t k, int64_t n) {
+void pack_b(uint32_t* out, MatrixView<uint16_t> b, int64_t k, int64_t n) {
   for (int64_t j = 0; j < n; j += panel, out += k / 2 * panel) {
     for (int64_t half = 0; half < panel; half += 16) {
       const uint16_t* from = b.data + (j + half) * b.column;
@@ -76,7 +76,7 @@ void pack_b(uint32_t* out, Operand<uint16_t> b, int64_t k, int64_t n) {
 }
 
 // A column-major A (m, k), m and k multiples of 32, into row-major order.
-void pack_a(uint16_t* out, Operand<uint16_t> a, int64_t m, int64_t k) {
+void pack_a(uint16_t* out, MatrixView<uint16_t> a, int64_t m, int64_t k) {
   for (int64_t i = 0; i < k; i += 32) {
     for (int64_t r = 0; r < m; r += 16) {
       __m512i two_columns[16];
@@ -113,7 +113,7 @@ struct Target {
 // tile(target, a, lda, b, k): the sums are A (rows, k), row-major, lda apart, times a panel of B, for target.rows <=
 // Tile::rows.
 template <class Tile>
-void bf16_matmul(float* c, int64_t ldc, Operand<uint16_t> a, Operand<uint16_t> b, int64_t m, int64_t n,
+void bf16_matmul(float* c, int64_t ldc, MatrixView<uint16_t> a, MatrixView<uint16_t> b, int64_t m, int64_t n,
                  int64_t k, float alpha, float beta, const float* bias, uint32_t* scratch) {
   const Tile tile;
   uint32_t* const packed_b = scratch;
@@ -121,20 +121,20 @@ void bf16_matmul(float* c, int64_t ldc, Operand<uint16_t> a, Operand<uint16_t> b
   const bool pack = a.column != 1;
   const int64_t padded_k = round_up(k, bf16_padding);
   for (int64_t p = 0; p < padded_k; p += max_k, beta = 1, bias = nullptr) {
-    const int64_t depth = least(max_k, padded_k - p);
+    const int64_t depth = min(max_k, padded_k - p);
     for (int64_t j = 0; j < n; j += max_n) {
-      const int64_t width = least(max_n, n - j);
+      const int64_t width = min(max_n, n - j);
       pack_b(packed_b, {b.data + p * b.row + j * b.column, b.row, b.column}, depth, round_up(width, panel));
       for (int64_t i = 0; i < m; i += max_m) {
-        const int64_t height = least(max_m, m - i);
+        const int64_t height = min(max_m, m - i);
         const uint16_t* block = a.data + i * a.row + p * a.column;
         if (pack) pack_a(packed_a, {block, a.row, a.column}, round_up(height, bf16_padding), depth);
         const uint16_t* const first = pack ? packed_a : block;
         const int64_t lda = pack ? depth : a.row;
         for (int64_t r = 0; r < height; r += Tile::rows) {
-          const int64_t rows = least(Tile::rows, height - r);
+          const int64_t rows = min(Tile::rows, height - r);
           for (int64_t q = 0; q < width; q += panel) {
-            const Target target{c + (i + r) * ldc + j + q,    ldc, rows, least(panel, width - q), alpha, beta,
+            const Target target{c + (i + r) * ldc + j + q,    ldc, rows, min(panel, width - q), alpha, beta,
                                 bias ? bias + j + q : nullptr};
             tile(target, first + r * lda, lda, packed_b + q * (depth / 2), depth);
           }

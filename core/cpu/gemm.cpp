@@ -68,8 +68,8 @@ double alpha_of(const Gemm& g) {
 }
 
 template <class T>
-cpu::Operand<T> operand(const T* data, bool trans, int64_t rows, int64_t columns) {
-  return trans ? cpu::Operand<T>{data, 1, rows} : cpu::Operand<T>{data, columns, 1};
+cpu::MatrixView<T> operand(const T* data, bool trans, int64_t rows, int64_t columns) {
+  return trans ? cpu::MatrixView<T>{data, 1, rows} : cpu::MatrixView<T>{data, columns, 1};
 }
 
 // A matrix as the bf16 kernels read it: where its sizes are no multiples of their padding, a copy that is filled up with
@@ -94,9 +94,9 @@ class Padded {
       });
       data = copy;
     }
-    operand = trans ? cpu::Operand<uint16_t>{data, 1, stride} : cpu::Operand<uint16_t>{data, stride, 1};
+    operand = trans ? cpu::MatrixView<uint16_t>{data, 1, stride} : cpu::MatrixView<uint16_t>{data, stride, 1};
   }
-  cpu::Operand<uint16_t> operand;
+  cpu::MatrixView<uint16_t> operand;
 
  private:
   static int64_t round_up(int64_t n) { return divide_up(n, cpu::bf16_padding) * cpu::bf16_padding; }

@@ -10,46 +10,46 @@ namespace altgrad::cpu {
 
 // A matrix inside memory: element (i, j) is at data[i * row + j * column], and one of the strides is 1.
 template <class T>
-struct Operand {
+struct MatrixView {
   const T* data;
   int64_t row, column;
 };
 
 // x from element (row, column) on. Not for the kernels' own files, which share no functions (packed_matmul.h).
 template <class T>
-Operand<T> at(const Operand<T>& x, int64_t row, int64_t column) {
+MatrixView<T> at(const MatrixView<T>& x, int64_t row, int64_t column) {
   return {x.data + row * x.row + column * x.column, x.row, x.column};
 }
 
 // C (m, n), rows ldc apart, = alpha A (m, k) B (k, n) + beta C + bias; with beta = 0, C is not read; bias (n) is
 // added to every row and may be null.
 template <class T>
-void matmul(T* c, int64_t ldc, Operand<T> a, Operand<T> b, int64_t m, int64_t n, int64_t k, T alpha, T beta,
-            const T* bias = nullptr);
+void matmul(T* c, int64_t ldc, MatrixView<T> a, MatrixView<T> b, int64_t m, int64_t n, int64_t k, T alpha,
+            T beta, const T* bias = nullptr);
 
 // Do the sums of matmul follow from the sizes of the product, as Eigen's do, by which it cuts them? Then a product that is
 // to give the same bits on any number of threads must be cut where its own sizes say. The f32 kernels cut by depth alone.
 template <class T>
 bool sums_follow_sizes();
 
-// A right-hand factor as the f32 kernels read it, in panels of so many columns: element (i, j) of a panel is at
+// A right-hand operand as the f32 kernels read it, in panels of so many columns: element (i, j) of a panel is at
 // i * row + j from its beginning, and panels begin `panel` floats apart.
 struct Panels {
   const float* data;
   int64_t row, panel;
 };
 
-// A right-hand factor that several products share: packed once where the kernels cannot read it where it lies.
+// A right-hand operand that several products share: packed once, or read where it lies.
 template <class T>
-class Factor {
+class PackedB {
  public:
   static int64_t size(int64_t k, int64_t n);  // elements of its memory, which is aligned to 64 bytes
-  Factor(T* memory, Operand<T> b, int64_t k, int64_t n);
-  // C (m, n) = alpha A (m, k) B + beta C, with the first k rows and n columns of the factor as B.
-  void multiply(T* c, int64_t ldc, Operand<T> a, int64_t m, int64_t n, int64_t k, T alpha, T beta) const;
+  PackedB(T* memory, MatrixView<T> b, int64_t k, int64_t n);
+  // C (m, n) = alpha A (m, k) B + beta C, with the first k rows and n columns of the operand as B.
+  void multiply(T* c, int64_t ldc, MatrixView<T> a, int64_t m, int64_t n, int64_t k, T alpha, T beta) const;
 
  private:
-  Operand<T> b_;
+  MatrixView<T> b_;
   Panels panels_;
 };
 
@@ -57,29 +57,30 @@ class Factor {
 struct PackedKernels {
   int64_t lanes;  // floats of a vector; a panel is two wide
   // B (k, n) into panels of their own, in rows one after the other, the last panel filled up with zeros.
-  void (*pack)(float* panels, Operand<float> b, int64_t k, int64_t n);
-  // C (m, n) = alpha A (m, k) B + beta C + bias. packed_a: packed_a_size floats; k <= packed_max_k.
-  // All columns of the last vector of B are read.
-  void (*multiply)(float* c, int64_t ldc, Operand<float> a, Panels b, int64_t m, int64_t n, int64_t k,
-                   float alpha, float beta, const float* bias, float* packed_a);
+  void (*pack)(float* panels, MatrixView<float> b, int64_t k, int64_t n);
+  // C (m, n) = alpha A (m, k) B + beta C + bias; k <= packed_max_k. A transposed A is packed into packed_a
+  // (packed_a_size floats), max_strips <= packed_max_strips at a time. All columns of the last vector of B are read.
+  void (*multiply)(float* c, int64_t ldc, MatrixView<float> a, Panels b, int64_t m, int64_t n, int64_t k,
+                   float alpha, float beta, const float* bias, float* packed_a, int64_t max_strips);
 };
 extern const PackedKernels packed_avx2, packed_avx512;
 
-// A whole product: B in blocks that stay in the L2 cache. scratch: packed_scratch floats, aligned to 64 bytes;
+// A whole product, in blocks that fit the caches. scratch: packed_scratch floats, aligned to 64 bytes;
 // m, n, k > 0.
-void packed_matmul(const PackedKernels& kernels, float* c, int64_t ldc, Operand<float> a, Operand<float> b,
-                   int64_t m, int64_t n, int64_t k, float alpha, float beta, const float* bias,
-                   float* scratch);
-constexpr int64_t packed_max_k = 384, packed_max_n = 384;  // a block of B: 576 KiB
-constexpr int64_t packed_a_size = 18 * 16 * (packed_max_k + 1);
+void packed_matmul(const PackedKernels& kernels, float* c, int64_t ldc, MatrixView<float> a,
+                   MatrixView<float> b, int64_t m, int64_t n, int64_t k, float alpha, float beta,
+                   const float* bias, float* scratch);
+// Of a block: 576 KiB of B, 433 KiB (AVX-512) or 217 KiB (AVX2) of A. Sums are cut at packed_max_k whatever the machine.
+constexpr int64_t packed_max_k = 384, packed_max_n = 384, packed_max_strips = 18;
+constexpr int64_t packed_a_size = packed_max_strips * 16 * (packed_max_k + 1);
 constexpr int64_t packed_scratch = packed_max_k * packed_max_n + packed_a_size;
 
 // The same for bf16 values, sums in f32. Memory of A and B is filled up with zeros to multiples of bf16_padding
 // rows and columns, and m and n only cut off what is stored: blocks of A and B begin at such multiples.
 // bf16_scratch words, aligned to 64 bytes.
 constexpr int64_t bf16_padding = 32;
-using Bf16Matmul = void(float* c, int64_t ldc, Operand<uint16_t> a, Operand<uint16_t> b, int64_t m, int64_t n,
-                        int64_t k, float alpha, float beta, const float* bias, uint32_t* scratch);
+using Bf16Matmul = void(float* c, int64_t ldc, MatrixView<uint16_t> a, MatrixView<uint16_t> b, int64_t m,
+                        int64_t n, int64_t k, float alpha, float beta, const float* bias, uint32_t* scratch);
 Bf16Matmul matmul_amx, matmul_avx512_bf16;
 constexpr int64_t bf16_scratch = 512 * (224 + 256);
 

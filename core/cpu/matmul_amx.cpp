@@ -51,7 +51,7 @@ struct AmxTile {
 
 }  // namespace
 
-void matmul_amx(float* c, int64_t ldc, Operand<uint16_t> a, Operand<uint16_t> b, int64_t m, int64_t n,
+void matmul_amx(float* c, int64_t ldc, MatrixView<uint16_t> a, MatrixView<uint16_t> b, int64_t m, int64_t n,
                 int64_t k, float alpha, float beta, const float* bias, uint32_t* scratch) {
   bf16_matmul<AmxTile>(c, ldc, a, b, m, n, k, alpha, beta, bias, scratch);
 }
