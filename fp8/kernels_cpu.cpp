@@ -10,8 +10,8 @@
 #include <bit>
 #include <cmath>
 #include <limits>
-#if defined(__AVX__)
-#include <immintrin.h>
+#if defined(__SSE2__)
+#include <emmintrin.h>
 #endif
 
 namespace altgrad::kernels {
@@ -59,7 +59,6 @@ class SharedLargest {
   std::atomic<uint32_t> top_ = 0;
 };
 
-#if defined(__FMA__)
 // x / scale for floats of moderate size, without dividing: the residual of x * (1 / scale) brings it to the
 // correctly rounded quotient (Markstein, "Computation of elementary functions on the IBM RISC System/6000 processor",
 // 1990), but that -0 becomes 0.
@@ -68,98 +67,101 @@ float quotient(float x, float scale, float inverse) {
   return std::fma(std::fma(-q, scale, x), inverse, q);
 }
 
-// round_piece for a rounder that has_nearest(), 2^-40 <= scale <= 2^60 and no |x| above `top`.
+// May NearestRounder and the quotient above be used, for |x| <= 2^80?
+bool has_nearest(const fp8::Rounder<float>& rounder, float scale) {
+  return cpu::has_fma() && rounder.has_nearest() && scale >= 0x1p-40f && scale <= 0x1p60f;
+}
+
+// round_piece for a rounder that has_nearest() and no |x| above `top` <= 2^80.
 template <class Out, class F>
-void round_nearest(Out* __restrict y, const float* __restrict x, float scale, fp8::Rounder<float> rounder,
-                   float top, int64_t n, F finish) {
+void round_nearest(Out* __restrict y, const float* __restrict x, float scale,
+                   const fp8::NearestRounder<float> nearest, int64_t n, F finish) {
   const float inverse = 1 / scale;
-  const fp8::NearestRounder<float> nearest(rounder);
-  if (top <= rounder.max() * scale) {
-    // Then x / scale <= max, but for a last bit, which rounding drops. The sign is that of x * inverse, which is at hand.
-    for (int64_t i = 0; i < n; ++i)
-      y[i] = finish(nearest.operator()<false>(quotient(x[i], scale, inverse), x[i] * inverse));
-  } else if (top <= 0x1p80f) {
-    for (int64_t i = 0; i < n; ++i) y[i] = finish(nearest(quotient(x[i], scale, inverse), x[i]));
-  } else {
-    round_piece(y, x, scale, rounder, nullptr, n, finish);
-  }
+  for (int64_t i = 0; i < n; ++i) y[i] = finish(nearest(quotient(x[i], scale, inverse), x[i]));
 }
-#endif
 
-// Elements [first, first + n) of a tensor, no |x| above `top`; random words, where there is randomness, are drawn a
-// run at a time.
+// The same where no |x| is above max * scale, so that x / scale <= max, but for a last bit, which rounding drops. Whether
+// that is so is seen on the way: returns the largest |x|, and what was rounded holds if it is not above.
+template <class Out, class F>
+float round_unsaturated(Out* __restrict y, const float* __restrict x, float scale,
+                        const fp8::NearestRounder<float> nearest, int64_t n, F finish) {
+  const float inverse = 1 / scale;
+  uint32_t top = 0;
+  for (int64_t i = 0; i < n; ++i) {  // the sign is that of x * inverse, which is at hand
+    top = std::max(top, std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu);
+    y[i] = finish(nearest.operator()<false>(quotient(x[i], scale, inverse), x[i] * inverse));
+  }
+  return std::bit_cast<float>(top);
+}
+
+// Elements [first, first + n) of a tensor; random words, where there is randomness, are drawn a run at a time. Returns
+// the largest |x| where it is asked for.
 template <class Out, class T, class F>
-void round_range(Out* y, const T* x, T scale, const fp8::Rounder<T>& rounder,
-                 const std::optional<RandomStream>& random, [[maybe_unused]] float top, int64_t first,
-                 int64_t n, F finish) {
-  if (!random) {
-#if defined(__FMA__)
-    if constexpr (std::is_same_v<T, float>) {
-      if (rounder.has_nearest() && scale >= 0x1p-40f && scale <= 0x1p60f)
-        return round_nearest(y, x, scale, rounder, top, n, finish);
-    }
-#endif
-    return round_piece<Out>(y, x, scale, rounder, nullptr, n, finish);
-  }
-  uint32_t words[run];
-  for (int64_t i = 0; i < n;) {
-    const int64_t skipped = (first + i) % 4, count = std::min(run - skipped, n - i);
-    for (int64_t w = 0; w < skipped + count; w += 4) {
-      const std::array<uint32_t, 4> four = random->block(uint64_t(first + i - skipped + w) / 4);
-      std::copy(four.begin(), four.end(), words + w);
-    }
-    round_piece<Out>(y + i, x + i, scale, rounder, words + skipped, count, finish);
-    i += count;
-  }
-}
-
-// The largest |x| of a block: `largest` where it is known for the whole tensor, else what `all` is told of.
-template <class T>
-float top_of(const T* x, int64_t n, float largest, SharedLargest& all) {
+float round_range(Out* y, const T* x, T scale, const Rounding<T>& how, bool wants_amax, int64_t first,
+                  int64_t n, F finish) {
   if constexpr (std::is_same_v<T, float>) {
-    if (largest == unknown_amax) {
-      const float top = largest_of(x, n);
-      all.see(top);
-      return top;
+    if (!how.random && has_nearest(how.rounder, scale)) {
+      const fp8::NearestRounder<float> nearest(how.rounder);
+      const float amax = round_unsaturated(y, x, scale, nearest, n, finish);
+      if (amax <= how.rounder.max() * scale) return amax;
+      if (amax <= 0x1p80f) {
+        round_nearest(y, x, scale, nearest, n, finish);
+      } else {
+        round_piece(y, x, scale, how.rounder, nullptr, n, finish);
+      }
+      return amax;
     }
   }
-  return largest;
+  if (!how.random) {
+    round_piece<Out>(y, x, scale, how.rounder, nullptr, n, finish);
+  } else {
+    uint32_t words[run];
+    for (int64_t i = 0; i < n;) {
+      const int64_t skipped = (first + i) % 4, count = std::min(run - skipped, n - i);
+      for (int64_t w = 0; w < skipped + count; w += 4) {
+        const std::array<uint32_t, 4> four = how.random->block(uint64_t(first + i - skipped + w) / 4);
+        std::copy(four.begin(), four.end(), words + w);
+      }
+      round_piece<Out>(y + i, x + i, scale, how.rounder, words + skipped, count, finish);
+      i += count;
+    }
+  }
+  if constexpr (std::is_same_v<T, float>) return wants_amax ? largest_of(x, n) : 0;
+  return 0;
 }
 
-// Elements that are looked at and rounded together, so that they are read from memory once.
+// Elements that are rounded together: so few that they stay in L1, where they have to be rounded again.
 constexpr int64_t block = 2048;
 // From so many floats on, stores leave the caches alone and do not read what they overwrite.
 constexpr int64_t large = 1 << 22;
 
 void store_around_caches(float* to, const float* from, int64_t n) {
   int64_t whole = 0;
-#if defined(__AVX__)
-  if (reinterpret_cast<uintptr_t>(to) % 32 == 0) whole = n / 8 * 8;
-  for (int64_t i = 0; i < whole; i += 8) _mm256_stream_ps(to + i, _mm256_load_ps(from + i));
+#if defined(__SSE2__)
+  if (reinterpret_cast<uintptr_t>(to) % 16 == 0) whole = n / 4 * 4;
+  for (int64_t i = 0; i < whole; i += 4) _mm_stream_ps(to + i, _mm_load_ps(from + i));
   _mm_sfence();  // such stores are unordered otherwise
 #endif
   std::copy(from + whole, from + n, to + whole);
 }
 
-// The largest |x|, which is given where it is known and else found on the way.
+// Returns the largest |x| where it is asked for; doubles are not looked at.
 template <class Out, class T, class F>
-float round_all(Out* y, const T* x, T scale, const Rounding<T>& how, float largest, int64_t n, F finish) {
-  SharedLargest all;
+float round_all(Out* y, const T* x, T scale, const Rounding<T>& how, bool wants_amax, int64_t n, F finish) {
+  SharedLargest amax;
   const bool around_caches = std::is_same_v<Out, float> && n >= large;
-  const int64_t step = around_caches || largest == unknown_amax ? block : n;
   parallel_for(n, grain, [&](int64_t begin, int64_t end) {
     alignas(64) Out kept[block];
-    for (int64_t first = begin; first < end; first += step) {
-      const int64_t count = std::min(step, end - first);
-      const float top = top_of(x + first, count, largest, all);
-      round_range<Out>(around_caches ? kept : y + first, x + first, scale, how.rounder, how.random, top,
-                       first, count, finish);
+    for (int64_t first = begin; first < end; first += block) {
+      const int64_t count = std::min(block, end - first);
+      amax.see(round_range<Out>(around_caches ? kept : y + first, x + first, scale, how, wants_amax, first,
+                                count, finish));
       if constexpr (std::is_same_v<Out, float>) {
         if (around_caches) store_around_caches(y + first, kept, count);
       }
     }
   });
-  return largest == unknown_amax ? all.value() : largest;
+  return amax.value();
 }
 
 }  // namespace
@@ -169,13 +171,13 @@ void quantize(const Cpu& cpu, Out* y, const T* x, const float* scale, const Roun
               float* amax, const float* rounded_with) {
   if (rounded_with && *rounded_with == *scale) return;
   const bool rounds = !std::isnan(*scale);
-  const float known = amax ? *amax : unknown_amax;
-  if (amax && known == unknown_amax && (!rounds || std::is_same_v<T, double>)) kernels::amax(cpu, amax, x, n);
+  const bool wants_amax = amax && *amax == unknown_amax;
+  if (wants_amax && (!rounds || std::is_same_v<T, double>)) kernels::amax(cpu, amax, x, n);
   if (!rounds) return;
   const T s = T(*scale);
   const auto round = [&](auto finish) {
-    const float seen = round_all(y, x, s, rounding, known, n, finish);
-    if (amax && std::is_same_v<T, float>) *amax = seen;
+    const float seen = round_all(y, x, s, rounding, wants_amax, n, finish);
+    if (wants_amax && std::is_same_v<T, float>) *amax = seen;
   };
   if constexpr (std::is_same_v<Out, bfloat16>) {
     round([](float rounded) {
@@ -195,7 +197,7 @@ void dequantize(const Cpu&, float* y, const bfloat16* x, const float* scale, int
 template <class T>
 void encode(const Cpu&, uint8_t* codes, const T* x, const float* scale, const Rounding<T>& rounding,
             int64_t n) {
-  round_all(codes, x, T(*scale), rounding, unknown_amax, n,
+  round_all(codes, x, T(*scale), rounding, false, n,
             [&rounder = rounding.rounder](T rounded) { return uint8_t(rounder.code(rounded)); });
 }
 

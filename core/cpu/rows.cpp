@@ -20,21 +20,40 @@ void for_rows(int64_t rows, int64_t n, F&& f) {
                });
 }
 
+// Reductions go through so many partial results, so that none waits for the one before: two vectors' in AVX2.
+constexpr int64_t parts = 16;
+
 template <class T>
 T row_max(const T* __restrict x, int64_t n) {
-  T m = -std::numeric_limits<T>::infinity();
-#pragma omp simd reduction(max : m)
-  for (int64_t i = 0; i < n; ++i) m = x[i] > m ? x[i] : m;
-  return m;
+  T m[2 * parts];
+  std::fill_n(m, 2 * parts, -std::numeric_limits<T>::infinity());
+  const int64_t whole = n / (2 * parts) * (2 * parts);
+  for (int64_t i = 0; i < whole; i += 2 * parts) {
+    for (int64_t j = 0; j < 2 * parts; ++j) m[j] = x[i + j] > m[j] ? x[i + j] : m[j];
+  }
+  for (int64_t i = whole; i < n; ++i) m[0] = x[i] > m[0] ? x[i] : m[0];
+  return *std::max_element(m, m + 2 * parts);
 }
 
 // sum of f(i)
 template <class T, class F>
 T row_sum(int64_t n, F f) {
+#if defined( \
+    __AVX512F__)  // one vector holds as many, and the compiler's order is the one that results have always had
   T s = 0;
 #pragma omp simd reduction(+ : s)
   for (int64_t i = 0; i < n; ++i) s += f(i);
   return s;
+#else
+  T s[parts] = {}, total = 0;
+  const int64_t whole = n / parts * parts;
+  for (int64_t i = 0; i < whole; i += parts) {
+    for (int64_t j = 0; j < parts; ++j) s[j] += f(i + j);
+  }
+  for (int64_t j = 0; j < parts; ++j) total += s[j];
+  for (int64_t i = whole; i < n; ++i) total += f(i);
+  return total;
+#endif
 }
 
 // y[i] = beta * y[i] + f(i) for i < n; y is not read where beta = 0.
@@ -68,7 +87,7 @@ void softmax(const Cpu&, T* y, const T* x, int64_t rows, int64_t n) {
     const T* __restrict in = x + r * n;
     T* __restrict out = y + r * n;
     const T top = row_max(in, n);
-    const T total = row_sum<T>(n, [=](int64_t i) { return out[i] = math::exp(in[i] - top); });
+    const T total = row_sum<T>(n, [=](int64_t i) { return out[i] = math::exp_bounded(in[i] - top); });
     const T scale = T(1) / total;
     for (int64_t i = 0; i < n; ++i) out[i] *= scale;
   });
@@ -90,7 +109,7 @@ void log_softmax(const Cpu&, T* y, const T* x, int64_t rows, int64_t n) {
     const T* __restrict in = x + r * n;
     T* __restrict out = y + r * n;
     const T top = row_max(in, n);
-    const T log_sum = std::log(row_sum<T>(n, [=](int64_t i) { return math::exp(in[i] - top); }));
+    const T log_sum = std::log(row_sum<T>(n, [=](int64_t i) { return math::exp_bounded(in[i] - top); }));
     for (int64_t i = 0; i < n; ++i) out[i] = in[i] - top - log_sum;
   });
 }
@@ -101,7 +120,7 @@ void log_softmax_grad(const Cpu&, T* dx, const T* dy, const T* y, int64_t rows, 
     const T* __restrict g = dy + r * n, * __restrict log_p = y + r * n;
     T* __restrict out = dx + r * n;
     const T total = row_sum<T>(n, [=](int64_t i) { return g[i]; });
-    for (int64_t i = 0; i < n; ++i) out[i] = g[i] - math::exp(log_p[i]) * total;
+    for (int64_t i = 0; i < n; ++i) out[i] = g[i] - math::exp_bounded(log_p[i]) * total;
   });
 }
 
@@ -185,7 +204,7 @@ void cross_entropy(const Cpu&, T* loss, LogSumExp<T>* lse, const T* x, const int
   for_rows(rows, n, [=](int64_t r) {
     const T* __restrict in = x + r * n;
     const T top = row_max(in, n);
-    const T log_sum = std::log(row_sum<T>(n, [=](int64_t i) { return math::exp(in[i] - top); }));
+    const T log_sum = std::log(row_sum<T>(n, [=](int64_t i) { return math::exp_bounded(in[i] - top); }));
     lse[r] = {top, log_sum};
     loss[r] = targets[r] == ignore ? T(0) : (top - in[targets[r]]) + log_sum;
   });
@@ -208,7 +227,7 @@ void cross_entropy_grad(const Cpu&, T* dx, const T* dy, const T* weight, const T
       return;
     }
     const auto [top, log_sum] = lse[r];
-    for (int64_t i = 0; i < n; ++i) out[i] = scale * math::exp((in[i] - top) - log_sum);
+    for (int64_t i = 0; i < n; ++i) out[i] = scale * math::exp_bounded((in[i] - top) - log_sum);
     out[targets[r]] -= scale;
   });
 }

@@ -14,8 +14,8 @@ namespace altgrad::math {
 
 // x = 2 k ln 2 + r with |r| <= ln 2, a minimax polynomial in r, then 2^k twice, so that subnormal results are right.
 // The number added to round x log2(e) / 2 to k leaves k + 127 in the low bits of the sum: 2^k, shifted into place.
-AG_HD inline float exp(float x) {
-  x = x > 89.0f ? 89.0f : x;
+// For x <= 89, or NaN: half of what keeping x within range costs.
+AG_HD inline float exp_bounded(float x) {
   x = x < -104.0f ? -104.0f : x;
   const float magic = 12583039.0f;  // 1.5 * 2^23 + 127
   const float shifted = x * 0.72134752044448170f + magic;
@@ -32,6 +32,8 @@ AG_HD inline float exp(float x) {
   const float power = std::bit_cast<float>(std::bit_cast<uint32_t>(shifted) << 23);
   return p * power * power;
 }
+AG_HD inline float exp(float x) { return exp_bounded(x > 89.0f ? 89.0f : x); }
+AG_HD inline double exp_bounded(double x) { return std::exp(x); }
 AG_HD inline double exp(double x) { return std::exp(x); }
 
 // Cephes tanhf: an odd polynomial near 0, 1 - 2 / (e^2x + 1) elsewhere.

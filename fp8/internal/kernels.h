@@ -54,8 +54,7 @@ struct Rounding {
 };
 
 // y = rounder(q(x)) * *scale, or, in bf16, rounder(q(x)), for formats whose numbers bf16 holds. amax may be null; *amax is
-// the largest |x| as a float, NaN where x holds one, or unknown_amax, and then becomes it: in f32 it is found on the way,
-// as rounding is faster where nothing can saturate. Where *scale is NaN, x is not rounded, only looked at; where it is
+// the largest |x| as a float, NaN where x holds one, or unknown_amax, and then becomes it: in f32 it is found on the way. Where *scale is NaN, x is not rounded, only looked at; where it is
 // *rounded_with, which may be null, nothing is done.
 template <class Out, class T>
 void quantize(const Cpu&, Out* y, const T* x, const float* scale, const Rounding<T>& rounding, int64_t n,
