@@ -35,7 +35,8 @@ bool has_amx() {
 
 Isa best() {
 #if defined(ALTGRAD_X86_KERNELS)
-  if (__builtin_cpu_supports("avx512bw")) {
+  if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl")) {
     if (has_amx()) return Isa::amx;
     return __builtin_cpu_supports("avx512bf16") ? Isa::avx512_bf16 : Isa::avx512;
   }

@@ -2,6 +2,7 @@
 // and reductions go through a number of chunks that depends on the size alone.
 #pragma once
 
+#include <altgrad/core/cpu/clones.h>
 #include <altgrad/core/device.h>
 #include <altgrad/core/internal/float_environment.h>
 #include <altgrad/core/internal/strict_math.h>
@@ -45,8 +46,9 @@ class FirstError {
 template <class F>
 void parallel_for(int64_t n, int64_t grain, F&& f) {
   const int64_t threads = std::min<int64_t>(num_threads(), n / std::max<int64_t>(grain, 1));
+  const auto run = [&](int64_t begin, int64_t end) { cpu::call_best([&] { f(begin, end); }); };
   if (threads <= 1) {
-    if (n > 0) f(int64_t(0), n);
+    if (n > 0) run(0, n);
     return;
   }
   const int64_t unit = std::clamp<int64_t>(grain, 1, 64);
@@ -56,7 +58,7 @@ void parallel_for(int64_t n, int64_t grain, F&& f) {
   for (int64_t t = 0; t < threads; ++t) {
     if (t * piece >= n) continue;
     const DefaultFloatEnvironment environment;  // threads inherit that of the one that started them
-    error.guard([&] { f(t * piece, std::min(n, (t + 1) * piece)); });
+    error.guard([&] { run(t * piece, std::min(n, (t + 1) * piece)); });
   }
   error.rethrow();
 }
@@ -70,7 +72,7 @@ void parallel_tasks(int64_t tasks, F&& f) {
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
   for (int64_t i = 0; i < tasks; ++i) {
     const DefaultFloatEnvironment environment;
-    error.guard([&] { f(i); });
+    error.guard([&] { cpu::call_best([&] { f(i); }); });
   }
   error.rethrow();
 }
