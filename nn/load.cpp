@@ -3,7 +3,7 @@
 // shared modules has.
 #include <altgrad/core/internal/dispatch.h>
 #include <altgrad/core/internal/utf8.h>
-#include <altgrad/nn/module.h>
+#include <altgrad/nn/internal/path_visitor.h>
 
 #include <algorithm>
 #include <cstring>
@@ -27,12 +27,6 @@ std::string misfit(const std::string& key, const Tensor& to, const Tensor& from)
                 ' ', from.dtype());
 }
 
-Tensor copy_of(const Tensor& t, TensorOptions options) {
-  const Tensor copy = Tensor::empty(t.shape(), options);
-  copy.copy_(t);
-  return copy;
-}
-
 bool comparable(const Tensor& a, const Tensor& b) {
   return a.defined() && b.defined() && a.numel() == b.numel();
 }
@@ -40,7 +34,8 @@ bool comparable(const Tensor& a, const Tensor& b) {
 // Would both leave the same values in `to`?
 bool same_values(const Tensor& to, const Tensor& a, const Tensor& b) {
   if (a.is(b)) return true;
-  const Tensor x = copy_of(a, {to.dtype()}), y = copy_of(b, {to.dtype()});
+  const auto as_held = [&](const Tensor& t) { return t.detach().to(to.dtype()).to(Device::cpu()); };
+  const Tensor x = as_held(a), y = as_held(b);
   return dispatch_all(x, [&]<class T>(const auto&) {
     return std::equal(x.ptr<T>(), x.ptr<T>() + x.numel(), y.ptr<T>(), [](const T& u, const T& v) {
       return u == v || std::memcmp(&u, &v, sizeof(T)) == 0;  // a NaN, by its bits
@@ -55,35 +50,25 @@ struct Match {
 };
 
 // All matches of a state in a tree, in visiting order. Goes into a child only where keys begin with its path.
-class FindMatches final : public Visitor {
+class FindMatches final : public detail::PathVisitor {
  public:
   FindMatches(Module& root, const StateDict& state) : state_(state) { root.visit(*this); }
   std::vector<Match> found;
 
  private:
-  void on_parameter(std::string_view name, Tensor& tensor) override { look_up(name, tensor); }
-  void on_buffer(std::string_view name, Tensor& tensor) override { look_up(name, tensor); }
-
-  void look_up(std::string_view name, const Tensor& tensor) {
-    const size_t length = path_.size();
-    path_ += name;
-    if (const auto entry = state_.find(path_); entry != state_.end())
-      found.push_back({path_, entry->second, tensor});
-    path_.resize(length);
+  void at_parameter(Tensor& tensor) override { look_up(tensor); }
+  void at_buffer(Tensor& tensor) override { look_up(tensor); }
+  void look_up(const Tensor& tensor) {
+    if (const auto entry = state_.find(path()); entry != state_.end())
+      found.push_back({path(), entry->second, tensor});
   }
-
-  void on_child(std::string_view name, SlotBase& slot) override {
-    const std::shared_ptr<Module> child = slot.module();
-    if (!child) return;
-    const size_t length = path_.size();
-    (path_ += name) += '.';
-    if (const auto next = state_.lower_bound(path_); next != state_.end() && next->first.starts_with(path_))
-      child->visit(*this);
-    path_.resize(length);
+  void at_module(SlotBase&, const std::shared_ptr<Module>& module) override {
+    const std::string prefix = path() + '.';
+    if (const auto next = state_.lower_bound(prefix); next != state_.end() && next->first.starts_with(prefix))
+      module->visit(*this);
   }
 
   const StateDict& state_;
-  std::string path_;
 };
 
 // A module's own tensors.
@@ -105,8 +90,7 @@ void copy_all(std::vector<std::pair<Tensor, Tensor>> copies) {
   std::unordered_set<const void*> overwritten;  // storages
   for (const auto& [to, from] : copies) overwritten.insert(to.body()->storage.get());
   for (auto& [to, from] : copies) {
-    if (!from.is(to) && overwritten.contains(from.body()->storage.get()))
-      from = copy_of(from, from.options());
+    if (!from.is(to) && overwritten.contains(from.body()->storage.get())) from = from.detach().clone();
   }
   for (const auto& [to, from] : copies) {
     if (!from.is(to)) to.copy_(from);
