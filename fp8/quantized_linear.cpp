@@ -4,6 +4,7 @@
 #include <altgrad/fp8/quantized_linear.h>
 
 #include <altgrad/autograd/internal/common.h>
+#include <altgrad/fp8/internal/operand.h>
 
 namespace altgrad::fp8 {
 namespace {
@@ -13,13 +14,6 @@ void check_format(const char* role, const Format& format) {
   if (!format.has_sign) {
     fail("QuantizedLinear: the ", role, " format ", format.name, " has no sign and is for scales only");
   }
-}
-
-// Enumerations begin at 0.
-template <class Enum>
-void check_enum(const char* what, Enum value, Enum last) {
-  if (value < Enum{} || value > last)
-    fail("QuantizedLinear: ", what, " is ", int(value), ", no value of its type");
 }
 
 void check_shapes(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b) {
@@ -88,10 +82,9 @@ Tensor quantized_linear(const Tensor& x, const Tensor& w, const std::optional<Te
 }
 
 void check_quantize_options(const Format& format, const QuantizeOptions& options) {
-  check_enum("scaling", options.scaling, Scaling::current);
-  check_enum("rounding", options.rounding, Rounding::stochastic);
-  check_enum("overflow", options.overflow, Overflow::saturate_all);
-  check_enum("ste", options.ste, Ste::clipped);
+  if (unsigned(options.scaling) > unsigned(Scaling::current))
+    fail("QuantizedLinear: scaling is ", int(options.scaling), ", none of Scaling");
+  detail::check_cast("QuantizedLinear", {options.rounding, options.overflow, options.ste});
   check_format("weight", format);
   if (options.input_format) check_format("input", *options.input_format);
   if (options.grad_format) check_format("grad_output", *options.grad_format);

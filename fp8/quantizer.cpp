@@ -1,7 +1,7 @@
-// Rounding while the amax that decides the scale is not known yet. Reading a tensor twice, for its amax and to round it,
-// would cost more than rounding does; so it is rounded with the scale that is to be expected while the amax is looked
-// for, and a second time only where the scale has turned out to be another. The expected scale is the final one unless
-// the amax exceeds all that are held.
+// Rounding while the amax that decides the scale is not known yet. Reading a tensor twice, for its amax and to round
+// it, would cost more than rounding does; so it is rounded with the scale that is to be expected while the amax is
+// looked for, and a second time only where the scale has turned out to be another. The expected scale is the final
+// one unless the amax exceeds all that are held.
 #include <altgrad/fp8/quantizer.h>
 
 #include <altgrad/autograd/internal/common.h>
@@ -53,7 +53,7 @@ QTensor Quantizer::apply(const Tensor& x, bool record,
 }
 
 Tensor Quantizer::gradient(const Tensor& dy, const Tensor& x, const QTensor& q) const {
-  return clips() ? detail::zero_saturated(dy, x, *format, q.scale) : dy;
+  return clips() ? detail::clipped_ste_grad(dy, x, *format, q.scale) : dy;
 }
 
 }  // namespace altgrad::fp8
