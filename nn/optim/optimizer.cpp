@@ -29,9 +29,9 @@ void Optimizer::check_setting(const char* what, double value) const {
     fail(name_, ": ", what, " must be finite and not negative, got ", value);
 }
 
-Optimizer::Optimizer(std::string name, std::vector<ParamGroup> groups, double lr, double weight_decay,
+Optimizer::Optimizer(const char* name, std::vector<ParamGroup> groups, double lr, double weight_decay,
                      std::vector<std::string> state)
-    : name_(std::move(name)), groups_(std::move(groups)) {
+    : name_(name), groups_(std::move(groups)) {
   for (ParamGroup& group : groups_) {
     group.lr = group.lr.value_or(lr);
     group.weight_decay = group.weight_decay.value_or(weight_decay);

@@ -82,10 +82,10 @@ class Optimizer {
   void check_state_dict(const StateDict& state) const;
 
  protected:
-  /// `name` is for errors. lr and weight_decay are for groups without their own. `state` names the tensors kept of each
-  /// parameter, at most max_state; they have its shape and dtype and begin as zeros. Throws std::invalid_argument on no
-  /// parameters, one given twice, one that is not floating, or settings out of range.
-  Optimizer(std::string name, std::vector<ParamGroup> groups, double lr, double weight_decay,
+  /// `name`, a literal, is for errors. lr and weight_decay are for groups without their own. `state` names the
+  /// tensors kept of each parameter, at most max_state; they have its shape and dtype and begin as zeros. Throws
+  /// std::invalid_argument on no parameters, one given twice, one that is not floating, or settings out of range.
+  Optimizer(const char* name, std::vector<ParamGroup> groups, double lr, double weight_decay,
             std::vector<std::string> state);
   static std::vector<ParamGroup> one_group(std::vector<Tensor> params) {
     return {{std::move(params), {}, {}}};
@@ -105,7 +105,7 @@ class Optimizer {
   void check_parameters() const;
   void sync_state_with_params() const;
 
-  std::string name_;
+  const char* name_;
   std::vector<ParamGroup> groups_;
   std::vector<State> state_;
   std::vector<Tensor> parameters_;  // that it was made for, by position
