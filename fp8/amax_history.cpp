@@ -46,7 +46,7 @@ detail::History AmaxHistory::memory() const {
   return {values_.ptr<float>(), values_.numel(), counts_.ptr<int64_t>()};
 }
 
-// (history.*f)(), of the history in memory of the host.
+// Calls a member of the history, copied to memory of the host.
 template <class F>
 auto AmaxHistory::on_host(F f) const {
   const Tensor values = values_.to(Device::cpu()), counts = counts_.to(Device::cpu());

@@ -24,9 +24,11 @@ using detail::visit;
 // module once, with its first dotted path.
 class Walk final : public detail::PathVisitor {
  public:
+  template <class T>
+  using Fn = std::function<void(const std::string& path, T& found)>;
   struct Each {
-    std::function<void(const std::string&path, Tensor&tensor)> parameter = {}, buffer = {};
-    std::function<void(const std::string& path, Module& module)> module = {};
+    Fn<Tensor> parameter = {}, buffer = {};
+    Fn<Module> module = {};
   };
   Walk(const Module& root, Each each) : each_(std::move(each)), seen_{&root} { visit(root, *this); }
 
@@ -38,7 +40,7 @@ class Walk final : public detail::PathVisitor {
     if (each_.module) each_.module(path(), *module);
     module->visit(*this);
   }
-  void offer(Tensor& tensor, const auto& each) {
+  void offer(Tensor& tensor, const Fn<Tensor>& each) {
     if (each && seen_.insert(tensor.body()).second) each(path(), tensor);
   }
 
@@ -146,7 +148,7 @@ class PrintChildren final : public Visitor {
   const std::string extra_, line_;
 };
 
-// indent: of the line that the module's name is on.
+// `indent` is that of the line that the module's name is on.
 void print(std::ostream& out, const Module& module, const std::string& indent) {
   const std::string extra = module.extra_repr();
   PrintChildren children(out, extra, indent + "  ");

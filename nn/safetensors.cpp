@@ -23,7 +23,7 @@ using Entry = SafetensorsHeader::Entry;
 static_assert(std::endian::native == std::endian::little,
               "the format is little-endian, and bytes are copied as they are");
 
-// By integers alone: what a file holds must not depend on the floating-point environment.
+// Widened by integers alone: what a file holds must not depend on the floating-point environment.
 struct Half {
   uint16_t bits;
   explicit operator float() const {

@@ -59,7 +59,7 @@ class Rewrite final : public detail::PathVisitor {
   std::vector<Edit> edits_;
 };
 
-// Where a module's members are.
+// The addresses of a module's members.
 class Members final : public Visitor {
  public:
   explicit Members(const Module& module) { detail::visit(module, *this); }

@@ -11,7 +11,7 @@
 
 namespace altgrad::detail {
 
-// A file descriptor and its end.
+// Closes a file descriptor at its end.
 class Descriptor {
  public:
   explicit Descriptor(int fd = -1) : fd_(fd) {}
@@ -27,7 +27,7 @@ class Descriptor {
 // A regular file, open for reading. Any number of threads may read it.
 class InputFile {
  public:
-  // reader: the function or class that errors name. Throws std::runtime_error, as read does.
+  // `reader` is the function or class that errors name. Throws std::runtime_error, as read does.
   InputFile(std::string reader, std::string path);
   const std::string& path() const { return path_; }
   int64_t size() const { return size_; }  // when it was opened

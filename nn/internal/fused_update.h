@@ -8,7 +8,7 @@
 
 namespace altgrad::optim::detail {
 
-// kernel(device, items, count) for the parameters in f32, then for those in f64; item(view) is what the kernel takes
+// Calls kernel(device, items, count) for the parameters in f32, then for those in f64; item(view) makes what it takes
 // for one. The lists are kept, so that a step allocates nothing.
 template <class Item, class Kernel>
 void fused_update(const Step& step, Item item, Kernel kernel) {

@@ -11,7 +11,7 @@
 namespace altgrad::optim {
 namespace {
 
-// f(group, parameter, position)
+// Calls f(group, parameter, position) for each parameter.
 template <class F>
 void for_each_parameter(const std::vector<ParamGroup>& groups, F&& f) {
   size_t position = 0;
