@@ -11,24 +11,24 @@ namespace {
 template <class F>
 struct Binary final : Op {
   static constexpr const char* name = F::name;
-  // The slopes of a sum are constants: no values need saving.
-  static constexpr bool constant_slopes = std::is_same_v<F, Add> || std::is_same_v<F, Sub>;
+  // The derivatives of a sum are constants: no values need saving.
+  static constexpr bool constant_derivatives = std::is_same_v<F, Add> || std::is_same_v<F, Sub>;
 
   Shape a_shape, b_shape;
   Tensor a, b;
 
   Tensor forward(const Tensor& a_in, const Tensor& b_in, const Shape& shape) {
     a_shape = a_in.shape(), b_shape = b_in.shape();
-    if constexpr (!constant_slopes) a = a_in, b = b_in;
+    if constexpr (!constant_derivatives) a = a_in, b = b_in;
     Tensor y = Tensor::empty(shape, a_in.options());
     const kernels::Strided s = detail::broadcast(shape, a_shape, b_shape);
     launch(name, AG_KERNEL(binary), F(), y, a_in, b_in, s);
     return y;
   }
 
-  // da = dy * slope_a(a, b), db = dy * slope_b(a, b), each summed to the shape of its input
+  // da = dy * derivative_a(a, b), db = dy * derivative_b(a, b), each summed to the shape of its input
   void backward(const Tensor& dy, Grads& d) override {
-    if constexpr (constant_slopes) {
+    if constexpr (constant_derivatives) {
       if (d.needs(0)) d.add(0, detail::sum_to(dy, a_shape));
       if (!d.needs(1)) return;
       const Tensor db = detail::sum_to(dy, b_shape);

@@ -45,7 +45,7 @@ Tensor operator/(double a, const Tensor& b);
 
 enum class Gelu { erf, tanh };
 
-Tensor neg(const Tensor& x);  // slope -1 everywhere
+Tensor neg(const Tensor& x);  // derivative -1 everywhere
 inline Tensor operator-(const Tensor& x) { return neg(x); }
 Tensor abs(const Tensor& x);  // slope 0 at 0
 Tensor exp(const Tensor& x);

@@ -7,7 +7,7 @@
 #pragma once
 
 #include <altgrad/core/export.h>
-#include <altgrad/core/hd.h>
+#include <altgrad/core/host_device.h>
 
 #include <bit>
 #include <concepts>

@@ -5,7 +5,7 @@
 #pragma once
 
 #include <altgrad/core/export.h>
-#include <altgrad/core/hd.h>
+#include <altgrad/core/host_device.h>
 
 #include <array>
 #include <cstdint>

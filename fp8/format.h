@@ -20,7 +20,7 @@
 
 #include <altgrad/core/export.h>
 #include <altgrad/core/fast_math.h>
-#include <altgrad/core/hd.h>
+#include <altgrad/core/host_device.h>
 
 ALTGRAD_API_BEGIN
 namespace altgrad::fp8 {

@@ -73,23 +73,23 @@ void unary(const Cpu&, F f, T* y, const T* x, int64_t n) {
 }
 
 template <class F, class T>
-void unary_both(const Cpu&, F f, T* y, T* slope, const T* x, int64_t n) {
+void unary_with_derivative(const Cpu&, F f, T* y, T* derivative, const T* x, int64_t n) {
   parallel_for(n, grain, [=](int64_t begin, int64_t end) {
-    T* __restrict values = y, * __restrict slopes = slope;
+    T* __restrict values = y, * __restrict derivatives = derivative;
     const T* __restrict in = x;
     for (int64_t i = begin; i < end; ++i) {
-      const ValueAndSlope<T> both = f.both(in[i]);
+      const ValueAndDerivative<T> both = f.value_and_derivative(in[i]);
       values[i] = both.value;
-      slopes[i] = both.slope;
+      derivatives[i] = both.derivative;
     }
   });
 }
 
 template <class F, class T>
-void unary_grad(const Cpu&, F f, T* dx, const T* dy, const T* x, const T* y, int64_t n) {
+void unary_grad(const Cpu&, F f, T* dx, const T* dy, const T* saved, int64_t n) {
   parallel_for(n, grain, [=](int64_t begin, int64_t end) {
     T* __restrict out = dx;
-    for (int64_t i = begin; i < end; ++i) out[i] = dy[i] * f.slope(x ? x[i] : T(0), y ? y[i] : T(0));
+    for (int64_t i = begin; i < end; ++i) out[i] = dy[i] * f.derivative(saved ? saved[i] : T(0));
   });
 }
 
@@ -118,12 +118,12 @@ void binary_grad(const Cpu&, F f, T* da, T* db, const T* dy, const T* a, const T
     if (da) {
       T* __restrict out = da + i;
       for_pairs(a + at_a, last_a(s), b + at_b, last_b(s), n,
-                [=](int64_t j, T p, T q) { out[j] = in[j] * f.slope_a(p, q); });
+                [=](int64_t j, T p, T q) { out[j] = in[j] * f.derivative_a(p, q); });
     }
     if (db) {
       T* __restrict out = db + i;
       for_pairs(a + at_a, last_a(s), b + at_b, last_b(s), n,
-                [=](int64_t j, T p, T q) { out[j] = in[j] * f.slope_b(p, q); });
+                [=](int64_t j, T p, T q) { out[j] = in[j] * f.derivative_b(p, q); });
     }
   });
 }
@@ -184,25 +184,27 @@ void axpy(const Cpu&, T* y, const T* x, double alpha, int64_t n) {
   template void unary(const Cpu&, F, double*, const double*, int64_t);
 AG_UNARY_FUNCTORS(AG_UNARY)
 AG_NUMBER_FUNCTORS(AG_UNARY)
-AG_UNARY_BOTH_FUNCTORS(AG_UNARY)
-#define AG_UNARY_GRAD(F)                                                                              \
-  template void unary_grad(const Cpu&, F, float*, const float*, const float*, const float*, int64_t); \
-  template void unary_grad(const Cpu&, F, double*, const double*, const double*, const double*, int64_t);
+AG_VALUE_AND_DERIVATIVE_FUNCTORS(AG_UNARY)
+#define AG_UNARY_GRAD(F)                                                                \
+  template void unary_grad(const Cpu&, F, float*, const float*, const float*, int64_t); \
+  template void unary_grad(const Cpu&, F, double*, const double*, const double*, int64_t);
 AG_UNARY_FUNCTORS(AG_UNARY_GRAD)
 AG_NUMBER_FUNCTORS(AG_UNARY_GRAD)
-#define AG_UNARY_BOTH(F)                                                          \
-  template void unary_both(const Cpu&, F, float*, float*, const float*, int64_t); \
-  template void unary_both(const Cpu&, F, double*, double*, const double*, int64_t);
-AG_UNARY_BOTH_FUNCTORS(AG_UNARY_BOTH)
+#define AG_UNARY_WITH_DERIVATIVE(F)                                                          \
+  template void unary_with_derivative(const Cpu&, F, float*, float*, const float*, int64_t); \
+  template void unary_with_derivative(const Cpu&, F, double*, double*, const double*, int64_t);
+AG_VALUE_AND_DERIVATIVE_FUNCTORS(AG_UNARY_WITH_DERIVATIVE)
 
-#define AG_BINARY(F)                                                                                      \
-  template void binary(const Cpu&, F, float*, const float*, const float*, const Strided&);                \
-  template void binary(const Cpu&, F, double*, const double*, const double*, const Strided&);             \
+#define AG_BINARY(F)                                                                       \
+  template void binary(const Cpu&, F, float*, const float*, const float*, const Strided&); \
+  template void binary(const Cpu&, F, double*, const double*, const double*, const Strided&);
+AG_BINARY_FUNCTORS(AG_BINARY)
+#define AG_BINARY_GRAD(F)                                                                                 \
   template void binary_grad(const Cpu&, F, float*, float*, const float*, const float*, const float*,      \
                             const Strided&);                                                              \
   template void binary_grad(const Cpu&, F, double*, double*, const double*, const double*, const double*, \
                             const Strided&);
-AG_BINARY_FUNCTORS(AG_BINARY)
+AG_BINARY_DERIVATIVE_FUNCTORS(AG_BINARY_GRAD)
 
 #define AG_COMPARE(F)                                                                             \
   template void compare(const Cpu&, F, uint8_t*, const float*, const float*, const Strided&);     \

@@ -9,17 +9,17 @@ namespace altgrad::kernels {
 // y = f.value(x)
 template <class F, class T>
 void unary(const Cpu&, F f, T* y, const T* x, int64_t n);
-// y and slope = f.both(x), for functors that save the slope
+// y and derivative = f.value_and_derivative(x), for functors that save the derivative
 template <class F, class T>
-void unary_both(const Cpu&, F f, T* y, T* slope, const T* x, int64_t n);
-// dx = dy * f.slope(x, y), for all others
+void unary_with_derivative(const Cpu&, F f, T* y, T* derivative, const T* x, int64_t n);
+// dx = dy * f.derivative(saved), for all others; saved is null where they need nothing
 template <class F, class T>
-void unary_grad(const Cpu&, F f, T* dx, const T* dy, const T* x, const T* y, int64_t n);
+void unary_grad(const Cpu&, F f, T* dx, const T* dy, const T* saved, int64_t n);
 
 // y = f.value(a, b), y contiguous over s
 template <class F, class T>
 void binary(const Cpu&, F f, T* y, const T* a, const T* b, const Strided& s);
-// da = dy * f.slope_a(a, b), db = dy * f.slope_b(a, b), both contiguous over s, each may be null
+// da = dy * f.derivative_a(a, b), db = dy * f.derivative_b(a, b), both contiguous over s, each may be null
 template <class F, class T>
 void binary_grad(const Cpu&, F f, T* da, T* db, const T* dy, const T* a, const T* b, const Strided& s);
 
