@@ -1,10 +1,9 @@
 // Elementwise ops of one tensor, arithmetic with numbers among them: one op for every functor, which says by
 // `saved_for_backward` what its derivative is computed from.
-#include <altgrad/autograd/internal/common.h>
+#include <altgrad/autograd/op_writer.h>
 #include <altgrad/autograd/ops.h>
 #include <altgrad/core/internal/functors.h>
 #include <altgrad/core/internal/kernels/elementwise.h>
-#include <altgrad/core/internal/kernels/random.h>
 
 namespace altgrad {
 namespace {
@@ -21,11 +20,11 @@ struct Unary final : Op {
     if constexpr (F::saved_for_backward == Saved::derivative) {
       if (recorded) {
         saved = Tensor::empty(x.shape(), x.options());
-        launch(name, AG_KERNEL(unary_with_derivative), f, y, saved, x, x.numel());
+        launch(name, AG_KERNEL(kernels::unary_with_derivative), f, y, saved, x, x.numel());
         return y;
       }
     }
-    launch(name, AG_KERNEL(unary), f, y, x, x.numel());
+    launch(name, AG_KERNEL(kernels::unary), f, y, x, x.numel());
     if (F::saved_for_backward == Saved::x) saved = x;
     if (F::saved_for_backward == Saved::y) saved = y;
     return y;
@@ -39,7 +38,7 @@ struct Unary final : Op {
       d.add(0, dy * saved);
     } else {
       Tensor dx = Tensor::empty(dy.shape(), dy.options());
-      launch(name, AG_KERNEL(unary_grad), f, dx, dy, saved, dy.numel());
+      launch(name, AG_KERNEL(kernels::unary_grad), f, dx, dy, saved, dy.numel());
       d.add(0, dx);
     }
   }
@@ -47,28 +46,9 @@ struct Unary final : Op {
 
 template <class F>
 Tensor unary(const Tensor& x, F f = {}) {
-  detail::check_floating(F::name, x);
+  check_floating(F::name, x);
   return apply<Unary<F>>(x, f);
 }
-
-struct Dropout final : Op {
-  static constexpr const char* name = "dropout";
-  double p;
-  RandomStream random;  // draws the same mask again: none is stored
-
-  Tensor forward(const Tensor& x, double p_in, RandomStream random_in) {
-    p = p_in, random = random_in;
-    return masked(x);
-  }
-  // dx = dy * mask / (1 - p)
-  void backward(const Tensor& dy, Grads& d) override { d.add(0, masked(dy)); }
-
-  Tensor masked(const Tensor& x) const {
-    Tensor y = Tensor::empty(x.shape(), x.options());
-    launch(name, AG_KERNEL(dropout), y, x, p, random, x.numel());
-    return y;
-  }
-};
 
 }  // namespace
 
@@ -99,12 +79,6 @@ Tensor silu(const Tensor& x) { return unary<Silu>(x); }
 Tensor clamp(const Tensor& x, double low, double high) {
   if (!(low <= high)) fail("clamp: low ", low, " is not below high ", high, " for x ", x.shape());
   return unary(x, Clamp{low, high});
-}
-
-Tensor dropout(const Tensor& x, double p, Generator& generator) {
-  detail::check_floating("dropout", x);
-  if (!(p >= 0 && p < 1)) fail("dropout: p must be in [0, 1), got ", p, " for x ", x.shape());
-  return apply<Dropout>(x, p, generator.next());
 }
 
 }  // namespace altgrad

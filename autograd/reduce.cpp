@@ -18,11 +18,11 @@ struct Reduction {
 };
 
 Reduction reduction(const char* op, const Tensor& x, Axes axes, bool keepdim) {
-  detail::check_floating(op, x);
+  check_floating(op, x);
   const Shape& shape = x.shape();
   Reduction r;
   for (int axis : axes) {
-    bool& covered = r.covers[detail::wrap_axis(op, shape, axis)];
+    bool& covered = r.covers[shape.wrap(axis, op)];
     if (covered) fail(op, ": axis ", axis, " is given twice for shape ", shape);
     covered = true;
   }
@@ -50,7 +50,7 @@ struct Sum final : Op {
 
   Tensor forward(const Tensor& x, const Shape& kept_in, const Shape& result, double divisor_in) {
     x_shape = x.shape(), kept = kept_in, divisor = divisor_in;
-    const Tensor y = detail::sum_to(x, kept, divisor);
+    const Tensor y = reduce_to_shape(x, kept, divisor);
     return y.is(x) ? y.alias(result).clone() : y.alias(result);
   }
   // dx = dy / divisor, repeated
@@ -68,13 +68,13 @@ struct Max final : Op {
   Tensor forward(const Tensor& in, int64_t outer_in, int64_t n_in, int64_t inner_in, const Shape& result) {
     outer = outer_in, n = n_in, inner = inner_in;
     x = in, y = Tensor::empty(result, in.options());
-    launch(name, AG_KERNEL(max), y, x, outer, n, inner);
+    launch(name, AG_KERNEL(kernels::max), y, x, outer, n, inner);
     return y;
   }
   // dx = dy / number of maxima where x = y, else 0
   void backward(const Tensor& dy, Grads& d) override {
     Tensor dx = Tensor::empty(x.shape(), x.options());
-    launch(name, AG_KERNEL(max_grad), dx, dy, x, y, outer, n, inner);
+    launch(name, AG_KERNEL(kernels::max_grad), dx, dy, x, y, outer, n, inner);
     d.add(0, dx);
   }
 };
@@ -125,11 +125,11 @@ Tensor var(const Tensor& x, Axes axes, bool keepdim, double correction) {
 }
 
 Tensor argmax(const Tensor& x) {
-  detail::check_floating("argmax", x);
+  check_floating("argmax", x);
   if (x.dim() == 0 || x.size(-1) == 0)
     fail("argmax: the last axis of shape ", x.shape(), " holds no elements");
   Tensor y = Tensor::empty(x.shape().erased(-1), {DType::i64, x.device()});
-  launch("argmax", AG_KERNEL(argmax), y.ptr<int64_t>(), x, y.numel(), x.size(-1));
+  launch("argmax", AG_KERNEL(kernels::argmax), y.ptr<int64_t>(), x, y.numel(), x.size(-1));
   return y;
 }
 

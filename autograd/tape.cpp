@@ -1,9 +1,10 @@
+// The tape: its nodes and slots in memory, recording, and the walk back.
 #include <altgrad/autograd/tape.h>
 
 #include <altgrad/autograd/internal/arena.h>
 #include <altgrad/autograd/internal/common.h>
 #include <altgrad/autograd/internal/scopes.h>
-#include <altgrad/core/internal/dispatch.h>
+#include <altgrad/core/dispatch.h>
 #include <altgrad/core/internal/kernels/elementwise.h>
 
 #include <pthread.h>
@@ -35,16 +36,10 @@ struct GradSlot {
   }
 };
 
-bool alone(const Tensor& x) { return x.body()->refs == 1 && x.body()->storage.unique(); }
-
-Tensor copy_of(const Tensor& x) {
-  Tensor copy = Tensor::empty(x.shape(), x.options());
-  copy.copy_(x);
-  return copy;
-}
+bool is_uniquely_owned(const Tensor& x) { return x.body()->refs == 1 && x.body()->storage.unique(); }
 
 void add_in_place(const Tensor& sum, const Tensor& x) {
-  launch("backward", AG_KERNEL(axpy), sum, x, 1, sum.numel());
+  launch("backward", AG_KERNEL(kernels::axpy), sum, x, 1, sum.numel());
 }
 
 // Held while a leaf's gradient is taken or given, and while the process forks, so that no child inherits it locked.
@@ -55,7 +50,7 @@ constinit std::mutex leaf_gradients;
 // Adds to the gradient that a leaf has, in place. Another thread's tape may do so at the same time: the leaf's is taken
 // away for as long as it is written to, and one that has been given to the leaf meanwhile is added, too.
 void add_to_leaf(const Tensor& leaf, Tensor grad) {
-  for (bool own = alone(grad);; own = true) {
+  for (bool own = is_uniquely_owned(grad);; own = true) {
     Tensor there;
     {
       const std::lock_guard lock(leaf_gradients);
@@ -65,14 +60,14 @@ void add_to_leaf(const Tensor& leaf, Tensor grad) {
     if (there.defined()) {
       add_in_place(there, grad);
     } else {
-      there = copy_of(grad);
+      there = grad.copied();
     }
     grad = std::move(there);
   }
 }
 
 // An input by its number; a leaf that is none has -1.
-std::string whose(int input) { return input < 0 ? "a leaf" : concat("input ", input); }
+std::string input_label(int input) { return input < 0 ? "a leaf" : concat("input ", input); }
 
 bool has_nan(const Tensor& x) { return is_floating(x.dtype()) && detail::has_nan("detect_anomaly", x); }
 
@@ -166,12 +161,12 @@ Tape::Tape(TapeOptions options) {
     spare.tapes.pop_back();
   }
   impl_->options = options;
-  impl_->scope = detail::enter(this);
+  impl_->scope = detail::push_scope(this);
   impl_->id = impl_->scope->id;
 }
 
 Tape::~Tape() {
-  const bool made_here = detail::leave(impl_->scope);
+  const bool made_here = detail::pop_scope(impl_->scope);
   impl_->clear();
   if (made_here && SpareTapes::alive) spare.tapes.push_back(std::move(impl_));
 }
@@ -293,28 +288,28 @@ void Tape::run_backward(const Tensor& y, const Tensor& cotangent) {
   impl_->scope->done = true;
 }
 
-bool Grads::needs(int i) const {
+const char* Grads::op_name() const { return tape_.impl_->nodes[size_t(node_)].name; }
+
+int32_t Grads::slot_of(int i) const {
   const Node& node = tape_.impl_->nodes[size_t(node_)];
-  return i >= 0 && i < node.inputs && tape_.impl_->inputs[size_t(node.first_input + i)] >= 0;
+  return i >= 0 && i < node.inputs ? tape_.impl_->inputs[size_t(node.first_input + i)] : -1;
 }
 
+bool Grads::needs(int i) const { return slot_of(i) >= 0; }
+
 void Grads::check_input(int i) const {
-  const Node& node = tape_.impl_->nodes[size_t(node_)];
-  if (i < 0 || i >= node.inputs)
-    fail(node.name, ": backward gives a gradient for input ", i, " of ", node.inputs);
+  const int inputs = tape_.impl_->nodes[size_t(node_)].inputs;
+  if (i < 0 || i >= inputs) fail(op_name(), ": backward gives a gradient for input ", i, " of ", inputs);
 }
 
 void Grads::add(int i, const Tensor& dx) {
   check_input(i);
-  const Node& node = tape_.impl_->nodes[size_t(node_)];
-  if (needs(i)) add_to_slot(tape_.impl_->inputs[size_t(node.first_input + i)], i, dx);
+  if (needs(i)) add_to_slot(slot_of(i), i, dx);
 }
 
 void Grads::add_leaf(const Tensor& leaf, const Tensor& dx) {
-  const detail::Body* body = leaf.body();
-  const Node& node = tape_.impl_->nodes[size_t(node_)];
-  if (!body || !body->requires_grad)
-    fail(node.name, ": backward gives a gradient for a leaf that requires none");
+  if (!leaf.defined() || !leaf.requires_grad())
+    fail(op_name(), ": backward gives a gradient for a leaf that requires none");
   add_to_slot(tape_.impl_->leaf_slot(leaf), -1, dx);
 }
 
@@ -328,49 +323,47 @@ void Grads::run(Tape& inner, const Tensor& y, const Tensor& dy, const Tensor& in
   inner.run_backward(y, dy);
   for (GradSlot& slot : run.slots) {
     if (!slot.leaf.defined() || !slot.grad.defined()) continue;
-    const int32_t index = slot_of(slot.leaf, input.body());
+    const int32_t index = leaf_slot(slot.leaf, input.body());
     if (index >= 0) add_to_slot(index, slot.leaf.body() == input.body() ? 0 : -1, std::move(slot.grad));
   }
 }
 
-int32_t Grads::slot_of(const Tensor& leaf, const detail::Body* input) const {
-  Tape::Impl& tape = *tape_.impl_;
-  if (leaf.body() != input) return tape.leaf_slot(leaf);
-  return tape.inputs[size_t(tape.nodes[size_t(node_)].first_input)];
+int32_t Grads::leaf_slot(const Tensor& leaf, const detail::Body* input) const {
+  return leaf.body() == input ? slot_of(0) : tape_.impl_->leaf_slot(leaf);
 }
 
 Tensor Grads::take(const Tensor& leaf, const detail::Body* input) const {
-  const int32_t slot = slot_of(leaf, input);
+  const int32_t slot = leaf_slot(leaf, input);
   return slot < 0 ? Tensor() : std::move(tape_.impl_->slots[size_t(slot)].grad);
 }
 
 void Grads::add_to_slot(int32_t index, int input, Tensor dx) {
   GradSlot& slot = tape_.impl_->slots[size_t(index)];
   if (!slot.fits(dx)) {
-    fail(tape_.impl_->nodes[size_t(node_)].name, ": backward gives ", whose(input), " a gradient ",
-         dx.shape(), " ", dx.dtype(), ", the input is ", slot.shape, " ", slot.dtype);
+    fail(op_name(), ": backward gives ", input_label(input), " a gradient ", dx.shape(), " ", dx.dtype(),
+         ", the input is ", slot.shape, " ", slot.dtype);
   }
   check_for_nan(input, dx);
   if (!slot.grad.defined()) {
     slot.grad = std::move(dx);
     return;
   }
-  if (!alone(slot.grad)) slot.grad = copy_of(slot.grad);  // someone else holds it: leave theirs as it is
+  if (!is_uniquely_owned(slot.grad))
+    slot.grad = slot.grad.copied();  // someone else holds it: leave theirs as it is
   add_in_place(slot.grad, dx);
 }
 
-std::pair<Tensor, double> Grads::place(int i) {
-  const Node& node = tape_.impl_->nodes[size_t(node_)];
-  GradSlot& slot = tape_.impl_->slots[size_t(tape_.impl_->inputs[size_t(node.first_input + i)])];
+std::pair<Tensor, double> Grads::grad_buffer(int i) {
+  GradSlot& slot = tape_.impl_->slots[size_t(slot_of(i))];
   if (!slot.grad.defined()) return {Tensor::empty(slot.shape, {slot.dtype, slot.device}), 0};
-  if (!alone(slot.grad)) slot.grad = copy_of(slot.grad);
+  if (!is_uniquely_owned(slot.grad)) slot.grad = slot.grad.copied();
   return {slot.grad, 1};
 }
 
 void Grads::check_for_nan(int input, const Tensor& dx) const {
   if (!tape_.impl_->options.detect_anomaly || !has_nan(dx)) return;
-  fail_runtime("detect_anomaly: backward of op ", node_, " '", tape_.impl_->nodes[size_t(node_)].name,
-               "' gave ", whose(input), " NaN, shape ", dx.shape());
+  fail_runtime("detect_anomaly: backward of op ", node_, " '", op_name(), "' gave ", input_label(input),
+               " NaN, shape ", dx.shape());
 }
 
 void Tape::print(std::ostream& out) const {

@@ -79,11 +79,14 @@ class Grads {
   friend class Tape;
   Grads(Tape& tape, int64_t node) : tape_(tape), node_(node) {}
   void add_to_slot(int32_t slot, int input, Tensor dx);
+  // The slot of input i, -1 where it needs no gradient.
+  int32_t slot_of(int i) const;
   // For run(): where on this tape the gradient of a leaf of the inner one is, and that gradient, taken from there.
-  int32_t slot_of(const Tensor& leaf, const detail::Body* input) const;
+  int32_t leaf_slot(const Tensor& leaf, const detail::Body* input) const;
   Tensor take(const Tensor& leaf, const detail::Body* input) const;
   // The gradient of input i so far, held by the tape alone, and 1; or new memory and 0.
-  std::pair<Tensor, double> place(int i);
+  std::pair<Tensor, double> grad_buffer(int i);
+  const char* op_name() const;
   void check_for_nan(int input, const Tensor& dx) const;
   void check_input(int i) const;
   Tape& tape_;
@@ -94,7 +97,7 @@ template <class F>
 void Grads::accumulate(int i, F&& f) {
   check_input(i);
   if (!needs(i)) return;
-  const auto [dx, beta] = place(i);
+  const auto [dx, beta] = grad_buffer(i);
   f(dx, beta);
   beta == 0 ? add(i, dx) : check_for_nan(i, dx);
 }

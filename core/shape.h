@@ -30,8 +30,8 @@ class Shape {
   int64_t operator[](int axis) const { return sizes_[size_t(axis)]; }  // unchecked, axis in [0, dim)
   // As operator[], but checked and counted from the end where axis < 0. Throws std::invalid_argument.
   int64_t size(int axis) const { return sizes_[size_t(wrap(axis))]; }
-  // The axis as 0 .. dim-1; throws std::invalid_argument where it is out of range.
-  int wrap(int axis) const;
+  // The axis as 0 .. dim-1. Throws std::invalid_argument, naming the op, where it is out of range.
+  int wrap(int axis, const char* op = "shape") const;
 
   const int64_t* begin() const { return sizes_.data(); }
   const int64_t* end() const { return sizes_.data() + dim_; }

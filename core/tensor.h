@@ -100,6 +100,10 @@ class Tensor {
   // Overwrites the elements with those of src (same shape; dtype and device may differ). Not recorded.
   void copy_(const Tensor& src) const;
   void fill_(double value) const;
+  // A copy, of another dtype or on another device where the options say so, that no tape records. The differentiable
+  // forms are clone and to.
+  Tensor copied(TensorOptions options) const;
+  Tensor copied() const { return copied(options()); }
   // A new body on the same memory, without history or gradient.
   Tensor detach() const;
   // detach() under another shape of the same numel. Not recorded: the differentiable form is reshape.

@@ -68,7 +68,7 @@ struct Quantize final : Op {
 }  // namespace
 
 Tensor quantize(const Tensor& x, const Format& format, float scale, CastOptions options) {
-  altgrad::detail::check_floating("quantize", x);
+  check_floating("quantize", x);
   check("quantize", format, scale);
   check("quantize", options);
   return apply<Quantize>(x, format, scale, options);
@@ -111,7 +111,7 @@ Tensor zero_saturated(const Tensor& dy, const Tensor& x, const Format& format, f
 }
 
 Tensor detail::zero_saturated(const Tensor& dy, const Tensor& x, const Format& format, const Tensor& scale) {
-  altgrad::detail::check_same_kind("zero_saturated", dy, x);
+  check_same_kind("zero_saturated", dy, x);
   if (dy.shape() != x.shape()) fail("zero_saturated: dy ", dy.shape(), " does not match x ", x.shape());
   const Tensor dx = Tensor::empty(x.shape(), x.options());
   dispatch("zero_saturated", x, [&]<class T>(const auto& device) {

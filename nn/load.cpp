@@ -1,7 +1,7 @@
 // load_state_dict: everything is found, adapted and checked before the first value is copied. The tree is gone
 // through by the state's keys, so that a tensor may come under any of its names, however many of them a tree of
 // shared modules has.
-#include <altgrad/core/internal/dispatch.h>
+#include <altgrad/core/dispatch.h>
 #include <altgrad/core/internal/utf8.h>
 #include <altgrad/nn/module.h>
 
@@ -27,12 +27,6 @@ std::string misfit(const std::string& key, const Tensor& to, const Tensor& from)
                 ' ', from.dtype());
 }
 
-Tensor copy_of(const Tensor& t, TensorOptions options) {
-  const Tensor copy = Tensor::empty(t.shape(), options);
-  copy.copy_(t);
-  return copy;
-}
-
 bool comparable(const Tensor& a, const Tensor& b) {
   return a.defined() && b.defined() && a.numel() == b.numel();
 }
@@ -40,7 +34,7 @@ bool comparable(const Tensor& a, const Tensor& b) {
 // Would both leave the same values in `to`?
 bool same_values(const Tensor& to, const Tensor& a, const Tensor& b) {
   if (a.is(b)) return true;
-  const Tensor x = copy_of(a, {to.dtype()}), y = copy_of(b, {to.dtype()});
+  const Tensor x = a.copied({to.dtype()}), y = b.copied({to.dtype()});
   return dispatch_all(x, [&]<class T>(const auto&) {
     return std::equal(x.ptr<T>(), x.ptr<T>() + x.numel(), y.ptr<T>(), [](const T& u, const T& v) {
       return u == v || std::memcmp(&u, &v, sizeof(T)) == 0;  // a NaN, by its bits
@@ -105,8 +99,7 @@ void copy_all(std::vector<std::pair<Tensor, Tensor>> copies) {
   std::unordered_set<const void*> overwritten;  // storages
   for (const auto& [to, from] : copies) overwritten.insert(to.body()->storage.get());
   for (auto& [to, from] : copies) {
-    if (!from.is(to) && overwritten.contains(from.body()->storage.get()))
-      from = copy_of(from, from.options());
+    if (!from.is(to) && overwritten.contains(from.body()->storage.get())) from = from.copied();
   }
   for (const auto& [to, from] : copies) {
     if (!from.is(to)) to.copy_(from);

@@ -200,20 +200,12 @@ std::string nearest(std::vector<std::string> names, std::string_view asked) {
   return all > most ? concat(text, ", and ", all - most, " more") : text;
 }
 
-// Same values as t, elsewhere or in another dtype; not recorded by any tape.
-Tensor converted(const Tensor& t, TensorOptions options) {
-  Tensor y = Tensor::empty(t.shape(), options);
-  y.copy_(t);
-  return y;
-}
-
 // Makes all new tensors before it puts the first in place, so that where one cannot be had nothing has
 // changed.
 class Conversion {
  public:
   void plan(const Tensor& t, TensorOptions options) {
-    if (options.dtype != t.dtype() || options.device != t.device())
-      steps_.emplace_back(t, converted(t, options));
+    if (options.dtype != t.dtype() || options.device != t.device()) steps_.emplace_back(t, t.copied(options));
   }
   void apply() const {
     for (const auto& [t, y] : steps_) t.assign_(y);  // drops t's gradient

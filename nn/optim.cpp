@@ -1,7 +1,7 @@
 // A step is: check, count, list the parameters that have gradients, hand the list to the kernel.
 #include <altgrad/nn/optim.h>
 
-#include <altgrad/core/internal/dispatch.h>
+#include <altgrad/core/dispatch.h>
 #include <altgrad/core/internal/kernels/optim.h>
 #include <altgrad/core/internal/utf8.h>
 

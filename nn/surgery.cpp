@@ -113,8 +113,7 @@ class Clone final : public Visitor {
     check(name, &t);
     Tensor& copy = tensors_[t.body()];
     if (!copy.defined()) {
-      copy = Tensor::empty(t.shape(), t.options());
-      copy.copy_(t);
+      copy = t.copied();
       if (t.requires_grad()) copy.requires_grad(true);
     }
     t = copy;

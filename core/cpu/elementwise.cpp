@@ -12,7 +12,7 @@ constexpr int64_t grain = 1 << 14;
 // Walks the index space of s in rows of its last axis: f(first element of the output, offset in a, offset in
 // b, length). Flat ranges are handed to threads, so one long row is shared too.
 template <class F>
-void for_rows(const Strided& s, F&& f) {
+void for_rows(const LoopNest& s, F&& f) {
   const int last = s.dim - 1;
   const int64_t inner = s.dim ? s.size[last] : 1;
   parallel_for(s.numel, grain, [&](int64_t begin, int64_t end) {
@@ -58,8 +58,8 @@ void for_pairs(const T* __restrict a, int64_t step_a, const T* __restrict b, int
   }
 }
 
-int64_t last_a(const Strided& s) { return s.dim ? s.a[s.dim - 1] : 0; }
-int64_t last_b(const Strided& s) { return s.dim ? s.b[s.dim - 1] : 0; }
+int64_t last_a(const LoopNest& s) { return s.dim ? s.a[s.dim - 1] : 0; }
+int64_t last_b(const LoopNest& s) { return s.dim ? s.b[s.dim - 1] : 0; }
 
 }  // namespace
 
@@ -94,7 +94,7 @@ void unary_grad(const Cpu&, F f, T* dx, const T* dy, const T* saved, int64_t n) 
 }
 
 template <class F, class T>
-void binary(const Cpu&, F f, T* y, const T* a, const T* b, const Strided& s) {
+void binary(const Cpu&, F f, T* y, const T* a, const T* b, const LoopNest& s) {
   for_rows(s, [&, y, f](int64_t i, int64_t at_a, int64_t at_b, int64_t n) {
     T* __restrict out = y + i;
     for_pairs(a + at_a, last_a(s), b + at_b, last_b(s), n,
@@ -103,7 +103,7 @@ void binary(const Cpu&, F f, T* y, const T* a, const T* b, const Strided& s) {
 }
 
 template <class F, class T>
-void compare(const Cpu&, F f, uint8_t* y, const T* a, const T* b, const Strided& s) {
+void compare(const Cpu&, F f, uint8_t* y, const T* a, const T* b, const LoopNest& s) {
   for_rows(s, [&, y, f](int64_t i, int64_t at_a, int64_t at_b, int64_t n) {
     uint8_t* __restrict out = y + i;
     for_pairs(a + at_a, last_a(s), b + at_b, last_b(s), n,
@@ -112,7 +112,7 @@ void compare(const Cpu&, F f, uint8_t* y, const T* a, const T* b, const Strided&
 }
 
 template <class F, class T>
-void binary_grad(const Cpu&, F f, T* da, T* db, const T* dy, const T* a, const T* b, const Strided& s) {
+void binary_grad(const Cpu&, F f, T* da, T* db, const T* dy, const T* a, const T* b, const LoopNest& s) {
   for_rows(s, [&, f](int64_t i, int64_t at_a, int64_t at_b, int64_t n) {
     const T* __restrict in = dy + i;
     if (da) {
@@ -129,7 +129,7 @@ void binary_grad(const Cpu&, F f, T* da, T* db, const T* dy, const T* a, const T
 }
 
 template <class T>
-void copy_strided(const Cpu&, T* dst, const T* src, const Strided& s) {
+void copy_strided(const Cpu&, T* dst, const T* src, const LoopNest& s) {
   const int64_t step_to = last_a(s), step_from = last_b(s);
   for_rows(s, [=](int64_t, int64_t at_dst, int64_t at_src, int64_t n) {
     T* __restrict to = dst + at_dst;
@@ -195,23 +195,23 @@ AG_NUMBER_FUNCTORS(AG_UNARY_GRAD)
   template void unary_with_derivative(const Cpu&, F, double*, double*, const double*, int64_t);
 AG_VALUE_AND_DERIVATIVE_FUNCTORS(AG_UNARY_WITH_DERIVATIVE)
 
-#define AG_BINARY(F)                                                                       \
-  template void binary(const Cpu&, F, float*, const float*, const float*, const Strided&); \
-  template void binary(const Cpu&, F, double*, const double*, const double*, const Strided&);
+#define AG_BINARY(F)                                                                        \
+  template void binary(const Cpu&, F, float*, const float*, const float*, const LoopNest&); \
+  template void binary(const Cpu&, F, double*, const double*, const double*, const LoopNest&);
 AG_BINARY_FUNCTORS(AG_BINARY)
 #define AG_BINARY_GRAD(F)                                                                                 \
   template void binary_grad(const Cpu&, F, float*, float*, const float*, const float*, const float*,      \
-                            const Strided&);                                                              \
+                            const LoopNest&);                                                             \
   template void binary_grad(const Cpu&, F, double*, double*, const double*, const double*, const double*, \
-                            const Strided&);
+                            const LoopNest&);
 AG_BINARY_DERIVATIVE_FUNCTORS(AG_BINARY_GRAD)
 
-#define AG_COMPARE(F)                                                                             \
-  template void compare(const Cpu&, F, uint8_t*, const float*, const float*, const Strided&);     \
-  template void compare(const Cpu&, F, uint8_t*, const double*, const double*, const Strided&);   \
-  template void compare(const Cpu&, F, uint8_t*, const int64_t*, const int64_t*, const Strided&); \
-  template void compare(const Cpu&, F, uint8_t*, const uint8_t*, const uint8_t*, const Strided&); \
-  template void compare(const Cpu&, F, uint8_t*, const bfloat16*, const bfloat16*, const Strided&);
+#define AG_COMPARE(F)                                                                              \
+  template void compare(const Cpu&, F, uint8_t*, const float*, const float*, const LoopNest&);     \
+  template void compare(const Cpu&, F, uint8_t*, const double*, const double*, const LoopNest&);   \
+  template void compare(const Cpu&, F, uint8_t*, const int64_t*, const int64_t*, const LoopNest&); \
+  template void compare(const Cpu&, F, uint8_t*, const uint8_t*, const uint8_t*, const LoopNest&); \
+  template void compare(const Cpu&, F, uint8_t*, const bfloat16*, const bfloat16*, const LoopNest&);
 AG_COMPARE_FUNCTORS(AG_COMPARE)
 
 #define AG_FLOATING(T)                                                              \
@@ -220,13 +220,13 @@ AG_COMPARE_FUNCTORS(AG_COMPARE)
 AG_FLOATING(float)
 AG_FLOATING(double)
 
-#define AG_ALL(T)                                                       \
-  template void fill(const Cpu&, T*, T, int64_t);                       \
-  template void copy_strided(const Cpu&, T*, const T*, const Strided&); \
-  template void cast(const Cpu&, T*, const float*, int64_t);            \
-  template void cast(const Cpu&, T*, const double*, int64_t);           \
-  template void cast(const Cpu&, T*, const int64_t*, int64_t);          \
-  template void cast(const Cpu&, T*, const uint8_t*, int64_t);          \
+#define AG_ALL(T)                                                        \
+  template void fill(const Cpu&, T*, T, int64_t);                        \
+  template void copy_strided(const Cpu&, T*, const T*, const LoopNest&); \
+  template void cast(const Cpu&, T*, const float*, int64_t);             \
+  template void cast(const Cpu&, T*, const double*, int64_t);            \
+  template void cast(const Cpu&, T*, const int64_t*, int64_t);           \
+  template void cast(const Cpu&, T*, const uint8_t*, int64_t);           \
   template void cast(const Cpu&, T*, const bfloat16*, int64_t);
 AG_ALL(float)
 AG_ALL(double)

@@ -3,15 +3,18 @@
 // GCC before 13 links for -ffast-math) gets the same bits, on any number of threads.
 #pragma once
 
+#include <altgrad/core/export.h>
+
 #if defined(__SSE2__)
 #include <xmmintrin.h>
 #else
 #include <cfenv>
 #endif
 
+ALTGRAD_API_BEGIN
 namespace altgrad {
 
-// The default environment of the calling thread for a scope; then what was there before.
+/// The default environment of the calling thread for a scope; then what was there before.
 class DefaultFloatEnvironment {
  public:
   DefaultFloatEnvironment(const DefaultFloatEnvironment&) = delete;
@@ -42,3 +45,4 @@ class DefaultFloatEnvironment {
 };
 
 }  // namespace altgrad
+ALTGRAD_API_END
