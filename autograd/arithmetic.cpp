@@ -21,8 +21,8 @@ struct Binary final : Op {
     a_shape = a_in.shape(), b_shape = b_in.shape();
     if constexpr (!constant_derivatives) a = a_in, b = b_in;
     Tensor y = Tensor::empty(shape, a_in.options());
-    const kernels::LoopNest s = detail::broadcast(shape, a_shape, b_shape);
-    launch(name, AG_KERNEL(kernels::binary), F(), y, a_in, b_in, s);
+    const kernels::LoopNest loops = detail::broadcast(shape, a_shape, b_shape);
+    launch(name, AG_KERNEL(kernels::binary), F(), y, a_in, b_in, loops);
     return y;
   }
 
@@ -37,8 +37,8 @@ struct Binary final : Op {
       Tensor da, db;
       if (d.needs(0)) da = Tensor::empty(dy.shape(), dy.options());
       if (d.needs(1)) db = Tensor::empty(dy.shape(), dy.options());
-      const kernels::LoopNest s = detail::broadcast(dy.shape(), a_shape, b_shape);
-      launch(name, AG_KERNEL(kernels::binary_grad), F(), da, db, dy, a, b, s);
+      const kernels::LoopNest loops = detail::broadcast(dy.shape(), a_shape, b_shape);
+      launch(name, AG_KERNEL(kernels::binary_grad), F(), da, db, dy, a, b, loops);
       if (da.defined()) d.add(0, reduce_to_shape(da, a_shape));
       if (db.defined()) d.add(1, reduce_to_shape(db, b_shape));
     }
@@ -56,9 +56,9 @@ template <class F>
 Tensor compare(const Tensor& a, const Tensor& b) {
   check_same_kind(F::name, a, b);
   Tensor y = Tensor::empty(broadcast_shapes(F::name, a.shape(), b.shape()), {DType::u8, a.device()});
-  const kernels::LoopNest s = detail::broadcast(y.shape(), a.shape(), b.shape());
+  const kernels::LoopNest loops = detail::broadcast(y.shape(), a.shape(), b.shape());
   dispatch_all(a, [&]<class T>(const auto& device) {
-    kernels::compare(device, F(), y.ptr<uint8_t>(), a.ptr<T>(), b.ptr<T>(), s);
+    kernels::compare(device, F(), y.ptr<uint8_t>(), a.ptr<T>(), b.ptr<T>(), loops);
   });
   return y;
 }

@@ -40,7 +40,7 @@ struct Checkpoint final : Op {
       const detail::RecomputeLog::Scope second_run(log, true);
       y = fn(leaf).reshape(dy.shape());  // an op of the inner tape, whatever fn returned
     }
-    if (y.body()->tape) d.run(inner, y, dy, leaf);
+    if (y.is_recorded()) d.run(inner, y, dy, leaf);
   }
 };
 

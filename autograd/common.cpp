@@ -50,18 +50,18 @@ kernels::LoopNest broadcast(const Shape& out, const Shape& a, const Shape& b) {
     const int own = axis - (out.dim() - x.dim());
     return own < 0 || x[own] != out[axis] ? 0 : x.product(own + 1, x.dim());
   };
-  kernels::LoopNest s;
-  for (int axis = 0; axis < out.dim(); ++axis) s.add_loop(out[axis], stride(a, axis), stride(b, axis));
-  return s;
+  kernels::LoopNest loops;
+  for (int axis = 0; axis < out.dim(); ++axis) loops.add_loop(out[axis], stride(a, axis), stride(b, axis));
+  return loops;
 }
 
 Tensor expand_to(const Tensor& x, const Shape& shape) {
   if (x.shape() == shape) return x;
   if (x.numel() == shape.numel()) return x.alias(shape);
   Tensor y = Tensor::empty(shape, x.options());
-  const kernels::LoopNest s = broadcast(shape, shape, x.shape());
+  const kernels::LoopNest loops = broadcast(shape, shape, x.shape());
   dispatch_all(
-      x, [&]<class T>(const auto& device) { kernels::copy_strided(device, y.ptr<T>(), x.ptr<T>(), s); });
+      x, [&]<class T>(const auto& device) { kernels::copy_strided(device, y.ptr<T>(), x.ptr<T>(), loops); });
   return y;
 }
 

@@ -47,7 +47,7 @@ struct Analytic {
   // Undefined where it is zero.
   Tensor grad(const Tensor& leaf) const {
     for (size_t i = 0; i < leaves.size(); ++i) {
-      if (leaves[i].body() == leaf.body()) return grads[i];
+      if (leaves[i].id() == leaf.id()) return grads[i];
     }
     return {};
   }
@@ -64,7 +64,7 @@ Analytic run_backward(const std::function<Tensor()>& fn, const Restore& restore,
     return {};
   }
   const Tensor y = result.reshape(result.shape());  // an op of this tape, also where fn returns a leaf
-  if (!y.body()->tape) {
+  if (!y.is_recorded()) {
     message =
         concat("the result, of shape ", y.shape(), ", does not depend on the inputs through recorded ops");
     return {};

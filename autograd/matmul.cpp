@@ -24,14 +24,9 @@ struct Matmul final : Op {
   Tensor forward(const Tensor& a_in, const Tensor& b_in, const Sizes& sizes, const Shape& shape) {
     a = a_in, b = b_in, s = sizes;
     Tensor c = Tensor::empty(shape, a.options());
-    gemm(c, a, b,
-         {.m = s.m,
-          .n = s.n,
-          .k = s.k,
-          .batch = s.batch,
-          .stride_a = a_stride(),
-          .stride_b = s.k * s.n,
-          .stride_c = s.m * s.n});
+    kernels::Gemm g = product(s.m, s.n, s.k);
+    if (s.a_repeats) g.stride_a = 0;
+    gemm(c, a, b, g);
     return c;
   }
 
@@ -44,32 +39,24 @@ struct Matmul final : Op {
     }
     if (d.needs(0)) {
       Tensor da = Tensor::empty({s.batch, s.m, s.k}, a.options());
-      gemm(da, dc, b,
-           {.m = s.m,
-            .n = s.k,
-            .k = s.n,
-            .trans_b = true,
-            .batch = s.batch,
-            .stride_a = s.m * s.n,
-            .stride_b = s.k * s.n,
-            .stride_c = s.m * s.k});
+      kernels::Gemm g = product(s.m, s.k, s.n);
+      g.trans_b = true;
+      gemm(da, dc, b, g);
       d.add(0, reduce_to_shape(da, {s.a_repeats ? 1 : s.batch, s.m, s.k}).alias(a.shape()));
     }
     d.accumulate(1, [&](const Tensor& db, double beta) {
-      gemm(db, a, dc,
-           {.m = s.k,
-            .n = s.n,
-            .k = s.m,
-            .trans_a = true,
-            .beta = beta,
-            .batch = s.batch,
-            .stride_a = a_stride(),
-            .stride_b = s.m * s.n,
-            .stride_c = s.k * s.n});
+      kernels::Gemm g = product(s.k, s.n, s.m);
+      if (s.a_repeats) g.stride_a = 0;
+      g.trans_a = true, g.beta = beta;
+      gemm(db, a, dc, g);
     });
   }
 
-  int64_t a_stride() const { return s.a_repeats ? 0 : s.m * s.k; }
+  // A product for each matrix of the batch, which lie one after the other.
+  kernels::Gemm product(int64_t m, int64_t n, int64_t k) const {
+    return {
+        .m = m, .n = n, .k = k, .batch = s.batch, .stride_a = m * k, .stride_b = k * n, .stride_c = m * n};
+  }
 };
 
 // y (rows, n) = x (rows, k) w^T + b

@@ -1,16 +1,5 @@
-// What an op with kernels of its own is written with, beside Op, Grads and apply (autograd/tape.h), launch
-// (core/dispatch.h) and parallel_for (core/parallel.h). Built-in ops use the same; examples/op_with_kernel.cpp shows how.
-//
-//   Tensor bias_silu(const Tensor& x, const Tensor& b) {
-//     check_same_kind("bias_silu", x, b);                                      // and shapes: kernels check nothing
-//     check_floating("bias_silu", x);
-//     return apply<BiasSilu>(x, b);
-//   }
-//   Tensor BiasSilu::forward(const Tensor& x, const Tensor& b) {
-//     Tensor y = Tensor::empty(x.shape(), x.options());
-//     launch(name, AG_KERNEL(kernels::bias_silu), y, x, b, rows, n);
-//     return y;
-//   }
+// What the writer of an op with kernels of its own needs, beside Op, Grads and apply (autograd/tape.h), checks and launch
+// (core/dispatch.h) and parallel_for (core/parallel.h). examples/op_with_kernel.cpp shows it; built-in ops use the same.
 #pragma once
 
 #include <altgrad/autograd/tape.h>
@@ -19,9 +8,6 @@
 
 ALTGRAD_API_BEGIN
 namespace altgrad {
-
-/// Throws std::invalid_argument, naming the op, where dtype or device of two tensors differ.
-void check_same_kind(const char* op, const Tensor& a, const Tensor& b);
 
 /// x summed over the axes along which a tensor of this shape is repeated to x's: what the gradient of a broadcast input
 /// is. It is x itself, or an alias, where nothing is repeated; the sums are divided by `divisor`. Not recorded.

@@ -7,6 +7,35 @@
 #include <algorithm>
 
 namespace altgrad {
+
+Tensor reduce_to_shape(const Tensor& x, const Shape& shape, double divisor) {
+  if (x.shape() == shape) return x;
+  // One kernel for each run of neighbouring axes to be summed; axes of size 1 belong to any run.
+  const int lead = x.dim() - shape.dim();
+  const auto summed = [&](int axis) {
+    return x.shape()[axis] != 1 && (axis < lead || shape[axis - lead] == 1);
+  };
+  Tensor y = x;
+  int64_t outer = 1;
+  for (int axis = 0; axis < x.dim();) {
+    int end = axis;
+    int64_t n = 1;
+    for (; end < x.dim() && (summed(end) || x.shape()[end] == 1); ++end) n *= x.shape()[end];
+    if (end == axis) {
+      outer *= x.shape()[axis++];
+      continue;
+    }
+    if (n != 1) {
+      const int64_t inner = x.shape().product(end, x.dim());
+      Tensor part = Tensor::empty({outer, inner}, x.options());
+      launch("sum", AG_KERNEL(kernels::sum), part, y, outer, n, inner, std::exchange(divisor, 1));
+      y = part;
+    }
+    axis = end;
+  }
+  return y.alias(shape);
+}
+
 namespace {
 
 // Which axes of a shape a reduction covers, and what it leaves.

@@ -25,12 +25,12 @@ struct Slices {
   // whole (outer, n, inner) from the run, or the run from the whole
   void copy(const Tensor& dst, const Tensor& src, bool dst_is_whole) const {
     const int64_t whole = n * inner, part = length * inner, offset = start * inner;
-    kernels::LoopNest s;
-    s.add_loop(outer, dst_is_whole ? whole : part, dst_is_whole ? part : whole);
-    s.add_loop(part, 1, 1);
+    kernels::LoopNest loops;
+    loops.add_loop(outer, dst_is_whole ? whole : part, dst_is_whole ? part : whole);
+    loops.add_loop(part, 1, 1);
     dispatch_all(src, [&]<class T>(const auto& device) {
       kernels::copy_strided(device, dst.ptr<T>() + (dst_is_whole ? offset : 0),
-                            src.ptr<T>() + (dst_is_whole ? 0 : offset), s);
+                            src.ptr<T>() + (dst_is_whole ? 0 : offset), loops);
     });
   }
 };
@@ -116,12 +116,13 @@ struct Permute final : Op {
     std::array<int64_t, Shape::max_dim> sizes;
     for (int i = 0; i < dim; ++i) sizes[i] = shape[axes[i]];
     Tensor y = Tensor::empty(Shape(std::span<const int64_t>(sizes.data(), dim)), x.options());
-    kernels::LoopNest s;
+    kernels::LoopNest loops;
     for (int i = 0; i < dim; ++i) {
-      s.add_loop(sizes[i], y.shape().product(i + 1, dim), shape.product(axes[i] + 1, dim));
+      loops.add_loop(sizes[i], y.shape().product(i + 1, dim), shape.product(axes[i] + 1, dim));
     }
-    dispatch_all(
-        x, [&]<class T>(const auto& device) { kernels::copy_strided(device, y.ptr<T>(), x.ptr<T>(), s); });
+    dispatch_all(x, [&]<class T>(const auto& device) {
+      kernels::copy_strided(device, y.ptr<T>(), x.ptr<T>(), loops);
+    });
     return y;
   }
 };
@@ -239,11 +240,7 @@ Tensor cat(std::span<const Tensor> xs, int axis) {
 Tensor stack(std::span<const Tensor> xs, int axis) {
   if (xs.empty()) fail("stack: no tensors given");
   const Shape& first = xs[0].shape();
-  if (axis < -first.dim() - 1 || axis > first.dim()) {
-    fail("stack: axis ", axis, " is out of range to insert into shape ", first);
-  }
-  if (axis < 0) axis += first.dim() + 1;
-  const Shape row = first.inserted(axis, 1);
+  const Shape row = first.inserted(axis, 1, "stack");
   for (const Tensor& x : xs) {
     check_same_kind("stack", xs[0], x);
     if (!(x.shape() == first)) fail("stack: shapes ", first, " and ", x.shape(), " differ");

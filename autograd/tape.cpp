@@ -16,6 +16,8 @@
 namespace altgrad {
 namespace {
 
+using detail::body_of;
+
 struct Node {
   Op* op;
   const char* name;
@@ -36,7 +38,7 @@ struct GradSlot {
   }
 };
 
-bool is_uniquely_owned(const Tensor& x) { return x.body()->refs == 1 && x.body()->storage.unique(); }
+bool is_uniquely_owned(const Tensor& x) { return body_of(x)->refs == 1 && body_of(x)->storage.unique(); }
 
 void add_in_place(const Tensor& sum, const Tensor& x) {
   launch("backward", AG_KERNEL(kernels::axpy), sum, x, 1, sum.numel());
@@ -54,7 +56,7 @@ void add_to_leaf(const Tensor& leaf, Tensor grad) {
     Tensor there;
     {
       const std::lock_guard lock(leaf_gradients);
-      there = std::exchange(leaf.body()->grad, Tensor());
+      there = std::exchange(body_of(leaf)->grad, Tensor());
       if (!there.defined() && own) return leaf.set_grad(grad);
     }
     if (there.defined()) {
@@ -111,14 +113,14 @@ struct Tape::Impl {
     return int32_t(slots.size() - 1);
   }
   int32_t add_result(const Tensor& y) {
-    y.body()->tape = id;
-    return y.body()->slot = add_slot(y, Tensor());
+    body_of(y)->tape = id;
+    return body_of(y)->slot = add_slot(y, Tensor());
   }
   // The slot of a leaf, a new one at its first use. Which one it is stands here and not in the leaf, which other tapes
   // and threads use.
   int32_t leaf_slot(const Tensor& x) {
     if (2 * size_t(leaves) >= leaf_table.size()) grow_leaf_table();
-    int32_t& entry = leaf_entry(x.body());
+    int32_t& entry = leaf_entry(body_of(x));
     if (entry < 0) {
       entry = add_slot(x, x);
       ++leaves;
@@ -131,13 +133,13 @@ struct Tape::Impl {
     const size_t mask = leaf_table.size() - 1;  // the size is a power of two
     for (size_t i = reinterpret_cast<uintptr_t>(body) * 0x9E3779B97F4A7C15 >> 32;; ++i) {
       int32_t& entry = leaf_table[i & mask];
-      if (entry < 0 || slots[size_t(entry)].leaf.body() == body) return entry;
+      if (entry < 0 || body_of(slots[size_t(entry)].leaf) == body) return entry;
     }
   }
   void grow_leaf_table() {
     leaf_table.assign(std::max<size_t>(16, 2 * leaf_table.size()), -1);
     for (size_t i = 0; i < slots.size(); ++i) {
-      if (slots[i].leaf.defined()) leaf_entry(slots[i].leaf.body()) = int32_t(i);
+      if (slots[i].leaf.defined()) leaf_entry(body_of(slots[i].leaf)) = int32_t(i);
     }
   }
 };
@@ -188,7 +190,7 @@ std::vector<Tensor> Tape::leaves() const {
 }
 
 bool Tape::needs_grad(const Tensor& x) const {
-  const detail::Body* body = x.body();
+  const detail::Body* body = body_of(x);
   if (!body) return false;
   if (!body->tape) return body->requires_grad;
   if (body->tape == impl_->id) return true;
@@ -210,7 +212,7 @@ void* Tape::arena_allocate(size_t size, size_t align) {
 
 void Tape::add_input(const Tensor* x) {
   int32_t slot = -1;
-  if (x && needs_grad(*x)) slot = x->body()->tape ? x->body()->slot : impl_->leaf_slot(*x);
+  if (x && needs_grad(*x)) slot = body_of(*x)->tape ? body_of(*x)->slot : impl_->leaf_slot(*x);
   impl_->inputs.push_back(slot);
 }
 
@@ -220,7 +222,7 @@ Tensor Tape::push(Op* op, const char* name, Tensor y) {
     fail_runtime("detect_anomaly: forward of op ", num_ops(), " '", name, "' gave NaN, shape ", y.shape());
   }
   // A tensor that somebody else holds, be it an input, a constant or what the op keeps, stays as it is.
-  if (y.body()->refs != 1 || y.requires_grad()) y = y.detach();
+  if (body_of(y)->refs != 1 || y.requires_grad()) y = y.detach();
   const int32_t first = int32_t(impl_->pending_inputs);
   const int32_t out = impl_->add_result(y);
   impl_->nodes.push_back({op, name, out, first, int32_t(impl_->inputs.size()) - first});
@@ -260,7 +262,7 @@ std::vector<Tensor> Tape::gradients(const Tensor& y, const Tensor& cotangent) {
 void Tape::run_backward(const Tensor& y, const Tensor& cotangent) {
   if (impl_->scope->ran)
     fail("backward: this tape has run backward already; record the forward pass on a new tape");
-  if (!y.defined() || y.body()->tape != impl_->id)
+  if (!y.defined() || body_of(y)->tape != impl_->id)
     fail("backward: this tape did not record the tensor; does any input require a gradient?");
   if (!(cotangent.shape() == y.shape()) || cotangent.dtype() != y.dtype() ||
       !(cotangent.device() == y.device())) {
@@ -275,7 +277,7 @@ void Tape::run_backward(const Tensor& y, const Tensor& cotangent) {
   }
   impl_->scope->ran = true;
   const NoGrad off;
-  impl_->slots[size_t(y.body()->slot)].grad = cotangent;
+  impl_->slots[size_t(body_of(y)->slot)].grad = cotangent;
   for (int64_t i = num_ops() - 1; i >= 0; --i) {
     Node& node = impl_->nodes[size_t(i)];
     const Tensor dy = std::move(impl_->slots[size_t(node.out)].grad);
@@ -304,7 +306,7 @@ void Grads::check_input(int i) const {
 
 void Grads::add(int i, const Tensor& dx) {
   check_input(i);
-  if (needs(i)) add_to_slot(slot_of(i), i, dx);
+  if (const int32_t slot = slot_of(i); slot >= 0) add_to_slot(slot, i, dx);
 }
 
 void Grads::add_leaf(const Tensor& leaf, const Tensor& dx) {
@@ -316,20 +318,20 @@ void Grads::add_leaf(const Tensor& leaf, const Tensor& dx) {
 void Grads::run(Tape& inner, const Tensor& y, const Tensor& dy, const Tensor& input) {
   check_input(0);
   Tape::Impl& run = *inner.impl_;
-  run.outer = this, run.outer_input = input.body();
+  run.outer = this, run.outer_input = body_of(input);
   for (GradSlot& slot : run.slots) {
-    if (slot.leaf.defined()) slot.grad = take(slot.leaf, input.body());
+    if (slot.leaf.defined()) slot.grad = take(slot.leaf, body_of(input));
   }
   inner.run_backward(y, dy);
   for (GradSlot& slot : run.slots) {
     if (!slot.leaf.defined() || !slot.grad.defined()) continue;
-    const int32_t index = leaf_slot(slot.leaf, input.body());
-    if (index >= 0) add_to_slot(index, slot.leaf.body() == input.body() ? 0 : -1, std::move(slot.grad));
+    const int32_t index = leaf_slot(slot.leaf, body_of(input));
+    if (index >= 0) add_to_slot(index, body_of(slot.leaf) == body_of(input) ? 0 : -1, std::move(slot.grad));
   }
 }
 
 int32_t Grads::leaf_slot(const Tensor& leaf, const detail::Body* input) const {
-  return leaf.body() == input ? slot_of(0) : tape_.impl_->leaf_slot(leaf);
+  return body_of(leaf) == input ? slot_of(0) : tape_.impl_->leaf_slot(leaf);
 }
 
 Tensor Grads::take(const Tensor& leaf, const detail::Body* input) const {

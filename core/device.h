@@ -21,9 +21,9 @@ struct Device {
   constexpr bool is_cpu() const { return type == DeviceType::cpu; }
   friend constexpr bool operator==(const Device&, const Device&) = default;
 };
-std::ostream& operator<<(std::ostream& out, const Device& device);  // cpu, cuda:0
+std::ostream& operator<<(std::ostream& out, const Device& device);  ///< cpu, cuda:0
 
-// Number of usable CUDA devices; 0 where altgrad was built without CUDA or no driver answers. Never throws.
+/// Counts the usable CUDA devices: 0 where altgrad was built without CUDA or no driver answers. Never throws.
 int cuda_device_count();
 
 /// The CPU as a value: what kernels are overloaded on (core/dispatch.h).

@@ -1,10 +1,21 @@
-// What is wrong with a tensor that no kernel takes.
+// The checks of what kernels are given.
 #include <altgrad/core/dispatch.h>
 
 namespace altgrad {
 
 void check_defined(const char* op, const Tensor& x) {
   if (!x.defined()) fail(op, ": an input is an empty tensor, default-constructed or moved from");
+}
+
+void check_same_kind(const char* op, const Tensor& a, const Tensor& b) {
+  check_defined(op, a);
+  check_defined(op, b);
+  if (a.dtype() != b.dtype()) {
+    fail(op, ": dtypes differ: ", a.dtype(), " ", a.shape(), " and ", b.dtype(), " ", b.shape());
+  }
+  if (a.device() != b.device()) {
+    fail(op, ": devices differ: ", a.shape(), " on ", a.device(), " and ", b.shape(), " on ", b.device());
+  }
 }
 
 void check_floating(const char* op, DType dtype, const Shape& shape) {
@@ -17,7 +28,7 @@ void check_floating(const char* op, DType dtype, const Shape& shape) {
 
 void check_floating(const char* op, const Tensor& x) {
   check_defined(op, x);
-  check_floating(op, x.dtype(), x.shape());
+  if (!is_floating(x.dtype())) check_floating(op, x.dtype(), x.shape());
 }
 
 }  // namespace altgrad

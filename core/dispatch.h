@@ -21,8 +21,10 @@
 ALTGRAD_API_BEGIN
 namespace altgrad {
 
-/// Throw std::invalid_argument, naming the op, where x is undefined; where, too, its dtype is not floating.
+/// Throw std::invalid_argument, naming the op, where a tensor is undefined; where dtypes or devices of two differ; where
+/// the dtype is not floating.
 void check_defined(const char* op, const Tensor& x);
+void check_same_kind(const char* op, const Tensor& a, const Tensor& b);
 void check_floating(const char* op, const Tensor& x);
 void check_floating(const char* op, DType dtype, const Shape& shape);
 
@@ -77,7 +79,7 @@ struct StructsIn {
 
 template <class T>
 T* argument(const Tensor& x) {
-  return x.defined() ? x.ptr<T>() : nullptr;
+  return x.defined() ? static_cast<T*>(body_of(x)->storage->data) : nullptr;
 }
 template <class T>
 T* argument(const std::optional<Tensor>& x) {
@@ -113,6 +115,7 @@ template <class Kernel, class... Args>
 void launch(const char* op, Kernel kernel, const Args&... args) {
   const Tensor* first = nullptr;
   ((first = first ? first : detail::defined_tensor(args)), ...);
+  if (!first) fail(op, ": launch needs a tensor among its arguments");
   dispatch(op, *first, [&]<class T>(const auto& device) { kernel(device, detail::argument<T>(args)...); });
 }
 

@@ -29,7 +29,7 @@ class DefaultFloatEnvironment {
 
  private:
   static constexpr unsigned standard = 0x1f80,
-                            flags = 0x3f;  // all exceptions masked; those that have occurred
+                            flags = 0x3f;  ///< all exceptions masked; those that have occurred
   bool changed() const { return (saved_ & ~flags) != standard; }
   const unsigned saved_ = _mm_getcsr();
 #else

@@ -34,9 +34,9 @@ Shape Shape::with(int axis, int64_t size) const {
   return Shape(std::span<const int64_t>(sizes.data(), dim_));
 }
 
-Shape Shape::inserted(int axis, int64_t size) const {
+Shape Shape::inserted(int axis, int64_t size, const char* op) const {
   if (axis < -dim_ - 1 || axis > dim_)
-    fail("shape: axis ", axis, " is out of range to insert into shape ", *this);
+    fail(op, ": axis ", axis, " is out of range to insert into shape ", *this);
   if (dim_ == max_dim) fail("shape: ", max_dim + 1, " dimensions, at most ", max_dim, " are possible");
   if (axis < 0) axis += dim_ + 1;
   std::array<int64_t, max_dim> sizes{};

@@ -84,7 +84,7 @@ Tensor Tensor::from_raw(const void* values, size_t count, const Shape& shape, DT
 namespace {
 detail::Body& defined_body(const Tensor& t) {
   if (!t.defined()) fail("this tensor is empty: it was default-constructed or moved from");
-  return *t.body();
+  return *detail::body_of(t);
 }
 }  // namespace
 
@@ -167,11 +167,13 @@ bool Tensor::requires_grad() const { return defined_body(*this).requires_grad; }
 
 const Tensor& Tensor::requires_grad(bool on) const {
   if (on && !is_floating(dtype())) fail("requires_grad: a tensor of ", dtype(), " has no gradient");
-  if (on && body_->tape != 0)
+  if (on && is_recorded())
     fail("requires_grad: this tensor, shape ", shape(), ", is the result of an op; detach() it");
   body_->requires_grad = on;
   return *this;
 }
+
+bool Tensor::is_recorded() const { return defined_body(*this).tape != 0; }
 
 bool Tensor::has_grad() const { return defined_body(*this).grad.defined(); }
 
@@ -186,8 +188,8 @@ void Tensor::set_grad(const Tensor& grad) const {
     fail("set_grad: gradient ", grad.shape(), " ", grad.dtype(), " ", grad.device(), " does not match ",
          shape(), " ", dtype(), " ", device());
   }
-  for (const detail::Body* b = grad.body(); b; b = b->grad.body()) {
-    if (b == body())
+  for (const detail::Body* b = detail::body_of(grad); b; b = detail::body_of(b->grad)) {
+    if (b == body_.get())
       fail("set_grad: a tensor, shape ", shape(), ", cannot be the gradient of itself; detach() it");
   }
   defined_body(*this).grad = grad;

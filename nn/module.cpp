@@ -41,7 +41,7 @@ class Walk final : public Visitor {
   void on_buffer(std::string_view name, Tensor& tensor) override { offer(name, tensor, each_buffer); }
 
   void offer(std::string_view name, Tensor& tensor, const TensorFn& each) {
-    if (!each || !seen_.insert(tensor.body()).second) return;
+    if (!each || !seen_.insert(tensor.id()).second) return;
     const size_t length = enter(name);
     each(path_, tensor);
     path_.resize(length);
