@@ -1,5 +1,5 @@
-// What the writer of an op with kernels of its own needs, beside Op, Grads and apply (autograd/tape.h), checks and launch
-// (core/dispatch.h) and parallel_for (core/parallel.h). examples/op_with_kernel.cpp shows it; built-in ops use the same.
+// What the writer of an op with kernels of its own needs, beside Op, Grads and apply (autograd/tape.h), the checks and
+// launch (core/dispatch.h) and parallel_for (core/parallel.h). Built-in ops use the same: examples/op_with_kernel.cpp.
 #pragma once
 
 #include <altgrad/autograd/tape.h>
@@ -9,8 +9,8 @@
 ALTGRAD_API_BEGIN
 namespace altgrad {
 
-/// x summed over the axes along which a tensor of this shape is repeated to x's: what the gradient of a broadcast input
-/// is. It is x itself, or an alias, where nothing is repeated; the sums are divided by `divisor`. Not recorded.
+/// Sums x over the axes along which broadcasting repeats a tensor of this shape to x's, as the gradient of an input
+/// that broadcasts needs it, and divides by `divisor`. Gives x itself, or an alias, where nothing is repeated.
 Tensor reduce_to_shape(const Tensor& x, const Shape& shape, double divisor = 1);
 
 namespace detail {
@@ -18,9 +18,9 @@ bool recall(Tensor& value);
 void remember(const Tensor& value);
 }  // namespace detail
 
-/// f(), or, where checkpoint() runs a function again, what f gave in the first run, without a call. For tensors that an
-/// op's forward makes from state that it changes, such as the scale that an amax history gives: both runs must compute
-/// the same.
+/// Gives f(), or, where checkpoint() runs a function again, what f gave in the first run, without calling it. It is for
+/// tensors that an op's forward makes from state that it changes, such as the scale that an amax history gives: both
+/// runs must compute the same.
 template <class F>
 Tensor replayed(F&& f) {
   Tensor value;

@@ -21,14 +21,14 @@
 ALTGRAD_API_BEGIN
 namespace altgrad {
 
-/// Throw std::invalid_argument, naming the op, where a tensor is undefined; where dtypes or devices of two differ; where
-/// the dtype is not floating.
+/// Throw std::invalid_argument, naming the op, where a tensor is undefined; where dtypes or devices of two differ;
+/// where the dtype is not floating.
 void check_defined(const char* op, const Tensor& x);
 void check_same_kind(const char* op, const Tensor& a, const Tensor& b);
 void check_floating(const char* op, const Tensor& x);
 void check_floating(const char* op, DType dtype, const Shape& shape);
 
-/// f(device): with the value that kernels are overloaded on.
+/// Calls f(device) with the value that kernels are overloaded on.
 template <class F>
 decltype(auto) dispatch_device(Device device, F&& f) {
   const DefaultFloatEnvironment environment;
@@ -39,7 +39,7 @@ decltype(auto) dispatch_device(Device device, F&& f) {
   __builtin_unreachable();
 }
 
-/// f.operator()<T>(device) for floating dtypes; throws as check_floating does for others.
+/// Calls f.operator()<T>(device) for floating dtypes; throws as check_floating does for others.
 template <class F>
 decltype(auto) dispatch(const char* op, const Tensor& x, F&& f) {
   return dispatch_device(x.device(), [&](const auto& device) {
@@ -55,7 +55,7 @@ decltype(auto) dispatch(const char* op, const Tensor& x, F&& f) {
   });
 }
 
-/// As dispatch, for every dtype.
+/// Is dispatch for every dtype.
 template <class F>
 decltype(auto) dispatch_all(const Tensor& x, F&& f) {
   return dispatch_device(x.device(), [&](const auto& device) {
