@@ -1,8 +1,10 @@
 // What an op with kernels of its own is written with (autograd/op_writer.h), by way of an op that is not the library's.
 #include <altgrad/altgrad.h>
 
+#include <algorithm>
 #include <atomic>
-#include <type_traits>
+#include <functional>
+#include <vector>
 
 #include "catch.h"
 #include "errors.h"
