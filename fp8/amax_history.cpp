@@ -2,7 +2,7 @@
 // are in internal/scale.h, for all devices.
 #include <altgrad/fp8/amax_history.h>
 
-#include <altgrad/core/internal/dispatch.h>
+#include <altgrad/core/dispatch.h>
 #include <altgrad/core/internal/kernels/reduce.h>
 #include <altgrad/fp8/internal/kernels.h>
 
@@ -31,7 +31,7 @@ bool is_history(const Tensor& values, const Tensor& counts) {
 // The largest |x|, f32 (), on the device of x.
 Tensor amax_of(const Tensor& x) {
   const Tensor result = Tensor::empty({}, {DType::f32, x.device()});
-  launch("amax", AG_KERNEL(amax), result.ptr<float>(), x, x.numel());
+  launch("amax", AG_KERNEL(kernels::amax), result.ptr<float>(), x, x.numel());
   return result;
 }
 

@@ -68,7 +68,7 @@ void detail::check_cast(const char* op, const CastOptions& options) {
 }
 
 Tensor quantize(const Tensor& x, const Format& format, float scale, CastOptions options) {
-  altgrad::detail::check_floating("quantize", x);
+  check_floating("quantize", x);
   check("quantize", format, scale);
   detail::check_cast("quantize", options);
   return apply<Quantize>(x, format, scale, options);
@@ -108,7 +108,7 @@ Tensor decode(const Tensor& codes, const Format& format, float scale) {
 
 Tensor detail::clipped_ste_grad(const Tensor& dy, const Tensor& x, const Format& format,
                                 const Tensor& scale) {
-  altgrad::detail::check_same_kind("clipped_ste_grad", dy, x);
+  check_same_kind("clipped_ste_grad", dy, x);
   if (dy.shape() != x.shape()) fail("clipped_ste_grad: dy ", dy.shape(), " does not match x ", x.shape());
   const Tensor dx = Tensor::empty(x.shape(), x.options());
   dispatch("clipped_ste_grad", x, [&]<class T>(const auto& device) {

@@ -3,7 +3,7 @@
 // look at them.
 #include <altgrad/fp8/quantized_linear.h>
 
-#include <altgrad/autograd/internal/common.h>
+#include <altgrad/autograd/op_writer.h>
 #include <altgrad/fp8/internal/operand.h>
 
 namespace altgrad::fp8 {
@@ -25,8 +25,8 @@ void check_shapes(const Tensor& x, const Tensor& w, const std::optional<Tensor>&
   }
   if (b && b->shape() != Shape{w.size(0)})
     fail(op, ": bias ", b->shape(), " does not match weight ", w.shape());
-  altgrad::detail::check_same_kind(op, x, w);
-  if (b) altgrad::detail::check_same_kind(op, *b, w);
+  check_same_kind(op, x, w);
+  if (b) check_same_kind(op, *b, w);
 }
 
 // The names under which a layer's histories are saved.
@@ -69,7 +69,7 @@ struct QuantizedLinearOp final : Op {
       if (d.needs(0)) d.add(0, quantizers->input.gradient(matmul(qdy, qw).alias(qx.values.shape()), x, qx));
       if (d.needs(1)) d.add(1, quantizers->weight.gradient(matmul(qdy.t(), qx), w, qw));
     }
-    if (has_bias && d.needs(2)) d.add(2, altgrad::detail::sum_to(dy, {qw.rows()}));
+    if (has_bias && d.needs(2)) d.add(2, reduce_to_shape(dy, {qw.rows()}));
   }
 };
 

@@ -1,7 +1,7 @@
 // Two kernels over all gradients: one for their norm, one that scales them by it where it lies.
 #include <altgrad/nn/clip_grad_norm.h>
 
-#include <altgrad/core/internal/dispatch.h>
+#include <altgrad/core/dispatch.h>
 #include <altgrad/core/internal/kernels/optim.h>
 
 namespace altgrad::nn {

@@ -1,7 +1,7 @@
 // load_state_dict: everything is found, adapted and checked before the first value is copied. The tree is gone
 // through by the state's keys, so that a tensor may come under any of its names, however many of them a tree of
 // shared modules has.
-#include <altgrad/core/internal/dispatch.h>
+#include <altgrad/core/dispatch.h>
 #include <altgrad/core/internal/utf8.h>
 #include <altgrad/nn/internal/path_visitor.h>
 
@@ -34,8 +34,7 @@ bool comparable(const Tensor& a, const Tensor& b) {
 // Would both leave the same values in `to`?
 bool same_values(const Tensor& to, const Tensor& a, const Tensor& b) {
   if (a.is(b)) return true;
-  const auto as_held = [&](const Tensor& t) { return t.detach().to(to.dtype()).to(Device::cpu()); };
-  const Tensor x = as_held(a), y = as_held(b);
+  const Tensor x = a.copied({to.dtype()}), y = b.copied({to.dtype()});
   return dispatch_all(x, [&]<class T>(const auto&) {
     return std::equal(x.ptr<T>(), x.ptr<T>() + x.numel(), y.ptr<T>(), [](const T& u, const T& v) {
       return u == v || std::memcmp(&u, &v, sizeof(T)) == 0;  // a NaN, by its bits
@@ -88,9 +87,9 @@ namespace detail {
 
 void copy_all(std::vector<std::pair<Tensor, Tensor>> copies) {
   std::unordered_set<const void*> overwritten;  // storages
-  for (const auto& [to, from] : copies) overwritten.insert(to.body()->storage.get());
+  for (const auto& [to, from] : copies) overwritten.insert(to.raw());
   for (auto& [to, from] : copies) {
-    if (!from.is(to) && overwritten.contains(from.body()->storage.get())) from = from.detach().clone();
+    if (!from.is(to) && overwritten.contains(from.raw())) from = from.copied();
   }
   for (const auto& [to, from] : copies) {
     if (!from.is(to)) to.copy_(from);
@@ -100,9 +99,9 @@ void copy_all(std::vector<std::pair<Tensor, Tensor>> copies) {
 }  // namespace detail
 
 void Module::load_state_dict(const StateDict& state, LoadOptions options) {
-  constexpr size_t most_listed = 4000;                                   // bytes
-  std::vector<std::pair<Tensor, Tensor>> copies;                         // to, from
-  std::unordered_map<const altgrad::detail::Body*, const Match*> given;  // by the tensor that is named
+  constexpr size_t most_listed = 4000;                   // bytes
+  std::vector<std::pair<Tensor, Tensor>> copies;         // to, from
+  std::unordered_map<const void*, const Match*> given;   // by the tensor that is named
   std::unordered_map<const void*, const Match*> memory;  // by its storage: tensors may share that
   std::unordered_set<std::string_view> known;
   std::string missing, unexpected, mismatched, differing, refused;
@@ -111,8 +110,8 @@ void Module::load_state_dict(const StateDict& state, LoadOptions options) {
   for (const Match& match : matches.found) {
     const auto& [key, from, to] = match;
     known.insert(key);
-    const bool first = given.try_emplace(to.body(), &match).second;
-    const Match& other = *memory.try_emplace(to.body()->storage.get(), &match).first->second;
+    const bool first = given.try_emplace(to.id(), &match).second;
+    const Match& other = *memory.try_emplace(to.raw(), &match).first->second;
     if (&other != &match && options.strict && comparable(from, other.from) &&
         !same_values(to, from, other.from)) {  // another name of a tied tensor
       differing += concat("\n  differing: ", other.key, " and ", key, ", which are one tensor here");
@@ -136,7 +135,7 @@ void Module::load_state_dict(const StateDict& state, LoadOptions options) {
     }
     if (more) unexpected += concat("\n  and ", more, " more that are unexpected");
     for (const auto& [name, t] : state_dict()) {
-      if (!given.contains(t.body()) && !is_auxiliary(name)) missing += "\n  missing: " + name;
+      if (!given.contains(t.id()) && !is_auxiliary(name)) missing += "\n  missing: " + name;
     }
   }
 
@@ -146,7 +145,7 @@ void Module::load_state_dict(const StateDict& state, LoadOptions options) {
     const Members members(*module);
     StateDict part;
     for (const auto& [name, to] : members.tensors) {
-      if (const auto match = given.find(to.body()); match != given.end()) part[name] = match->second->from;
+      if (const auto match = given.find(to.id()); match != given.end()) part[name] = match->second->from;
     }
     if (part.empty()) continue;
     const std::string prefix = path.empty() ? "" : path + ".";

@@ -41,7 +41,7 @@ class Walk final : public detail::PathVisitor {
     module->visit(*this);
   }
   void offer(Tensor& tensor, const Fn<Tensor>& each) {
-    if (each && seen_.insert(tensor.body()).second) each(path(), tensor);
+    if (each && seen_.insert(tensor.id()).second) each(path(), tensor);
   }
 
   const Each each_;
@@ -182,7 +182,7 @@ class DeferredMove {
  public:
   void plan(const Tensor& t, TensorOptions options) {
     if (options.dtype == t.dtype() && options.device == t.device()) return;
-    moves_.emplace_back(t, t.detach().to(options.dtype).to(options.device));
+    moves_.emplace_back(t, t.copied(options));
   }
   void apply() const {
     for (const auto& [t, moved] : moves_) t.assign_(moved);  // drops t's gradient

@@ -104,9 +104,9 @@ class Clone final : public Visitor {
 
   void renew(std::string_view name, Tensor& t) {
     check(name, &t);
-    Tensor& copy = tensors_[t.body()];
+    Tensor& copy = tensors_[t.id()];
     if (!copy.defined()) {
-      copy = t.detach().clone();
+      copy = t.copied();
       if (t.requires_grad()) copy.requires_grad(true);
     }
     t = copy;
@@ -121,7 +121,7 @@ class Clone final : public Visitor {
   }
 
   const Members* source_ = nullptr;  // of the module being cloned
-  std::unordered_map<const altgrad::detail::Body*, Tensor> tensors_;
+  std::unordered_map<const void*, Tensor> tensors_;
   std::unordered_map<const Module*, std::shared_ptr<Module>> modules_;
 };
 

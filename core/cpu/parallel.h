@@ -2,10 +2,10 @@
 // and reductions go through a number of chunks that depends on the size alone.
 #pragma once
 
-#include <altgrad/core/device.h>
-#include <altgrad/core/internal/float_environment.h>
+#include <altgrad/core/float_environment.h>
 #include <altgrad/core/internal/strict_math.h>
 #include <altgrad/core/memory.h>
+#include <altgrad/core/parallel.h>
 
 #include <algorithm>
 #include <atomic>

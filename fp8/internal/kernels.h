@@ -4,7 +4,7 @@
 #pragma once
 
 #include <altgrad/core/bfloat16.h>
-#include <altgrad/core/internal/devices.h>
+#include <altgrad/core/device.h>
 #include <altgrad/core/internal/strict_math.h>
 #include <altgrad/core/random.h>
 #include <altgrad/fp8/format.h>

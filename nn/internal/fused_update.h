@@ -1,7 +1,7 @@
 // How the library's own optimizers hand all parameters of a step to one kernel.
 #pragma once
 
-#include <altgrad/core/internal/dispatch.h>
+#include <altgrad/core/dispatch.h>
 #include <altgrad/nn/optim/optimizer.h>
 
 #include <vector>

@@ -1,6 +1,6 @@
 // The formula, in the default floating-point environment, so that a learning rate has the same bits everywhere.
 #include <altgrad/core/error.h>
-#include <altgrad/core/internal/float_environment.h>
+#include <altgrad/core/float_environment.h>
 #include <altgrad/nn/optim.h>
 
 #include <cmath>

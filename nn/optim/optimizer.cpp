@@ -44,7 +44,7 @@ Optimizer::Optimizer(const char* name, std::vector<ParamGroup> groups, double lr
     if (!is_floating(p.dtype())) {
       fail(name_, ": parameter ", i, " of shape ", p.shape(), " is ", p.dtype(), ", which has no gradient");
     }
-    if (!memory.insert(p.body()->storage.get()).second) {
+    if (!memory.insert(p.raw()).second) {
       fail(name_, ": parameter ", i, " of shape ", p.shape(), " was given before");
     }
     parameters_.push_back(p);
@@ -92,7 +92,7 @@ void Optimizer::check_parameters() const {
   for_each_parameter(groups_, [&](const ParamGroup&, const Tensor& p, size_t i) {
     ++count;
     if (!p.defined()) fail(name_, ": parameter ", i, " is undefined");
-    if (i >= parameters_.size() || p.body() != parameters_[i].body()) {
+    if (i >= parameters_.size() || p.id() != parameters_[i].id()) {
       fail(name_, ": parameter ", i, " of shape ", p.shape(), " is not one that the optimizer was made for");
     }
   });
