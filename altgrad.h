@@ -3,14 +3,18 @@
 
 #include <altgrad/core/bfloat16.h>
 #include <altgrad/core/device.h>
+#include <altgrad/core/dispatch.h>
 #include <altgrad/core/dtype.h>
 #include <altgrad/core/error.h>
+#include <altgrad/core/float_environment.h>
 #include <altgrad/core/memory.h>
+#include <altgrad/core/parallel.h>
 #include <altgrad/core/random.h>
 #include <altgrad/core/shape.h>
 #include <altgrad/core/tensor.h>
 
 #include <altgrad/autograd/gradcheck.h>
+#include <altgrad/autograd/op_writer.h>
 #include <altgrad/autograd/ops.h>
 #include <altgrad/autograd/tape.h>
 

@@ -11,54 +11,54 @@ namespace {
 template <class F>
 struct Binary final : Op {
   static constexpr const char* name = F::name;
-  // The slopes of a sum are constants: no values need saving.
-  static constexpr bool constant_slopes = std::is_same_v<F, Add> || std::is_same_v<F, Sub>;
+  // The derivatives of a sum are constants: no values need saving.
+  static constexpr bool constant_derivatives = std::is_same_v<F, Add> || std::is_same_v<F, Sub>;
 
   Shape a_shape, b_shape;
   Tensor a, b;
 
   Tensor forward(const Tensor& a_in, const Tensor& b_in, const Shape& shape) {
     a_shape = a_in.shape(), b_shape = b_in.shape();
-    if constexpr (!constant_slopes) a = a_in, b = b_in;
+    if constexpr (!constant_derivatives) a = a_in, b = b_in;
     Tensor y = Tensor::empty(shape, a_in.options());
-    const kernels::Strided s = detail::broadcast(shape, a_shape, b_shape);
-    launch(name, AG_KERNEL(binary), F(), y, a_in, b_in, s);
+    const kernels::LoopNest loops = detail::broadcast(shape, a_shape, b_shape);
+    launch(name, AG_KERNEL(kernels::binary), F(), y, a_in, b_in, loops);
     return y;
   }
 
-  // da = dy * slope_a(a, b), db = dy * slope_b(a, b), each summed to the shape of its input
+  // da = dy * derivative_a(a, b), db = dy * derivative_b(a, b), each summed to the shape of its input
   void backward(const Tensor& dy, Grads& d) override {
-    if constexpr (constant_slopes) {
-      if (d.needs(0)) d.add(0, detail::sum_to(dy, a_shape));
+    if constexpr (constant_derivatives) {
+      if (d.needs(0)) d.add(0, reduce_to_shape(dy, a_shape));
       if (!d.needs(1)) return;
-      const Tensor db = detail::sum_to(dy, b_shape);
+      const Tensor db = reduce_to_shape(dy, b_shape);
       d.add(1, std::is_same_v<F, Sub> ? neg(db) : db);
     } else {
       Tensor da, db;
       if (d.needs(0)) da = Tensor::empty(dy.shape(), dy.options());
       if (d.needs(1)) db = Tensor::empty(dy.shape(), dy.options());
-      const kernels::Strided s = detail::broadcast(dy.shape(), a_shape, b_shape);
-      launch(name, AG_KERNEL(binary_grad), F(), da, db, dy, a, b, s);
-      if (da.defined()) d.add(0, detail::sum_to(da, a_shape));
-      if (db.defined()) d.add(1, detail::sum_to(db, b_shape));
+      const kernels::LoopNest loops = detail::broadcast(dy.shape(), a_shape, b_shape);
+      launch(name, AG_KERNEL(kernels::binary_grad), F(), da, db, dy, a, b, loops);
+      if (da.defined()) d.add(0, reduce_to_shape(da, a_shape));
+      if (db.defined()) d.add(1, reduce_to_shape(db, b_shape));
     }
   }
 };
 
 template <class F>
 Tensor binary(const Tensor& a, const Tensor& b) {
-  detail::check_same_kind(F::name, a, b);
-  detail::check_floating(F::name, a);
+  check_same_kind(F::name, a, b);
+  check_floating(F::name, a);
   return apply<Binary<F>>(a, b, broadcast_shapes(F::name, a.shape(), b.shape()));
 }
 
 template <class F>
 Tensor compare(const Tensor& a, const Tensor& b) {
-  detail::check_same_kind(F::name, a, b);
+  check_same_kind(F::name, a, b);
   Tensor y = Tensor::empty(broadcast_shapes(F::name, a.shape(), b.shape()), {DType::u8, a.device()});
-  const kernels::Strided s = detail::broadcast(y.shape(), a.shape(), b.shape());
+  const kernels::LoopNest loops = detail::broadcast(y.shape(), a.shape(), b.shape());
   dispatch_all(a, [&]<class T>(const auto& device) {
-    kernels::compare(device, F(), y.ptr<uint8_t>(), a.ptr<T>(), b.ptr<T>(), s);
+    kernels::compare(device, F(), y.ptr<uint8_t>(), a.ptr<T>(), b.ptr<T>(), loops);
   });
   return y;
 }
@@ -76,14 +76,14 @@ struct Where final : Op {
 
   // da = condition ? dy : 0, db = condition ? 0 : dy
   void backward(const Tensor& dy, Grads& d) override {
-    if (d.needs(1)) d.add(1, detail::sum_to(select(dy, {}), a_shape));
-    if (d.needs(2)) d.add(2, detail::sum_to(select({}, dy), b_shape));
+    if (d.needs(1)) d.add(1, reduce_to_shape(select(dy, {}), a_shape));
+    if (d.needs(2)) d.add(2, reduce_to_shape(select({}, dy), b_shape));
   }
 
   // An undefined side counts as zeros.
   Tensor select(const Tensor& a, const Tensor& b) const {
     Tensor y = Tensor::empty(condition.shape(), (a.defined() ? a : b).options());
-    launch(name, AG_KERNEL(where), y, condition.ptr<uint8_t>(), a, b, y.numel());
+    launch(name, AG_KERNEL(kernels::where), y, condition.ptr<uint8_t>(), a, b, y.numel());
     return y;
   }
 };
@@ -98,7 +98,7 @@ struct Expand final : Op {
     return y.is(x) ? y.clone() : y;
   }
   // dx = dy summed over the repeats
-  void backward(const Tensor& dy, Grads& d) override { d.add(0, detail::sum_to(dy, x_shape)); }
+  void backward(const Tensor& dy, Grads& d) override { d.add(0, reduce_to_shape(dy, x_shape)); }
 };
 
 }  // namespace
@@ -129,8 +129,8 @@ Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b) {
   if (condition.dtype() != DType::u8) {
     fail("where: condition must be u8, got ", condition.dtype(), " of shape ", condition.shape());
   }
-  detail::check_same_kind("where", a, b);
-  detail::check_floating("where", a);
+  check_same_kind("where", a, b);
+  check_floating("where", a);
   if (condition.device() != a.device())
     fail("where: condition is on ", condition.device(), ", a on ", a.device());
   const Shape values = broadcast_shapes("where", a.shape(), b.shape());

@@ -2,25 +2,10 @@
 // runs the function on a tape of its own, from where the thread's generators stood in forward. Only that: what runs
 // backward then draws where it would have drawn without, and adds to the gradients of the tape that runs backward, so
 // that nothing differs from the function itself, to the last bit.
-#include <altgrad/autograd/internal/common.h>
-#include <altgrad/autograd/internal/replay.h>
+#include <altgrad/autograd/internal/recompute_log.h>
 #include <altgrad/autograd/ops.h>
 
 namespace altgrad {
-namespace detail {
-namespace {
-thread_local Journal* current_journal = nullptr;
-}
-Journal::Scope::Scope(Journal& journal, bool second_run) : outer_(current_journal) {
-  journal.next_ = 0;
-  journal.second_run_ = second_run;
-  journal.outer_ = second_run ? nullptr : outer_;  // the second run has all it needs
-  current_journal = &journal;
-}
-Journal::Scope::~Scope() { current_journal = outer_; }
-Journal* Journal::current() { return current_journal; }
-}  // namespace detail
-
 namespace {
 
 // Sets the thread's generators back for a scope.
@@ -36,11 +21,11 @@ struct Checkpoint final : Op {
   std::function<Tensor(const Tensor&)> fn;
   Tensor x;
   detail::RandomState random;  // where forward begins
-  detail::Journal journal;
+  detail::RecomputeLog log;
 
   Tensor forward(const std::function<Tensor(const Tensor&)>& function, const Tensor& in) {
     fn = function, x = in;
-    const detail::Journal::Scope first_run(journal, false);
+    const detail::RecomputeLog::Scope first_run(log, false);
     return fn(x).detach();  // fn may return x, or a tensor it holds
   }
 
@@ -52,10 +37,10 @@ struct Checkpoint final : Op {
     Tensor y;
     {
       const Rewound rewound(random);
-      const detail::Journal::Scope second_run(journal, true);
+      const detail::RecomputeLog::Scope second_run(log, true);
       y = fn(leaf).reshape(dy.shape());  // an op of the inner tape, whatever fn returned
     }
-    if (y.body()->tape) d.run(inner, y, dy, leaf);
+    if (y.is_recorded()) d.run(inner, y, dy, leaf);
   }
 };
 

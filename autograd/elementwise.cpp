@@ -1,10 +1,9 @@
-// Elementwise ops of one tensor, arithmetic with numbers among them: one op for every functor, which says by `saves`
-// what its backward reads.
-#include <altgrad/autograd/internal/common.h>
+// Elementwise ops of one tensor, arithmetic with numbers among them: one op for every functor, which says by
+// `saved_for_backward` what its derivative is computed from.
+#include <altgrad/autograd/op_writer.h>
 #include <altgrad/autograd/ops.h>
 #include <altgrad/core/internal/functors.h>
 #include <altgrad/core/internal/kernels/elementwise.h>
-#include <altgrad/core/internal/kernels/random.h>
 
 namespace altgrad {
 namespace {
@@ -13,38 +12,33 @@ template <class F>
 struct Unary final : Op {
   static constexpr const char* name = F::name;
   F f;
-  Tensor saved;  // x, y, the slope or nothing
+  Tensor saved;  // what F::saved_for_backward says
 
   Tensor forward(const Tensor& x, F functor) {
     f = functor;
     Tensor y = Tensor::empty(x.shape(), x.options());
-    dispatch(name, x, [&]<class T>(const auto& device) {
-      if constexpr (F::saves == Saves::slope) {
-        if (recorded) {
-          saved = Tensor::empty(x.shape(), x.options());
-          return kernels::unary_both(device, f, y.ptr<T>(), saved.ptr<T>(), x.ptr<T>(), x.numel());
-        }
+    if constexpr (F::saved_for_backward == Saved::derivative) {
+      if (recorded) {
+        saved = Tensor::empty(x.shape(), x.options());
+        launch(name, AG_KERNEL(kernels::unary_with_derivative), f, y, saved, x, x.numel());
+        return y;
       }
-      kernels::unary(device, f, y.ptr<T>(), x.ptr<T>(), x.numel());
-    });
-    if (F::saves == Saves::x) saved = x;
-    if (F::saves == Saves::y) saved = y;
+    }
+    launch(name, AG_KERNEL(kernels::unary), f, y, x, x.numel());
+    if (F::saved_for_backward == Saved::x) saved = x;
+    if (F::saved_for_backward == Saved::y) saved = y;
     return y;
   }
 
-  // dx = dy * slope(x, y)
+  // dx = dy * the derivative
   void backward(const Tensor& dy, Grads& d) override {
     if constexpr (std::is_same_v<F, AddNumber> || std::is_same_v<F, SubNumber>) {
       d.add(0, dy);
-    } else if constexpr (F::saves == Saves::slope) {
+    } else if constexpr (F::saved_for_backward == Saved::derivative) {
       d.add(0, dy * saved);
     } else {
       Tensor dx = Tensor::empty(dy.shape(), dy.options());
-      dispatch(name, dy, [&]<class T>(const auto& device) {
-        const T* x = F::saves == Saves::x ? saved.ptr<T>() : nullptr;
-        const T* y = F::saves == Saves::y ? saved.ptr<T>() : nullptr;
-        kernels::unary_grad(device, f, dx.ptr<T>(), dy.ptr<T>(), x, y, dy.numel());
-      });
+      launch(name, AG_KERNEL(kernels::unary_grad), f, dx, dy, saved, dy.numel());
       d.add(0, dx);
     }
   }
@@ -52,28 +46,9 @@ struct Unary final : Op {
 
 template <class F>
 Tensor unary(const Tensor& x, F f = {}) {
-  detail::check_floating(F::name, x);
+  check_floating(F::name, x);
   return apply<Unary<F>>(x, f);
 }
-
-struct Dropout final : Op {
-  static constexpr const char* name = "dropout";
-  double p;
-  RandomStream random;  // draws the same mask again: none is stored
-
-  Tensor forward(const Tensor& x, double p_in, RandomStream random_in) {
-    p = p_in, random = random_in;
-    return masked(x);
-  }
-  // dx = dy * mask / (1 - p)
-  void backward(const Tensor& dy, Grads& d) override { d.add(0, masked(dy)); }
-
-  Tensor masked(const Tensor& x) const {
-    Tensor y = Tensor::empty(x.shape(), x.options());
-    launch(name, AG_KERNEL(dropout), y, x, p, random, x.numel());
-    return y;
-  }
-};
 
 }  // namespace
 
@@ -104,12 +79,6 @@ Tensor silu(const Tensor& x) { return unary<Silu>(x); }
 Tensor clamp(const Tensor& x, double low, double high) {
   if (!(low <= high)) fail("clamp: low ", low, " is not below high ", high, " for x ", x.shape());
   return unary(x, Clamp{low, high});
-}
-
-Tensor dropout(const Tensor& x, double p, Generator& generator) {
-  detail::check_floating("dropout", x);
-  if (!(p >= 0 && p < 1)) fail("dropout: p must be in [0, 1), got ", p, " for x ", x.shape());
-  return apply<Dropout>(x, p, generator.next());
 }
 
 }  // namespace altgrad

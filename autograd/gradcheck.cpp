@@ -2,7 +2,7 @@
 // set back before each call of fn.
 #include <altgrad/autograd/gradcheck.h>
 #include <altgrad/autograd/internal/common.h>
-#include <altgrad/autograd/internal/replay.h>
+#include <altgrad/autograd/internal/recompute_log.h>
 #include <altgrad/autograd/ops.h>
 
 #include <cmath>
@@ -21,9 +21,7 @@ class Restore {
   }
   void rewind() const { random_.restore(); }
   // The values to be put back at the end.
-  const Tensor& keep_values(const Tensor& leaf) {
-    return values_.emplace_back(leaf, leaf.detach().clone()).second;
-  }
+  const Tensor& keep_values(const Tensor& leaf) { return values_.emplace_back(leaf, leaf.copied()).second; }
 
  private:
   const detail::RandomState random_{};
@@ -49,7 +47,7 @@ struct Analytic {
   // Undefined where it is zero.
   Tensor grad(const Tensor& leaf) const {
     for (size_t i = 0; i < leaves.size(); ++i) {
-      if (leaves[i].body() == leaf.body()) return grads[i];
+      if (leaves[i].id() == leaf.id()) return grads[i];
     }
     return {};
   }
@@ -66,14 +64,14 @@ Analytic run_backward(const std::function<Tensor()>& fn, const Restore& restore,
     return {};
   }
   const Tensor y = result.reshape(result.shape());  // an op of this tape, also where fn returns a leaf
-  if (!y.body()->tape) {
+  if (!y.is_recorded()) {
     message =
         concat("the result, of shape ", y.shape(), ", does not depend on the inputs through recorded ops");
     return {};
   }
   const Tensor v = random_cotangent(y, seed).to(y.dtype());
   std::vector<Tensor> grads = tape.gradients(y, v);
-  return {v.to(Device::cpu()).to(DType::f64), tape.leaves(), std::move(grads)};
+  return {v.copied({DType::f64}), tape.leaves(), std::move(grads)};
 }
 
 // The central difference of v^T fn() along whatever move(step) changes.
@@ -83,7 +81,7 @@ double central_difference(const std::function<Tensor()>& fn, const std::function
   const auto at = [&](double h) {
     move(h);
     restore.rewind();
-    return fn().to(Device::cpu()).to(DType::f64).clone();  // fn may return what move changes
+    return fn().copied({DType::f64});  // fn may return what move changes
   };
   const Tensor above = at(step), below = at(-step);
   if (!(above.shape() == v.shape() && below.shape() == v.shape())) {
@@ -124,12 +122,9 @@ GradcheckResult gradcheck(const std::function<Tensor(std::span<const Tensor>)>& 
   if (!any) fail("gradcheck: none of ", inputs.size(), " inputs is f64");
 
   const Restore restore;
-  {
-    const NoGrad off;
-    for (Tensor& x : inputs) {
-      x = x.clone();
-      if (is_floating(x.dtype())) x.requires_grad(true);
-    }
+  for (Tensor& x : inputs) {
+    x = x.copied();
+    if (is_floating(x.dtype())) x.requires_grad(true);
   }
   const auto call = [&] { return fn(inputs); };
   GradcheckResult result;
@@ -140,7 +135,7 @@ GradcheckResult gradcheck(const std::function<Tensor(std::span<const Tensor>)>& 
   for (size_t k = 0; k < inputs.size(); ++k) {
     const Tensor& x = inputs[k];
     if (!is_floating(x.dtype())) continue;
-    const Tensor values = x.detach().to(Device::cpu()).clone(), probe = values.clone();
+    const Tensor values = x.copied({x.dtype()}), probe = values.copied();
     const Tensor grad = at.grad(x),
                  analytic = grad.defined() ? grad.to(Device::cpu()) : Tensor::zeros(x.shape(), {DType::f64});
     for (int64_t i = 0; i < x.numel(); ++i) {

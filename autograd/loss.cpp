@@ -1,32 +1,10 @@
-// Embedding and losses. cross_entropy is fused: it keeps the logits and two numbers a row, no probabilities.
+// Losses. cross_entropy is fused: it keeps the logits and two numbers a row, no probabilities.
 #include <altgrad/autograd/internal/common.h>
 #include <altgrad/autograd/ops.h>
-#include <altgrad/core/internal/kernels/gather.h>
 #include <altgrad/core/internal/kernels/rows.h>
 
 namespace altgrad {
 namespace {
-
-struct Embedding final : Op {
-  static constexpr const char* name = "embedding";
-  Tensor ids;
-  Shape w_shape;
-
-  Tensor forward(const Tensor& ids_in, const Tensor& w) {
-    ids = ids_in, w_shape = w.shape();
-    const int64_t V = w_shape[0], C = w_shape[1];
-    Tensor y = Tensor::empty(ids.shape().inserted(ids.dim(), C), w.options());
-    launch(name, AG_KERNEL(gather), y, w, ids.ptr<int64_t>(), 1, V, ids.numel(), C);
-    return y;
-  }
-  // dw = each row of dy added to the row it came from
-  void backward(const Tensor& dy, Grads& d) override {
-    d.accumulate(1, [&](const Tensor& dw, double beta) {
-      launch(name, AG_KERNEL(gather_grad), dw, beta, dy, ids.ptr<int64_t>(), 1, w_shape[0], ids.numel(),
-             w_shape[1]);
-    });
-  }
-};
 
 struct CrossEntropy final : Op {
   static constexpr const char* name = "cross_entropy";
@@ -36,35 +14,26 @@ struct CrossEntropy final : Op {
   Tensor forward(const Tensor& logits, const Tensor& targets_in, int64_t ignore_index) {
     x = logits, targets = targets_in, ignore = ignore_index;
     weight = Tensor::empty({}, x.options());
-    launch(name, AG_KERNEL(target_weight), weight, targets.ptr<int64_t>(), targets.numel(), ignore);
+    launch(name, AG_KERNEL(kernels::target_weight), weight, targets.ptr<int64_t>(), targets.numel(), ignore);
     lse = Tensor::empty({targets.numel(), 2}, x.options());
     Tensor losses = Tensor::empty(targets.shape(), x.options());
-    launch(name, AG_KERNEL(cross_entropy), losses, structs_in<kernels::LogSumExp>(lse), x,
+    launch(name, AG_KERNEL(kernels::cross_entropy), losses, structs_in<kernels::LogSumExp>(lse), x,
            targets.ptr<int64_t>(), targets.numel(), x.size(-1), ignore);
     return sum(losses) * weight;
   }
   // dx = dy * weight * (softmax(x) - [column = target]), 0 in ignored rows
   void backward(const Tensor& dy, Grads& d) override {
     Tensor dx = Tensor::empty(x.shape(), x.options());
-    launch(name, AG_KERNEL(cross_entropy_grad), dx, dy, weight, x, structs_in<kernels::LogSumExp>(lse),
-           targets.ptr<int64_t>(), targets.numel(), x.size(-1), ignore);
+    launch(name, AG_KERNEL(kernels::cross_entropy_grad), dx, dy, weight, x,
+           structs_in<kernels::LogSumExp>(lse), targets.ptr<int64_t>(), targets.numel(), x.size(-1), ignore);
     d.add(0, dx);
   }
 };
 
 }  // namespace
 
-Tensor embedding(const Tensor& ids, const Tensor& w) {
-  detail::check_floating("embedding", w);
-  if (w.dim() != 2) fail("embedding: weight ", w.shape(), " needs two axes, (num_embeddings, dim)");
-  if (ids.device() != w.device())
-    fail("embedding: ids are on ", ids.device(), ", the weight on ", w.device());
-  detail::check_ids("embedding", ids, w.size(0));
-  return apply<Embedding>(ids, w);
-}
-
 Tensor cross_entropy(const Tensor& logits, const Tensor& targets, int64_t ignore_index) {
-  detail::check_floating("cross_entropy", logits);
+  check_floating("cross_entropy", logits);
   if (logits.dim() == 0 || !(logits.shape().erased(-1) == targets.shape())) {
     fail("cross_entropy: targets ", targets.shape(), " do not match logits ", logits.shape(),
          ", (..., classes)");
@@ -77,8 +46,8 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& targets, int64_t ignore
 }
 
 Tensor mse_loss(const Tensor& x, const Tensor& target) {
-  detail::check_same_kind("mse_loss", x, target);
-  detail::check_floating("mse_loss", x);
+  check_same_kind("mse_loss", x, target);
+  check_floating("mse_loss", x);
   if (!(x.shape() == target.shape()))
     fail("mse_loss: x ", x.shape(), " and target ", target.shape(), " differ");
   const Tensor difference = x - target;

@@ -1,15 +1,14 @@
 // Linear algebra. Every product and every gradient is one GEMM that reads its operands where they are,
 // transposed by flags.
-#include <altgrad/autograd/internal/common.h>
+#include <altgrad/autograd/op_writer.h>
 #include <altgrad/autograd/ops.h>
-#include <altgrad/core/internal/kernels/attention.h>
 #include <altgrad/core/internal/kernels/gemm.h>
 
 namespace altgrad {
 namespace {
 
 void gemm(const Tensor& c, const Tensor& a, const Tensor& b, const kernels::Gemm& g) {
-  launch("gemm", AG_KERNEL(gemm), c, a, b, g);
+  launch("gemm", AG_KERNEL(kernels::gemm), c, a, b, g);
 }
 
 // a (batch, m, k) or (1, m, k), repeated; b (batch, k, n)
@@ -25,14 +24,9 @@ struct Matmul final : Op {
   Tensor forward(const Tensor& a_in, const Tensor& b_in, const Sizes& sizes, const Shape& shape) {
     a = a_in, b = b_in, s = sizes;
     Tensor c = Tensor::empty(shape, a.options());
-    gemm(c, a, b,
-         {.m = s.m,
-          .n = s.n,
-          .k = s.k,
-          .batch = s.batch,
-          .stride_a = a_stride(),
-          .stride_b = s.k * s.n,
-          .stride_c = s.m * s.n});
+    kernels::Gemm g = product(s.m, s.n, s.k);
+    if (s.a_repeats) g.stride_a = 0;
+    gemm(c, a, b, g);
     return c;
   }
 
@@ -45,32 +39,24 @@ struct Matmul final : Op {
     }
     if (d.needs(0)) {
       Tensor da = Tensor::empty({s.batch, s.m, s.k}, a.options());
-      gemm(da, dc, b,
-           {.m = s.m,
-            .n = s.k,
-            .k = s.n,
-            .trans_b = true,
-            .batch = s.batch,
-            .stride_a = s.m * s.n,
-            .stride_b = s.k * s.n,
-            .stride_c = s.m * s.k});
-      d.add(0, detail::sum_to(da, {s.a_repeats ? 1 : s.batch, s.m, s.k}).alias(a.shape()));
+      kernels::Gemm g = product(s.m, s.k, s.n);
+      g.trans_b = true;
+      gemm(da, dc, b, g);
+      d.add(0, reduce_to_shape(da, {s.a_repeats ? 1 : s.batch, s.m, s.k}).alias(a.shape()));
     }
     d.accumulate(1, [&](const Tensor& db, double beta) {
-      gemm(db, a, dc,
-           {.m = s.k,
-            .n = s.n,
-            .k = s.m,
-            .trans_a = true,
-            .beta = beta,
-            .batch = s.batch,
-            .stride_a = a_stride(),
-            .stride_b = s.m * s.n,
-            .stride_c = s.k * s.n});
+      kernels::Gemm g = product(s.k, s.n, s.m);
+      if (s.a_repeats) g.stride_a = 0;
+      g.trans_a = true, g.beta = beta;
+      gemm(db, a, dc, g);
     });
   }
 
-  int64_t a_stride() const { return s.a_repeats ? 0 : s.m * s.k; }
+  // A product for each matrix of the batch, which lie one after the other.
+  kernels::Gemm product(int64_t m, int64_t n, int64_t k) const {
+    return {
+        .m = m, .n = n, .k = k, .batch = s.batch, .stride_a = m * k, .stride_b = k * n, .stride_c = m * n};
+  }
 };
 
 // y (rows, n) = x (rows, k) w^T + b
@@ -82,7 +68,7 @@ struct LinearOp final : Op {
     x = x_in, w = w_in;
     const int64_t n = w.shape()[0], k = w.shape()[1];
     Tensor y = Tensor::empty(x.shape().with(-1, n), x.options());
-    launch(name, AG_KERNEL(linear), y, x, w, b, rows(), n, k);
+    launch(name, AG_KERNEL(kernels::linear), y, x, w, b, rows(), n, k);
     return y;
   }
 
@@ -95,37 +81,10 @@ struct LinearOp final : Op {
     d.accumulate(1, [&](const Tensor& dw, double beta) {
       gemm(dw, dy, x, {.m = n, .n = k, .k = rows(), .trans_a = true, .beta = beta});
     });
-    if (d.needs(2)) d.add(2, detail::sum_to(dy, {n}));
+    if (d.needs(2)) d.add(2, reduce_to_shape(dy, {n}));
   }
 
   int64_t rows() const { return x.shape().product(0, x.dim() - 1); }
-};
-
-struct CausalAttention final : Op {
-  static constexpr const char* name = "causal_attention";
-  Tensor qkv, y, lse;
-  int64_t heads;
-
-  Tensor forward(const Tensor& qkv_in, int64_t heads_in) {
-    qkv = qkv_in, heads = heads_in;
-    const int64_t B = qkv.size(0), T = qkv.size(1), C = qkv.size(2) / 3;
-    y = Tensor::empty({B, T, C}, qkv.options());
-    if (y.numel() == 0) return y;  // B, T or the heads may still be more than can be walked
-    lse = Tensor::empty({B, heads, T, 2}, qkv.options());
-    launch(name, AG_KERNEL(attention), y, structs_in<kernels::LogSumExp>(lse), qkv, B, T, heads, C / heads);
-    return y;
-  }
-
-  // With P = softmax(S), S = q k^T / sqrt(C / heads), dP = dy v^T and dS = P * (dP - sum(dy * y)):
-  // dv = P^T dy, dq = dS k / sqrt(C / heads), dk = dS^T q / sqrt(C / heads); P is made again from lse
-  void backward(const Tensor& dy, Grads& d) override {
-    const int64_t B = y.size(0), T = y.size(1), C = y.size(2);
-    Tensor dqkv = Tensor::empty(qkv.shape(), qkv.options());
-    if (y.numel() == 0) return d.add(0, dqkv);
-    launch(name, AG_KERNEL(attention_grad), dqkv, dy, qkv, y, structs_in<kernels::LogSumExp>(lse), B, T,
-           heads, C / heads);
-    d.add(0, dqkv);
-  }
 };
 
 // All axes but the last two.
@@ -139,8 +98,8 @@ Shape with_matrix(const Shape& batch, int64_t m, int64_t n) {
 }  // namespace
 
 Tensor matmul(const Tensor& a, const Tensor& b) {
-  detail::check_same_kind("matmul", a, b);
-  detail::check_floating("matmul", a);
+  check_same_kind("matmul", a, b);
+  check_floating("matmul", a);
   if (a.dim() == 0 || b.dim() == 0)
     fail("matmul: needs at least one axis, got ", a.shape(), " and ", b.shape());
   const int64_t k = a.size(-1), b_k = b.size(b.dim() == 1 ? 0 : -2);
@@ -170,8 +129,8 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
 }
 
 Tensor linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b) {
-  detail::check_same_kind("linear", x, w);
-  detail::check_floating("linear", x);
+  check_same_kind("linear", x, w);
+  check_floating("linear", x);
   if (x.dim() == 0) fail("linear: x ", x.shape(), " needs at least one axis, of in_features");
   if (w.dim() != 2) fail("linear: weight ", w.shape(), " needs two axes, (out_features, in_features)");
   if (x.size(-1) != w.size(1)) {
@@ -179,23 +138,13 @@ Tensor linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b) 
          w.size(1));
   }
   if (b) {
-    detail::check_same_kind("linear", x, *b);
+    check_same_kind("linear", x, *b);
     if (!(b->shape() == Shape{w.size(0)})) {
       fail("linear: bias ", b->shape(), " does not match weight ", w.shape(), ": needs shape (", w.size(0),
            ")");
     }
   }
   return apply<LinearOp>(x, w, b);
-}
-
-Tensor causal_attention(const Tensor& qkv, int64_t heads) {
-  detail::check_floating("causal_attention", qkv);
-  if (qkv.dim() != 3) fail("causal_attention: qkv ", qkv.shape(), " needs three axes, (B, T, 3 C)");
-  if (heads < 1 || qkv.size(2) % 3 != 0 || qkv.size(2) / 3 % heads != 0) {
-    fail("causal_attention: qkv ", qkv.shape(), " does not hold q, k, v of ", heads, " heads: ", qkv.size(2),
-         " is not a multiple of 3 * heads");
-  }
-  return apply<CausalAttention>(qkv, heads);
 }
 
 }  // namespace altgrad

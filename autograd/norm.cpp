@@ -8,63 +8,17 @@
 namespace altgrad {
 namespace {
 
-// Rows without elements are none: there may be more of them than can be walked.
-int64_t rows_of(const Tensor& x) { return x.numel() == 0 ? 0 : x.numel() / x.size(-1); }
-
-struct Softmax final : Op {
-  static constexpr const char* name = "softmax";
-  Tensor y;
-
-  Tensor forward(const Tensor& x) {
-    y = Tensor::empty(x.shape(), x.options());
-    launch(name, AG_KERNEL(softmax), y, x, rows_of(x), x.size(-1));
-    return y;
-  }
-  // dx = y * (dy - sum(dy * y))
-  void backward(const Tensor& dy, Grads& d) override {
-    Tensor dx = Tensor::empty(y.shape(), y.options());
-    launch(name, AG_KERNEL(softmax_grad), dx, dy, y, rows_of(y), y.size(-1));
-    d.add(0, dx);
-  }
-};
-
-struct LogSoftmax final : Op {
-  static constexpr const char* name = "log_softmax";
-  Tensor y;
-
-  Tensor forward(const Tensor& x) {
-    y = Tensor::empty(x.shape(), x.options());
-    launch(name, AG_KERNEL(log_softmax), y, x, rows_of(x), x.size(-1));
-    return y;
-  }
-  // dx = dy - exp(y) * sum(dy)
-  void backward(const Tensor& dy, Grads& d) override {
-    Tensor dx = Tensor::empty(y.shape(), y.options());
-    launch(name, AG_KERNEL(log_softmax_grad), dx, dy, y, rows_of(y), y.size(-1));
-    d.add(0, dx);
-  }
-};
-
-// The op over any axis: moved to the end and back where it is not the last.
-template <class O>
-Tensor over_axis(const Tensor& x, int axis) {
-  detail::check_floating(O::name, x);
-  axis = detail::wrap_axis(O::name, x.shape(), axis);
-  if (axis == x.dim() - 1) return apply<O>(x);
-  return apply<O>(x.transpose(axis, -1)).transpose(axis, -1);
-}
-
-struct LayerNorm final : Op {
+struct LayerNormOp final : Op {
   static constexpr const char* name = "layer_norm";
   Tensor x, w, moments;
 
   Tensor forward(const Tensor& x_in, const Tensor& w_in, const std::optional<Tensor>& b, double eps) {
     x = x_in, w = w_in;
-    const int64_t rows = rows_of(x);
+    const int64_t rows = detail::rows_of(x);
     moments = Tensor::empty({rows, 3}, x.options());
     Tensor y = Tensor::empty(x.shape(), x.options());
-    launch(name, AG_KERNEL(layer_norm), y, structs_in<kernels::Moments>(moments), x, w, b, rows, x.size(-1),
-           eps);
+    launch(name, AG_KERNEL(kernels::layer_norm), y, structs_in<kernels::Moments>(moments), x, w, b, rows,
+           x.size(-1), eps);
     return y;
   }
 
@@ -75,8 +29,8 @@ struct LayerNorm final : Op {
     if (d.needs(1)) dw = Tensor::empty(w.shape(), w.options());
     if (d.needs(2)) db = Tensor::empty(w.shape(), w.options());
     const auto run = [&](const Tensor& dx, double beta) {
-      launch(name, AG_KERNEL(layer_norm_grad), dx, beta, dw, db, dy, x, structs_in<kernels::Moments>(moments),
-             w, rows_of(x), x.size(-1));
+      launch(name, AG_KERNEL(kernels::layer_norm_grad), dx, beta, dw, db, dy, x,
+             structs_in<kernels::Moments>(moments), w, detail::rows_of(x), x.size(-1));
     };
     if (d.needs(0)) {
       d.accumulate(0, run);
@@ -88,15 +42,15 @@ struct LayerNorm final : Op {
   }
 };
 
-struct RmsNorm final : Op {
+struct RmsNormOp final : Op {
   static constexpr const char* name = "rms_norm";
   Tensor x, w, rstd;
 
   Tensor forward(const Tensor& x_in, const Tensor& w_in, double eps) {
     x = x_in, w = w_in;
-    rstd = Tensor::empty({rows_of(x)}, x.options());
+    rstd = Tensor::empty({detail::rows_of(x)}, x.options());
     Tensor y = Tensor::empty(x.shape(), x.options());
-    launch(name, AG_KERNEL(rms_norm), y, rstd, x, w, rows_of(x), x.size(-1), eps);
+    launch(name, AG_KERNEL(kernels::rms_norm), y, rstd, x, w, detail::rows_of(x), x.size(-1), eps);
     return y;
   }
 
@@ -106,7 +60,8 @@ struct RmsNorm final : Op {
     Tensor dw;
     if (d.needs(1)) dw = Tensor::empty(w.shape(), w.options());
     const auto run = [&](const Tensor& dx, double beta) {
-      launch(name, AG_KERNEL(rms_norm_grad), dx, beta, dw, dy, x, rstd, w, rows_of(x), x.size(-1));
+      launch(name, AG_KERNEL(kernels::rms_norm_grad), dx, beta, dw, dy, x, rstd, w, detail::rows_of(x),
+             x.size(-1));
     };
     if (d.needs(0)) {
       d.accumulate(0, run);
@@ -122,8 +77,8 @@ void check_eps(const char* op, double eps) {
 }
 
 void check_norm(const char* op, const Tensor& x, const char* what, const Tensor& p) {
-  detail::check_same_kind(op, x, p);
-  detail::check_floating(op, x);
+  check_same_kind(op, x, p);
+  check_floating(op, x);
   if (x.dim() == 0) fail(op, ": x ", x.shape(), " needs at least one axis");
   if (!(p.shape() == Shape{x.size(-1)})) {
     fail(op, ": ", what, " ", p.shape(), " does not match the last axis of x ", x.shape());
@@ -132,20 +87,17 @@ void check_norm(const char* op, const Tensor& x, const char* what, const Tensor&
 
 }  // namespace
 
-Tensor softmax(const Tensor& x, int axis) { return over_axis<Softmax>(x, axis); }
-Tensor log_softmax(const Tensor& x, int axis) { return over_axis<LogSoftmax>(x, axis); }
-
 Tensor layer_norm(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b, double eps) {
   check_norm("layer_norm", x, "weight", w);
   check_eps("layer_norm", eps);
   if (b) check_norm("layer_norm", x, "bias", *b);
-  return apply<LayerNorm>(x, w, b, eps);
+  return apply<LayerNormOp>(x, w, b, eps);
 }
 
 Tensor rms_norm(const Tensor& x, const Tensor& w, double eps) {
   check_norm("rms_norm", x, "weight", w);
   check_eps("rms_norm", eps);
-  return apply<RmsNorm>(x, w, eps);
+  return apply<RmsNormOp>(x, w, eps);
 }
 
 }  // namespace altgrad

@@ -7,6 +7,35 @@
 #include <algorithm>
 
 namespace altgrad {
+
+Tensor reduce_to_shape(const Tensor& x, const Shape& shape, double divisor) {
+  if (x.shape() == shape) return x;
+  // One kernel for each run of neighbouring axes to be summed; axes of size 1 belong to any run.
+  const int lead = x.dim() - shape.dim();
+  const auto summed = [&](int axis) {
+    return x.shape()[axis] != 1 && (axis < lead || shape[axis - lead] == 1);
+  };
+  Tensor y = x;
+  int64_t outer = 1;
+  for (int axis = 0; axis < x.dim();) {
+    int end = axis;
+    int64_t n = 1;
+    for (; end < x.dim() && (summed(end) || x.shape()[end] == 1); ++end) n *= x.shape()[end];
+    if (end == axis) {
+      outer *= x.shape()[axis++];
+      continue;
+    }
+    if (n != 1) {
+      const int64_t inner = x.shape().product(end, x.dim());
+      Tensor part = Tensor::empty({outer, inner}, x.options());
+      launch("sum", AG_KERNEL(kernels::sum), part, y, outer, n, inner, std::exchange(divisor, 1));
+      y = part;
+    }
+    axis = end;
+  }
+  return y.alias(shape);
+}
+
 namespace {
 
 // Which axes of a shape a reduction covers, and what it leaves.
@@ -18,11 +47,11 @@ struct Reduction {
 };
 
 Reduction reduction(const char* op, const Tensor& x, Axes axes, bool keepdim) {
-  detail::check_floating(op, x);
+  check_floating(op, x);
   const Shape& shape = x.shape();
   Reduction r;
   for (int axis : axes) {
-    bool& covered = r.covers[detail::wrap_axis(op, shape, axis)];
+    bool& covered = r.covers[shape.wrap(axis, op)];
     if (covered) fail(op, ": axis ", axis, " is given twice for shape ", shape);
     covered = true;
   }
@@ -50,7 +79,7 @@ struct Sum final : Op {
 
   Tensor forward(const Tensor& x, const Shape& kept_in, const Shape& result, double divisor_in) {
     x_shape = x.shape(), kept = kept_in, divisor = divisor_in;
-    const Tensor y = detail::sum_to(x, kept, divisor);
+    const Tensor y = reduce_to_shape(x, kept, divisor);
     return y.is(x) ? y.alias(result).clone() : y.alias(result);
   }
   // dx = dy / divisor, repeated
@@ -68,13 +97,13 @@ struct Max final : Op {
   Tensor forward(const Tensor& in, int64_t outer_in, int64_t n_in, int64_t inner_in, const Shape& result) {
     outer = outer_in, n = n_in, inner = inner_in;
     x = in, y = Tensor::empty(result, in.options());
-    launch(name, AG_KERNEL(max), y, x, outer, n, inner);
+    launch(name, AG_KERNEL(kernels::max), y, x, outer, n, inner);
     return y;
   }
   // dx = dy / number of maxima where x = y, else 0
   void backward(const Tensor& dy, Grads& d) override {
     Tensor dx = Tensor::empty(x.shape(), x.options());
-    launch(name, AG_KERNEL(max_grad), dx, dy, x, y, outer, n, inner);
+    launch(name, AG_KERNEL(kernels::max_grad), dx, dy, x, y, outer, n, inner);
     d.add(0, dx);
   }
 };
@@ -125,11 +154,11 @@ Tensor var(const Tensor& x, Axes axes, bool keepdim, double correction) {
 }
 
 Tensor argmax(const Tensor& x) {
-  detail::check_floating("argmax", x);
+  check_floating("argmax", x);
   if (x.dim() == 0 || x.size(-1) == 0)
     fail("argmax: the last axis of shape ", x.shape(), " holds no elements");
   Tensor y = Tensor::empty(x.shape().erased(-1), {DType::i64, x.device()});
-  launch("argmax", AG_KERNEL(argmax), y.ptr<int64_t>(), x, y.numel(), x.size(-1));
+  launch("argmax", AG_KERNEL(kernels::argmax), y.ptr<int64_t>(), x, y.numel(), x.size(-1));
   return y;
 }
 

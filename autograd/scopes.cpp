@@ -1,3 +1,4 @@
+// The list of the calling thread's scopes, and NoGrad.
 #include <altgrad/autograd/internal/scopes.h>
 #include <altgrad/autograd/tape.h>
 
@@ -34,14 +35,14 @@ struct ThreadEnd {
 
 }  // namespace
 
-Scope* enter(Tape* tape) {
+Scope* push_scope(Tape* tape) {
   static thread_local const ThreadEnd end;
   drop_ended();
   const uint64_t id = tape ? next_tape_id.fetch_add(1, std::memory_order_relaxed) : 0;
   return innermost = new Scope{tape, id, &innermost, innermost};
 }
 
-bool leave(Scope* scope) {
+bool pop_scope(Scope* scope) {
   const bool here = scope->thread == &innermost;
   drop(scope);
   if (here) drop_ended();
@@ -58,7 +59,7 @@ const Scope* innermost_scope() {
 
 namespace altgrad {
 
-NoGrad::NoGrad() : scope_(detail::enter(nullptr)) {}
-NoGrad::~NoGrad() { detail::leave(scope_); }
+NoGrad::NoGrad() : scope_(detail::push_scope(nullptr)) {}
+NoGrad::~NoGrad() { detail::pop_scope(scope_); }
 
 }  // namespace altgrad

@@ -25,12 +25,12 @@ struct Slices {
   // whole (outer, n, inner) from the run, or the run from the whole
   void copy(const Tensor& dst, const Tensor& src, bool dst_is_whole) const {
     const int64_t whole = n * inner, part = length * inner, offset = start * inner;
-    kernels::Strided s;
-    detail::push_axis(s, outer, dst_is_whole ? whole : part, dst_is_whole ? part : whole);
-    detail::push_axis(s, part, 1, 1);
+    kernels::LoopNest loops;
+    loops.add_loop(outer, dst_is_whole ? whole : part, dst_is_whole ? part : whole);
+    loops.add_loop(part, 1, 1);
     dispatch_all(src, [&]<class T>(const auto& device) {
       kernels::copy_strided(device, dst.ptr<T>() + (dst_is_whole ? offset : 0),
-                            src.ptr<T>() + (dst_is_whole ? 0 : offset), s);
+                            src.ptr<T>() + (dst_is_whole ? 0 : offset), loops);
     });
   }
 };
@@ -116,12 +116,13 @@ struct Permute final : Op {
     std::array<int64_t, Shape::max_dim> sizes;
     for (int i = 0; i < dim; ++i) sizes[i] = shape[axes[i]];
     Tensor y = Tensor::empty(Shape(std::span<const int64_t>(sizes.data(), dim)), x.options());
-    kernels::Strided s;
+    kernels::LoopNest loops;
     for (int i = 0; i < dim; ++i) {
-      detail::push_axis(s, sizes[i], y.shape().product(i + 1, dim), shape.product(axes[i] + 1, dim));
+      loops.add_loop(sizes[i], y.shape().product(i + 1, dim), shape.product(axes[i] + 1, dim));
     }
-    dispatch_all(
-        x, [&]<class T>(const auto& device) { kernels::copy_strided(device, y.ptr<T>(), x.ptr<T>(), s); });
+    dispatch_all(x, [&]<class T>(const auto& device) {
+      kernels::copy_strided(device, y.ptr<T>(), x.ptr<T>(), loops);
+    });
     return y;
   }
 };
@@ -133,15 +134,9 @@ struct Copy final : Op {
 
   Tensor forward(const Tensor& x, TensorOptions to) {
     from = x.options();
-    return copy(x, to);
+    return x.copied(to);
   }
-  void backward(const Tensor& dy, Grads& d) override { d.add(0, copy(dy, from)); }
-
-  static Tensor copy(const Tensor& x, TensorOptions to) {
-    Tensor y = Tensor::empty(x.shape(), to);
-    y.copy_(x);
-    return y;
-  }
+  void backward(const Tensor& dy, Grads& d) override { d.add(0, dy.copied(from)); }
 };
 
 struct IndexSelect final : Op {
@@ -153,15 +148,15 @@ struct IndexSelect final : Op {
   Tensor forward(const Tensor& x, int axis_in, const Tensor& ids_in) {
     ids = ids_in, x_shape = x.shape(), axis = axis_in;
     Tensor y = Tensor::empty(x_shape.with(axis, ids.numel()), x.options());
-    launch(name, AG_KERNEL(gather), y, x, ids.ptr<int64_t>(), x_shape.product(0, axis), x_shape[axis],
-           ids.numel(), x_shape.product(axis + 1, x_shape.dim()));
+    launch(name, AG_KERNEL(kernels::gather), y, x, ids.ptr<int64_t>(), x_shape.product(0, axis),
+           x_shape[axis], ids.numel(), x_shape.product(axis + 1, x_shape.dim()));
     return y;
   }
   // dx = each slice of dy added to the one it came from
   void backward(const Tensor& dy, Grads& d) override {
     d.accumulate(0, [&](const Tensor& dx, double beta) {
-      launch(name, AG_KERNEL(gather_grad), dx, beta, dy, ids.ptr<int64_t>(), x_shape.product(0, axis),
-             x_shape[axis], ids.numel(), x_shape.product(axis + 1, x_shape.dim()));
+      launch(name, AG_KERNEL(kernels::gather_grad), dx, beta, dy, ids.ptr<int64_t>(),
+             x_shape.product(0, axis), x_shape[axis], ids.numel(), x_shape.product(axis + 1, x_shape.dim()));
     });
   }
 };
@@ -189,7 +184,7 @@ Tensor Tensor::reshape(std::initializer_list<int64_t> sizes) const {
 }
 
 Tensor Tensor::narrow(int axis, int64_t start, int64_t length) const {
-  axis = detail::wrap_axis("narrow", shape(), axis);
+  axis = shape().wrap(axis, "narrow");
   if (start < 0 || length < 0 || length > shape()[axis] - start) {
     fail("narrow: [", start, ", ", start, " + ", length, ") is outside axis ", axis, " of shape ", shape());
   }
@@ -201,7 +196,7 @@ Tensor Tensor::permute(std::span<const int> axes) const {
   Order all{};
   if (int(axes.size()) != dim()) fail("permute: ", axes.size(), " axes for shape ", shape());
   for (int i = 0; i < dim(); ++i) {
-    all[i] = detail::wrap_axis("permute", shape(), axes[i]);
+    all[i] = shape().wrap(axes[i], "permute");
     if (seen[all[i]]) fail("permute: axis ", axes[i], " is given twice for shape ", shape());
     seen[all[i]] = true;
   }
@@ -210,8 +205,7 @@ Tensor Tensor::permute(std::span<const int> axes) const {
 
 Tensor Tensor::transpose(int axis0, int axis1) const {
   Order axes{0, 1, 2, 3, 4, 5, 6, 7};
-  std::swap(axes[detail::wrap_axis("transpose", shape(), axis0)],
-            axes[detail::wrap_axis("transpose", shape(), axis1)]);
+  std::swap(axes[shape().wrap(axis0, "transpose")], axes[shape().wrap(axis1, "transpose")]);
   return apply<Permute>(*this, axes);
 }
 
@@ -220,8 +214,7 @@ Tensor Tensor::clone() const { return apply<Copy>(*this, options()); }
 Tensor Tensor::to(DType dtype) const {
   if (dtype == this->dtype()) return *this;
   // Integers and bf16 carry no gradients: nothing to record.
-  return is_floating(dtype) ? apply<Copy>(*this, TensorOptions{dtype, device()})
-                            : Copy::copy(*this, {dtype, device()});
+  return is_floating(dtype) ? apply<Copy>(*this, TensorOptions{dtype, device()}) : copied({dtype, device()});
 }
 
 Tensor Tensor::to(Device device) const {
@@ -231,10 +224,10 @@ Tensor Tensor::to(Device device) const {
 Tensor cat(std::span<const Tensor> xs, int axis) {
   if (xs.empty()) fail("cat: no tensors given");
   const Shape& first = xs[0].shape();
-  axis = detail::wrap_axis("cat", first, axis);
+  axis = first.wrap(axis, "cat");
   int64_t total = 0;
   for (const Tensor& x : xs) {
-    detail::check_same_kind("cat", xs[0], x);
+    check_same_kind("cat", xs[0], x);
     if (x.dim() != first.dim() || !(x.shape().with(axis, first[axis]) == first)) {
       fail("cat: shapes ", first, " and ", x.shape(), " differ beyond axis ", axis);
     }
@@ -247,13 +240,9 @@ Tensor cat(std::span<const Tensor> xs, int axis) {
 Tensor stack(std::span<const Tensor> xs, int axis) {
   if (xs.empty()) fail("stack: no tensors given");
   const Shape& first = xs[0].shape();
-  if (axis < -first.dim() - 1 || axis > first.dim()) {
-    fail("stack: axis ", axis, " is out of range to insert into shape ", first);
-  }
-  if (axis < 0) axis += first.dim() + 1;
-  const Shape row = first.inserted(axis, 1);
+  const Shape row = first.inserted(axis, 1, "stack");
   for (const Tensor& x : xs) {
-    detail::check_same_kind("stack", xs[0], x);
+    check_same_kind("stack", xs[0], x);
     if (!(x.shape() == first)) fail("stack: shapes ", first, " and ", x.shape(), " differ");
   }
   std::vector<Tensor> rows;
@@ -262,8 +251,8 @@ Tensor stack(std::span<const Tensor> xs, int axis) {
 }
 
 Tensor index_select(const Tensor& x, int axis, const Tensor& ids) {
-  detail::check_floating("index_select", x);
-  axis = detail::wrap_axis("index_select", x.shape(), axis);
+  check_floating("index_select", x);
+  axis = x.shape().wrap(axis, "index_select");
   if (ids.dim() != 1) fail("index_select: ids must have one axis, shape is ", ids.shape());
   if (ids.device() != x.device()) fail("index_select: x is on ", x.device(), ", ids on ", ids.device());
   detail::check_ids("index_select", ids, x.shape()[axis]);

@@ -1,9 +1,10 @@
+// The tape: its nodes and slots in memory, recording, and the walk back.
 #include <altgrad/autograd/tape.h>
 
 #include <altgrad/autograd/internal/arena.h>
 #include <altgrad/autograd/internal/common.h>
 #include <altgrad/autograd/internal/scopes.h>
-#include <altgrad/core/internal/dispatch.h>
+#include <altgrad/core/dispatch.h>
 #include <altgrad/core/internal/kernels/elementwise.h>
 
 #include <pthread.h>
@@ -14,6 +15,8 @@
 
 namespace altgrad {
 namespace {
+
+using detail::body_of;
 
 struct Node {
   Op* op;
@@ -35,16 +38,10 @@ struct GradSlot {
   }
 };
 
-bool alone(const Tensor& x) { return x.body()->refs == 1 && x.body()->storage.unique(); }
-
-Tensor copy_of(const Tensor& x) {
-  Tensor copy = Tensor::empty(x.shape(), x.options());
-  copy.copy_(x);
-  return copy;
-}
+bool is_uniquely_owned(const Tensor& x) { return body_of(x)->refs == 1 && body_of(x)->storage.unique(); }
 
 void add_in_place(const Tensor& sum, const Tensor& x) {
-  launch("backward", AG_KERNEL(axpy), sum, x, 1, sum.numel());
+  launch("backward", AG_KERNEL(kernels::axpy), sum, x, 1, sum.numel());
 }
 
 // Held while a leaf's gradient is taken or given, and while the process forks, so that no child inherits it locked.
@@ -55,24 +52,24 @@ constinit std::mutex leaf_gradients;
 // Adds to the gradient that a leaf has, in place. Another thread's tape may do so at the same time: the leaf's is taken
 // away for as long as it is written to, and one that has been given to the leaf meanwhile is added, too.
 void add_to_leaf(const Tensor& leaf, Tensor grad) {
-  for (bool own = alone(grad);; own = true) {
+  for (bool own = is_uniquely_owned(grad);; own = true) {
     Tensor there;
     {
       const std::lock_guard lock(leaf_gradients);
-      there = std::exchange(leaf.body()->grad, Tensor());
+      there = std::exchange(body_of(leaf)->grad, Tensor());
       if (!there.defined() && own) return leaf.set_grad(grad);
     }
     if (there.defined()) {
       add_in_place(there, grad);
     } else {
-      there = copy_of(grad);
+      there = grad.copied();
     }
     grad = std::move(there);
   }
 }
 
 // An input by its number; a leaf that is none has -1.
-std::string whose(int input) { return input < 0 ? "a leaf" : concat("input ", input); }
+std::string input_label(int input) { return input < 0 ? "a leaf" : concat("input ", input); }
 
 bool has_nan(const Tensor& x) { return is_floating(x.dtype()) && detail::has_nan("detect_anomaly", x); }
 
@@ -116,14 +113,14 @@ struct Tape::Impl {
     return int32_t(slots.size() - 1);
   }
   int32_t add_result(const Tensor& y) {
-    y.body()->tape = id;
-    return y.body()->slot = add_slot(y, Tensor());
+    body_of(y)->tape = id;
+    return body_of(y)->slot = add_slot(y, Tensor());
   }
   // The slot of a leaf, a new one at its first use. Which one it is stands here and not in the leaf, which other tapes
   // and threads use.
   int32_t leaf_slot(const Tensor& x) {
     if (2 * size_t(leaves) >= leaf_table.size()) grow_leaf_table();
-    int32_t& entry = leaf_entry(x.body());
+    int32_t& entry = leaf_entry(body_of(x));
     if (entry < 0) {
       entry = add_slot(x, x);
       ++leaves;
@@ -136,13 +133,13 @@ struct Tape::Impl {
     const size_t mask = leaf_table.size() - 1;  // the size is a power of two
     for (size_t i = reinterpret_cast<uintptr_t>(body) * 0x9E3779B97F4A7C15 >> 32;; ++i) {
       int32_t& entry = leaf_table[i & mask];
-      if (entry < 0 || slots[size_t(entry)].leaf.body() == body) return entry;
+      if (entry < 0 || body_of(slots[size_t(entry)].leaf) == body) return entry;
     }
   }
   void grow_leaf_table() {
     leaf_table.assign(std::max<size_t>(16, 2 * leaf_table.size()), -1);
     for (size_t i = 0; i < slots.size(); ++i) {
-      if (slots[i].leaf.defined()) leaf_entry(slots[i].leaf.body()) = int32_t(i);
+      if (slots[i].leaf.defined()) leaf_entry(body_of(slots[i].leaf)) = int32_t(i);
     }
   }
 };
@@ -166,12 +163,12 @@ Tape::Tape(TapeOptions options) {
     spare.tapes.pop_back();
   }
   impl_->options = options;
-  impl_->scope = detail::enter(this);
+  impl_->scope = detail::push_scope(this);
   impl_->id = impl_->scope->id;
 }
 
 Tape::~Tape() {
-  const bool made_here = detail::leave(impl_->scope);
+  const bool made_here = detail::pop_scope(impl_->scope);
   impl_->clear();
   if (made_here && SpareTapes::alive) spare.tapes.push_back(std::move(impl_));
 }
@@ -193,7 +190,7 @@ std::vector<Tensor> Tape::leaves() const {
 }
 
 bool Tape::needs_grad(const Tensor& x) const {
-  const detail::Body* body = x.body();
+  const detail::Body* body = body_of(x);
   if (!body) return false;
   if (!body->tape) return body->requires_grad;
   if (body->tape == impl_->id) return true;
@@ -215,7 +212,7 @@ void* Tape::arena_allocate(size_t size, size_t align) {
 
 void Tape::add_input(const Tensor* x) {
   int32_t slot = -1;
-  if (x && needs_grad(*x)) slot = x->body()->tape ? x->body()->slot : impl_->leaf_slot(*x);
+  if (x && needs_grad(*x)) slot = body_of(*x)->tape ? body_of(*x)->slot : impl_->leaf_slot(*x);
   impl_->inputs.push_back(slot);
 }
 
@@ -225,7 +222,7 @@ Tensor Tape::push(Op* op, const char* name, Tensor y) {
     fail_runtime("detect_anomaly: forward of op ", num_ops(), " '", name, "' gave NaN, shape ", y.shape());
   }
   // A tensor that somebody else holds, be it an input, a constant or what the op keeps, stays as it is.
-  if (y.body()->refs != 1 || y.requires_grad()) y = y.detach();
+  if (body_of(y)->refs != 1 || y.requires_grad()) y = y.detach();
   const int32_t first = int32_t(impl_->pending_inputs);
   const int32_t out = impl_->add_result(y);
   impl_->nodes.push_back({op, name, out, first, int32_t(impl_->inputs.size()) - first});
@@ -265,7 +262,7 @@ std::vector<Tensor> Tape::gradients(const Tensor& y, const Tensor& cotangent) {
 void Tape::run_backward(const Tensor& y, const Tensor& cotangent) {
   if (impl_->scope->ran)
     fail("backward: this tape has run backward already; record the forward pass on a new tape");
-  if (!y.defined() || y.body()->tape != impl_->id)
+  if (!y.defined() || body_of(y)->tape != impl_->id)
     fail("backward: this tape did not record the tensor; does any input require a gradient?");
   if (!(cotangent.shape() == y.shape()) || cotangent.dtype() != y.dtype() ||
       !(cotangent.device() == y.device())) {
@@ -280,7 +277,7 @@ void Tape::run_backward(const Tensor& y, const Tensor& cotangent) {
   }
   impl_->scope->ran = true;
   const NoGrad off;
-  impl_->slots[size_t(y.body()->slot)].grad = cotangent;
+  impl_->slots[size_t(body_of(y)->slot)].grad = cotangent;
   for (int64_t i = num_ops() - 1; i >= 0; --i) {
     Node& node = impl_->nodes[size_t(i)];
     const Tensor dy = std::move(impl_->slots[size_t(node.out)].grad);
@@ -293,84 +290,82 @@ void Tape::run_backward(const Tensor& y, const Tensor& cotangent) {
   impl_->scope->done = true;
 }
 
-bool Grads::needs(int i) const {
+const char* Grads::op_name() const { return tape_.impl_->nodes[size_t(node_)].name; }
+
+int32_t Grads::slot_of(int i) const {
   const Node& node = tape_.impl_->nodes[size_t(node_)];
-  return i >= 0 && i < node.inputs && tape_.impl_->inputs[size_t(node.first_input + i)] >= 0;
+  return i >= 0 && i < node.inputs ? tape_.impl_->inputs[size_t(node.first_input + i)] : -1;
 }
 
+bool Grads::needs(int i) const { return slot_of(i) >= 0; }
+
 void Grads::check_input(int i) const {
-  const Node& node = tape_.impl_->nodes[size_t(node_)];
-  if (i < 0 || i >= node.inputs)
-    fail(node.name, ": backward gives a gradient for input ", i, " of ", node.inputs);
+  const int inputs = tape_.impl_->nodes[size_t(node_)].inputs;
+  if (i < 0 || i >= inputs) fail(op_name(), ": backward gives a gradient for input ", i, " of ", inputs);
 }
 
 void Grads::add(int i, const Tensor& dx) {
   check_input(i);
-  const Node& node = tape_.impl_->nodes[size_t(node_)];
-  if (needs(i)) add_to_slot(tape_.impl_->inputs[size_t(node.first_input + i)], i, dx);
+  if (const int32_t slot = slot_of(i); slot >= 0) add_to_slot(slot, i, dx);
 }
 
 void Grads::add_leaf(const Tensor& leaf, const Tensor& dx) {
-  const detail::Body* body = leaf.body();
-  const Node& node = tape_.impl_->nodes[size_t(node_)];
-  if (!body || !body->requires_grad)
-    fail(node.name, ": backward gives a gradient for a leaf that requires none");
+  if (!leaf.defined() || !leaf.requires_grad())
+    fail(op_name(), ": backward gives a gradient for a leaf that requires none");
   add_to_slot(tape_.impl_->leaf_slot(leaf), -1, dx);
 }
 
 void Grads::run(Tape& inner, const Tensor& y, const Tensor& dy, const Tensor& input) {
   check_input(0);
   Tape::Impl& run = *inner.impl_;
-  run.outer = this, run.outer_input = input.body();
+  run.outer = this, run.outer_input = body_of(input);
   for (GradSlot& slot : run.slots) {
-    if (slot.leaf.defined()) slot.grad = take(slot.leaf, input.body());
+    if (slot.leaf.defined()) slot.grad = take(slot.leaf, body_of(input));
   }
   inner.run_backward(y, dy);
   for (GradSlot& slot : run.slots) {
     if (!slot.leaf.defined() || !slot.grad.defined()) continue;
-    const int32_t index = slot_of(slot.leaf, input.body());
-    if (index >= 0) add_to_slot(index, slot.leaf.body() == input.body() ? 0 : -1, std::move(slot.grad));
+    const int32_t index = leaf_slot(slot.leaf, body_of(input));
+    if (index >= 0) add_to_slot(index, body_of(slot.leaf) == body_of(input) ? 0 : -1, std::move(slot.grad));
   }
 }
 
-int32_t Grads::slot_of(const Tensor& leaf, const detail::Body* input) const {
-  Tape::Impl& tape = *tape_.impl_;
-  if (leaf.body() != input) return tape.leaf_slot(leaf);
-  return tape.inputs[size_t(tape.nodes[size_t(node_)].first_input)];
+int32_t Grads::leaf_slot(const Tensor& leaf, const detail::Body* input) const {
+  return body_of(leaf) == input ? slot_of(0) : tape_.impl_->leaf_slot(leaf);
 }
 
 Tensor Grads::take(const Tensor& leaf, const detail::Body* input) const {
-  const int32_t slot = slot_of(leaf, input);
+  const int32_t slot = leaf_slot(leaf, input);
   return slot < 0 ? Tensor() : std::move(tape_.impl_->slots[size_t(slot)].grad);
 }
 
 void Grads::add_to_slot(int32_t index, int input, Tensor dx) {
   GradSlot& slot = tape_.impl_->slots[size_t(index)];
   if (!slot.fits(dx)) {
-    fail(tape_.impl_->nodes[size_t(node_)].name, ": backward gives ", whose(input), " a gradient ",
-         dx.shape(), " ", dx.dtype(), ", the input is ", slot.shape, " ", slot.dtype);
+    fail(op_name(), ": backward gives ", input_label(input), " a gradient ", dx.shape(), " ", dx.dtype(),
+         ", the input is ", slot.shape, " ", slot.dtype);
   }
   check_for_nan(input, dx);
   if (!slot.grad.defined()) {
     slot.grad = std::move(dx);
     return;
   }
-  if (!alone(slot.grad)) slot.grad = copy_of(slot.grad);  // someone else holds it: leave theirs as it is
+  if (!is_uniquely_owned(slot.grad))
+    slot.grad = slot.grad.copied();  // someone else holds it: leave theirs as it is
   add_in_place(slot.grad, dx);
 }
 
-std::pair<Tensor, double> Grads::place(int i) {
-  const Node& node = tape_.impl_->nodes[size_t(node_)];
-  GradSlot& slot = tape_.impl_->slots[size_t(tape_.impl_->inputs[size_t(node.first_input + i)])];
+std::pair<Tensor, double> Grads::grad_buffer(int i) {
+  GradSlot& slot = tape_.impl_->slots[size_t(slot_of(i))];
   if (!slot.grad.defined()) return {Tensor::empty(slot.shape, {slot.dtype, slot.device}), 0};
-  if (!alone(slot.grad)) slot.grad = copy_of(slot.grad);
+  if (!is_uniquely_owned(slot.grad)) slot.grad = slot.grad.copied();
   return {slot.grad, 1};
 }
 
 void Grads::check_for_nan(int input, const Tensor& dx) const {
   if (!tape_.impl_->options.detect_anomaly || !has_nan(dx)) return;
-  fail_runtime("detect_anomaly: backward of op ", node_, " '", tape_.impl_->nodes[size_t(node_)].name,
-               "' gave ", whose(input), " NaN, shape ", dx.shape());
+  fail_runtime("detect_anomaly: backward of op ", node_, " '", op_name(), "' gave ", input_label(input),
+               " NaN, shape ", dx.shape());
 }
 
 void Tape::print(std::ostream& out) const {

@@ -35,55 +35,58 @@ namespace altgrad {
 class Grads;
 class Tape;
 
-// An operation with its backward, written side by side:
-//
-//   struct Softplus final : Op {
-//     static constexpr const char* name = "softplus";
-//     Tensor x;                                                          // saved for backward
-//     Tensor forward(const Tensor& in) { x = in; return relu(in) + log(exp(-abs(in)) + 1.0); }
-//     void backward(const Tensor& dy, Grads& d) override { d.add(0, dy * sigmoid(x)); }
-//   };
-//   Tensor softplus(const Tensor& x) { return apply<Softplus>(x); }
-//
-// Ops called inside forward and backward are not recorded. forward may take, besides tensors,
-// std::optional<Tensor>, std::span<const Tensor> and any options; inputs are numbered in the order of the
-// tensors among its arguments.
+/// An operation with its backward, written side by side:
+///
+///   struct Softplus final : Op {
+///     static constexpr const char* name = "softplus";
+///     Tensor x;                                                          // saved for backward
+///     Tensor forward(const Tensor& in) { x = in; return relu(in) + log(exp(-abs(in)) + 1.0); }
+///     void backward(const Tensor& dy, Grads& d) override { d.add(0, dy * sigmoid(x)); }
+///   };
+///   Tensor softplus(const Tensor& x) { return apply<Softplus>(x); }
+///
+/// Ops called inside forward and backward are not recorded. forward may take, besides tensors,
+/// std::optional<Tensor>, std::span<const Tensor> and any options; inputs are numbered in the order of the
+/// tensors among its arguments.
 class Op {
  public:
   virtual ~Op() = default;
-  // dy: the gradient of the result. Calls d.add(i, dx) for each input i with d.needs(i).
+  /// dy: the gradient of the result. Calls d.add(i, dx) for each input i with d.needs(i).
   virtual void backward(const Tensor& dy, Grads& d) = 0;
 
-  bool recorded = false;  // set before forward; else backward will not run, and forward need not prepare it
+  bool recorded = false;  ///< set before forward; else backward will not run, and forward need not prepare it
 };
 
-// Where an op's backward leaves the gradients of its inputs.
+/// Where an op's backward leaves the gradients of its inputs.
 class Grads {
  public:
-  // Does anything want the gradient of input i? Adding one that nothing needs is harmless.
+  /// Does anything want the gradient of input i? Adding one that nothing needs is harmless.
   bool needs(int i) const;
-  // Adds dx to the gradient of input i. Throws std::invalid_argument, naming the op, where shape, dtype or
-  // device differ from the input's.
+  /// Adds dx to the gradient of input i. Throws std::invalid_argument, naming the op, where shape, dtype or
+  /// device differ from the input's.
   void add(int i, const Tensor& dx);
-  // Where input i needs its gradient: f(dx, beta) writes it in place, dx = beta * dx + the gradient, without
-  // reading dx where beta = 0. Throws where there is no input i.
+  /// Where input i needs its gradient: f(dx, beta) writes it in place, dx = beta * dx + the gradient, without
+  /// reading dx where beta = 0. Throws where there is no input i.
   template <class F>
   void accumulate(int i, F&& f);
-  // Adds dx to the gradient of a leaf that is not among the inputs. Throws as add does.
+  /// Adds dx to the gradient of a leaf that is not among the inputs. Throws as add does.
   void add_leaf(const Tensor& leaf, const Tensor& dx);
-  // Runs the ops of another tape backward from y as if they stood here: each adds to the gradients that the tape's
-  // leaves have so far, in the same order, so to the same bits. `input`, one of those leaves, stands for input 0.
+  /// Runs the ops of another tape backward from y as if they stood here: each adds to the gradients that the tape's
+  /// leaves have so far, in the same order, so to the same bits. `input`, one of those leaves, stands for input 0.
   void run(Tape& inner, const Tensor& y, const Tensor& dy, const Tensor& input);
 
  private:
   friend class Tape;
   Grads(Tape& tape, int64_t node) : tape_(tape), node_(node) {}
   void add_to_slot(int32_t slot, int input, Tensor dx);
-  // For run(): where on this tape the gradient of a leaf of the inner one is, and that gradient, taken from there.
-  int32_t slot_of(const Tensor& leaf, const detail::Body* input) const;
+  /// The slot of input i, -1 where it needs no gradient.
+  int32_t slot_of(int i) const;
+  /// For run(): where on this tape the gradient of a leaf of the inner one is, and that gradient, taken from there.
+  int32_t leaf_slot(const Tensor& leaf, const detail::Body* input) const;
   Tensor take(const Tensor& leaf, const detail::Body* input) const;
-  // The gradient of input i so far, held by the tape alone, and 1; or new memory and 0.
-  std::pair<Tensor, double> place(int i);
+  /// The gradient of input i so far, held by the tape alone, and 1; or new memory and 0.
+  std::pair<Tensor, double> grad_buffer(int i);
+  const char* op_name() const;
   void check_for_nan(int input, const Tensor& dx) const;
   void check_input(int i) const;
   Tape& tape_;
@@ -94,14 +97,14 @@ template <class F>
 void Grads::accumulate(int i, F&& f) {
   check_input(i);
   if (!needs(i)) return;
-  const auto [dx, beta] = place(i);
+  const auto [dx, beta] = grad_buffer(i);
   f(dx, beta);
   beta == 0 ? add(i, dx) : check_for_nan(i, dx);
 }
 
 struct TapeOptions {
-  // Check every result and every gradient for NaN; throw std::runtime_error naming the op, its index and
-  // shape.
+  /// Check every result and every gradient for NaN; throw std::runtime_error naming the op, its index and
+  /// shape.
   bool detect_anomaly = false;
 };
 
@@ -113,23 +116,23 @@ class Tape {
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
 
-  // The innermost tape alive in this thread, null where there is none or recording is suspended.
+  /// The innermost tape alive in this thread, null where there is none or recording is suspended.
   static Tape* current();
 
-  // Adds d(y)/d(leaf) to the gradient of every leaf. y must have one element, or a cotangent of its shape be
-  // given. Throws std::invalid_argument where this tape did not record y, has run backward already, or the
-  // cotangent does not match; leaves change only after the last op has run.
+  /// Adds d(y)/d(leaf) to the gradient of every leaf. y must have one element, or a cotangent of its shape be
+  /// given. Throws std::invalid_argument where this tape did not record y, has run backward already, or the
+  /// cotangent does not match; leaves change only after the last op has run.
   void backward(const Tensor& y);
   void backward(const Tensor& y, const Tensor& cotangent);
 
-  // As backward, but the leaves stay as they are: their gradients, in the order of leaves() afterwards;
-  // undefined where y does not depend on the leaf. The same bits however many threads use the leaves.
+  /// As backward, but the leaves stay as they are: their gradients, in the order of leaves() afterwards;
+  /// undefined where y does not depend on the leaf. The same bits however many threads use the leaves.
   std::vector<Tensor> gradients(const Tensor& y, const Tensor& cotangent);
 
   int64_t num_ops() const;
-  // The tensors requiring gradients that recorded ops have used, in order of first use.
+  /// The tensors requiring gradients that recorded ops have used, in order of first use.
   std::vector<Tensor> leaves() const;
-  // A line an op: index, name, inputs, result.
+  /// A line an op: index, name, inputs, result.
   void print(std::ostream& out = std::cout) const;
 
   struct Impl;
@@ -139,14 +142,14 @@ class Tape {
   template <class O, class... Args>
   friend Tensor apply(Args&&... args);
 
-  // Runs all ops backward; the leaves' gradients are in their slots then.
+  /// Runs all ops backward; the leaves' gradients are in their slots then.
   void run_backward(const Tensor& y, const Tensor& cotangent);
   bool needs_grad(const Tensor& x) const;
   void* arena_allocate(size_t size, size_t align);
-  void add_input(const Tensor* x);  // null for an absent optional
-  // Takes over an op that has run; gives its result, which is on the tape now.
+  void add_input(const Tensor* x);  ///< null for an absent optional
+  /// Takes over an op that has run; gives its result, which is on the tape now.
   Tensor push(Op* op, const char* name, Tensor y);
-  // Forgets inputs added and memory allocated for an op that threw.
+  /// Forgets inputs added and memory allocated for an op that threw.
   void abandon();
 
   std::unique_ptr<Impl> impl_;
@@ -156,7 +159,7 @@ namespace detail {
 struct Scope;
 }
 
-// While one is in scope, nothing is recorded in the thread that made it, but by tapes made after it.
+/// While one is in scope, nothing is recorded in the thread that made it, but by tapes made after it.
 class NoGrad {
  public:
   NoGrad();
@@ -170,7 +173,7 @@ class NoGrad {
 
 namespace detail {
 
-// Calls f(const Tensor*) for every tensor among an op's arguments, null for an absent optional.
+/// Calls f(const Tensor*) for every tensor among an op's arguments, null for an absent optional.
 template <class F>
 void for_each_tensor(F&& f, const Tensor& x) {
   f(&x);
@@ -187,14 +190,14 @@ template <class F, class Other>
 requires(!std::is_convertible_v<const Other&, std::span<const Tensor>>) void for_each_tensor(F&&,
                                                                                              const Other&) {}
 
-// An op whose effects reach past its inputs (checkpoint) declares `always_record = true`.
+/// An op whose effects reach past its inputs (checkpoint) declares `always_record = true`.
 template <class O>
 concept AlwaysRecorded = O::always_record;
 
 }  // namespace detail
 
-// Runs O::forward(args...) and, where a tape is recording and an input needs a gradient, records it.
-// The one way into the tape.
+/// Runs O::forward(args...) and, where a tape is recording and an input needs a gradient, records it.
+/// The one way into the tape.
 template <class O, class... Args>
 Tensor apply(Args&&... args) {
   Tape* tape = Tape::current();

@@ -1,13 +1,13 @@
 // bfloat16: the upper half of a float, 8 bits of exponent and 7 of mantissa. A value that is stored; to compute with it
 // is to compute with floats, to which it converts exactly. Conversions to it round once, to nearest even, whatever they
-// come from; beyond the largest number lies Inf; a NaN keeps its sign and what fits of its payload, and is quiet.
-// All of it is integer arithmetic on bits, so that the floating-point environment (rounding mode, flushing of
-// subnormals) and -ffast-math change nothing, and CPU and GPU agree. As a number format to round to it is fp8::bf16, and as a
-// dtype DType::bf16.
+// come from; beyond the largest number lies Inf; a NaN keeps its sign and what fits of its payload, and is quiet. All
+// of it is integer arithmetic on bits, so that the floating-point environment (rounding mode, flushing of subnormals)
+// and -ffast-math change nothing, and CPU and GPU agree. As a number format to round to it is fp8::bf16, and as a dtype
+// DType::bf16.
 #pragma once
 
 #include <altgrad/core/export.h>
-#include <altgrad/core/hd.h>
+#include <altgrad/core/host_device.h>
 
 #include <bit>
 #include <concepts>
@@ -17,9 +17,9 @@ ALTGRAD_API_BEGIN
 namespace altgrad {
 
 struct bfloat16 {
-  std::uint16_t bits;  // std::bit_cast<bfloat16>(bits) is the way back
+  std::uint16_t bits;  ///< std::bit_cast<bfloat16>(bits) is the way back
 
-  bfloat16() = default;  // uninitialised, as a float is
+  bfloat16() = default;  ///< uninitialised, as a float is
   AG_HD explicit constexpr bfloat16(float x) : bits(rounded(x)) {}
   AG_HD explicit constexpr bfloat16(double x) : bits(rounded(x)) {}
   template <std::integral T>
@@ -39,7 +39,7 @@ struct bfloat16 {
     return static_cast<std::uint16_t>(code | sign);
   }
 
-  // By way of float it would be rounded twice: 1 + 2^-8 + 2^-30 is above the middle of two codes, and a float is not.
+  /// By way of float it would be rounded twice: 1 + 2^-8 + 2^-30 is above the middle of two codes, and a float is not.
   AG_HD static constexpr std::uint16_t rounded(double x) {
     constexpr int p = 52, cut = p - 7, rebias = 1023 - 127;
     constexpr std::uint64_t one = std::uint64_t{1} << p, inf64 = 2047 * one;

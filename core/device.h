@@ -21,17 +21,13 @@ struct Device {
   constexpr bool is_cpu() const { return type == DeviceType::cpu; }
   friend constexpr bool operator==(const Device&, const Device&) = default;
 };
-std::ostream& operator<<(std::ostream& out, const Device& device);  // cpu, cuda:0
+std::ostream& operator<<(std::ostream& out, const Device& device);  ///< cpu, cuda:0
 
-// Number of usable CUDA devices; 0 where altgrad was built without CUDA or no driver answers. Never throws.
+/// Counts the usable CUDA devices: 0 where altgrad was built without CUDA or no driver answers. Never throws.
 int cuda_device_count();
 
-// Threads used by CPU kernels. Default: OpenMP's (OMP_NUM_THREADS, else all cores).
-// set_num_threads throws std::invalid_argument where n < 1.
-// fork() is safe, from any thread but those of a parallel region of OpenMP: the calling thread's OpenMP threads end
-// before it and start again, in parent and child, with the next kernel.
-void set_num_threads(int n);
-int num_threads();
+/// The CPU as a value: what kernels are overloaded on (core/dispatch.h).
+struct Cpu {};
 
 }  // namespace altgrad
 ALTGRAD_API_END

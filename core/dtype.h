@@ -7,14 +7,14 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <iosfwd>
 #include <limits>
+#include <ostream>
 #include <type_traits>
 
 ALTGRAD_API_BEGIN
 namespace altgrad {
 
-// Switches over it have no default, so that the compiler finds those that a new one is missing in (-Wswitch).
+/// Switches over it have no default, so that the compiler finds those that a new one is missing in (-Wswitch).
 enum class DType : uint8_t { f32, f64, i64, u8, bf16 };
 
 namespace detail {
@@ -37,12 +37,12 @@ constexpr DTypeFacts facts_of(DType t) {
 
 constexpr size_t size_of(DType t) { return detail::facts_of(t).size; }
 constexpr const char* name_of(DType t) { return detail::facts_of(t).name; }
-// Do ops compute in it, and are there gradients? Not in bf16: it moves, compares and converts, as integers do.
+/// Do ops compute in it, and are there gradients? Not in bf16: it moves, compares and converts, as integers do.
 constexpr bool is_floating(DType t) { return detail::facts_of(t).floating; }
 constexpr bool is_integer(DType t) { return detail::facts_of(t).integer; }
-std::ostream& operator<<(std::ostream& out, DType t);
+inline std::ostream& operator<<(std::ostream& out, DType t) { return out << name_of(t); }
 
-// The DType of a C++ type; the primary template is left undefined for types no tensor holds.
+/// The DType of a C++ type; the primary template is left undefined for types no tensor holds.
 template <class T>
 struct DTypeOf;
 template <>
@@ -58,7 +58,7 @@ struct DTypeOf<bfloat16> : std::integral_constant<DType, DType::bf16> {};
 template <class T>
 inline constexpr DType dtype_of = DTypeOf<T>::value;
 
-// Can a T hold x, for integers without the digits after the point?
+/// Can a T hold x, for integers without the digits after the point?
 template <class T>
 constexpr bool fits(double x) {
   if constexpr (std::is_integral_v<T>) {

@@ -13,8 +13,8 @@ using RowMatrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMaj
 using RowMatrixXf = RowMatrix<float>;
 using RowMatrixXd = RowMatrix<double>;
 
-// x's memory as a matrix, without a copy: (m, n) as it is, (n) as one row, more axes flattened into rows. The
-// map is valid while x is. Throws std::invalid_argument where x is not a T on the CPU or is a scalar.
+/// x's memory as a matrix, without a copy: (m, n) as it is, (n) as one row, more axes flattened into rows. The
+/// map is valid while x is. Throws std::invalid_argument where x is not a T on the CPU or is a scalar.
 template <class T = float>
 Eigen::Map<RowMatrix<T>> as_matrix(const Tensor& x) {
   const std::span<T> values = x.data<T>();
@@ -23,7 +23,7 @@ Eigen::Map<RowMatrix<T>> as_matrix(const Tensor& x) {
   return {values.data(), x.shape().product(0, x.dim() - 1), columns};
 }
 
-// A copy of any dense Eigen matrix or expression, shape (rows, cols), with its scalar type.
+/// A copy of any dense Eigen matrix or expression, shape (rows, cols), with its scalar type.
 template <class Derived>
 Tensor from_matrix(const Eigen::DenseBase<Derived>& m) {
   using T = typename Derived::Scalar;

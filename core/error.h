@@ -13,7 +13,7 @@
 ALTGRAD_API_BEGIN
 namespace altgrad {
 
-// Streams all parts into one string. Numbers are written as in C++ source, whatever the program's global locale.
+/// Streams all parts into one string. Numbers are written as in C++ source, whatever the program's global locale.
 template <class... Parts>
 std::string concat(const Parts&... parts) {
   std::ostringstream out;

@@ -24,11 +24,12 @@ namespace {
 
 constexpr size_t alignment = 64;
 
+constexpr size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
+
 // Rounds up to a size class: eight to each doubling, at least 64 bytes.
 size_t size_class(size_t bytes) {
   if (bytes <= alignment) return alignment;
-  const size_t step = std::max(std::bit_floor(bytes - 1) / 8, alignment);
-  return (bytes + step - 1) / step * step;
+  return round_up(bytes, std::max(std::bit_floor(bytes - 1) / 8, alignment));
 }
 
 // Kernels that walk a matrix by columns touch a page with every row.
@@ -53,14 +54,14 @@ void system_free(void* p, Device device) {
   }
 }
 
-// A sanitizer sees the bounds of blocks that are allocated alone.
+// A sanitizer sees the bounds of blocks that come from the system one by one.
 #if !defined(__has_feature)
 #define __has_feature(x) 0
 #endif
 #if defined(__SANITIZE_ADDRESS__) || __has_feature(address_sanitizer)
-constexpr bool alone = true;
+constexpr bool sanitizing = true;
 #else
-constexpr bool alone = false;
+constexpr bool sanitizing = false;
 #endif
 
 // Where the CPU's smaller blocks are cut from, one after the other: huge pages serve them too. Aligned to its own
@@ -90,13 +91,14 @@ class Cache {
   void free(void* p, size_t bytes) noexcept {
     std::lock_guard lock(mutex_);
     stats_.in_use -= int64_t(bytes);
-    if (in_slab(bytes)) --Slab::of(p).living;
+    const Source source = source_of(bytes);
+    if (source == Source::slab) --Slab::of(p).living;
     try {
-      if (in_region(bytes)) return regions_.give(p, bytes);
+      if (source == Source::region) return regions_.give(p, bytes);
       free_[bytes].push_back(p);
       stats_.cached += int64_t(bytes);
     } catch (const std::bad_alloc&) {  // no room to remember it
-      if (!in_slab(bytes) && !in_region(bytes)) system_free(p, device_);
+      if (source == Source::system) system_free(p, device_);
     }
   }
 
@@ -105,9 +107,10 @@ class Cache {
     {
       std::lock_guard lock(mutex_);
       for (auto& [bytes, list] : free_) {
-        const auto stays = [&, bytes = bytes](void* p) { return in_slab(bytes) && Slab::of(p).living > 0; };
+        const bool in_slabs = source_of(bytes) == Source::slab;
+        const auto stays = [=](void* p) { return in_slabs && Slab::of(p).living > 0; };
         const auto first_unused = std::partition(list.begin(), list.end(), stays);
-        if (!in_slab(bytes)) unused.insert(unused.end(), first_unused, list.end());
+        if (!in_slabs) unused.insert(unused.end(), first_unused, list.end());
         stats_.cached -= int64_t(bytes) * (list.end() - first_unused);
         list.erase(first_unused, list.end());
       }
@@ -133,25 +136,31 @@ class Cache {
   std::mutex& mutex() { return mutex_; }
 
  private:
-  bool in_slab(size_t bytes) const { return device_.is_cpu() && !alone && bytes <= Slab::largest_block; }
-  bool in_region(size_t bytes) const { return device_.is_cpu() && !alone && bytes > Slab::largest_block; }
+  // Where blocks of a size class come from.
+  enum class Source { system, slab, region };
+  Source source_of(size_t bytes) const {
+    if (sanitizing || !device_.is_cpu()) return Source::system;
+    return bytes <= Slab::largest_block ? Source::slab : Source::region;
+  }
 
   // A free block, null where there is none.
   void* reuse(size_t bytes) {
     std::lock_guard lock(mutex_);
-    void* p = in_region(bytes) ? regions_.take(bytes) : pop(free_[bytes]);
+    const bool in_region = source_of(bytes) == Source::region;
+    void* p = in_region ? regions_.take(bytes) : pop(free_[bytes]);
     if (!p) return nullptr;
-    if (!in_region(bytes)) stats_.cached -= int64_t(bytes);
+    if (!in_region) stats_.cached -= int64_t(bytes);
     use(p, bytes);
     return p;
   }
 
   // A new block, null where the system has no memory.
   void* make(size_t bytes) {
-    void* p = in_slab(bytes) || in_region(bytes) ? nullptr : system_allocate(bytes, device_);
+    const Source source = source_of(bytes);
+    void* p = source == Source::system ? system_allocate(bytes, device_) : nullptr;
     std::lock_guard lock(mutex_);
-    if (in_slab(bytes)) p = cut(bytes);
-    if (in_region(bytes)) p = regions_.extend(bytes);
+    if (source == Source::slab) p = cut(bytes);
+    if (source == Source::region) p = regions_.extend(bytes);
     if (!p) return nullptr;
     ++stats_.system_allocations;
     use(p, bytes);
@@ -179,7 +188,7 @@ class Cache {
   }
 
   void use(void* p, size_t bytes) {
-    if (in_slab(bytes)) ++Slab::of(p).living;
+    if (source_of(bytes) == Source::slab) ++Slab::of(p).living;
     stats_.in_use += int64_t(bytes);
     stats_.peak = std::max(stats_.peak, stats_.in_use);
   }
@@ -219,9 +228,8 @@ void empty_cache(Device device) { cache(device).release(); }
 namespace detail {
 
 void* host_allocate(size_t bytes) {
-  if (bytes < huge_page / 4)
-    return std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
-  const size_t pages = (bytes + huge_page - 1) / huge_page * huge_page;
+  if (bytes < huge_page / 4) return std::aligned_alloc(alignment, round_up(bytes, alignment));
+  const size_t pages = round_up(bytes, huge_page);
   void* p = std::aligned_alloc(huge_page, pages);
   if (p) ask_for_huge_pages(p, pages);
   return p;

@@ -1,5 +1,5 @@
 // Printing tensors: nested brackets as NumPy does, the middle of long axes left out.
-#include <altgrad/core/internal/float_environment.h>
+#include <altgrad/core/float_environment.h>
 #include <altgrad/core/tensor.h>
 
 #include <iomanip>
@@ -65,11 +65,7 @@ class Printer {
 
 std::ostream& operator<<(std::ostream& out, const Tensor& tensor) {
   if (!tensor.defined()) return out << "tensor()";
-  Tensor host = tensor;
-  if (!tensor.device().is_cpu()) {
-    host = Tensor::empty(tensor.shape(), {tensor.dtype()});
-    host.copy_(tensor);
-  }
+  const Tensor host = tensor.device().is_cpu() ? tensor : tensor.copied({tensor.dtype()});
   const DefaultFloatEnvironment environment;
   out << "tensor(";
   Printer(out, host).print(0, 0);

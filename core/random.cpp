@@ -1,3 +1,4 @@
+// The generators of a thread, and where their seeds put them.
 #include <altgrad/core/random.h>
 
 namespace altgrad {

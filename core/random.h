@@ -5,7 +5,7 @@
 #pragma once
 
 #include <altgrad/core/export.h>
-#include <altgrad/core/hd.h>
+#include <altgrad/core/host_device.h>
 
 #include <array>
 #include <cstdint>
@@ -13,7 +13,7 @@
 ALTGRAD_API_BEGIN
 namespace altgrad {
 
-// Four random words for a key and a counter.
+/// Four random words for a key and a counter.
 AG_HD constexpr std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t a = uint64_t(0xD2511F53u) * counter[0], b = uint64_t(0xCD9E8D57u) * counter[2];
@@ -24,22 +24,22 @@ AG_HD constexpr std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, 
   return counter;
 }
 
-// A position in a sequence of random streams: what a kernel needs to draw numbers.
+/// A position in a sequence of random streams: what a kernel needs to draw numbers.
 struct RandomStream {
   uint64_t seed = 0, stream = 0;
-  // Words 4 * block .. 4 * block + 3 of the stream.
+  /// Words 4 * block .. 4 * block + 3 of the stream.
   AG_HD constexpr std::array<uint32_t, 4> block(uint64_t block) const {
     return philox({uint32_t(block), uint32_t(block >> 32), uint32_t(stream), uint32_t(stream >> 32)},
                   {uint32_t(seed), uint32_t(seed >> 32)});
   }
-  // Word i of the stream: what element i of a tensor uses.
+  /// Word i of the stream: what element i of a tensor uses.
   AG_HD constexpr uint32_t word(uint64_t i) const { return block(i / 4)[i % 4]; }
 };
 
-// Uniform in [0, 1) with 24 bits.
+/// Uniform in [0, 1) with 24 bits.
 AG_HD constexpr float uniform01(uint32_t word) { return float(word >> 8) * 0x1p-24f; }
 
-// Hands out streams. Its state is two numbers, to be saved and set as they are.
+/// Hands out streams. Its state is two numbers, to be saved and set as they are.
 class Generator {
  public:
   struct State {
@@ -56,14 +56,14 @@ class Generator {
   State state_;
 };
 
-// The calling thread's generator, which everything uses that is not given one. In every thread it begins with
-// seed 0: threads that must not draw the same numbers need seeds of their own.
+/// The calling thread's generator, which everything uses that is not given one. In every thread it begins with
+/// seed 0: threads that must not draw the same numbers need seeds of their own.
 Generator& default_generator();
-// The calling thread's generator for stochastic rounding alone, so that a run that rounds differently has the same
-// batches and dropout masks. It has the seed of default_generator() and the upper half of the streams, from 2^63 on.
+/// The calling thread's generator for stochastic rounding alone, so that a run that rounds differently has the same
+/// batches and dropout masks. It has the seed of default_generator() and the upper half of the streams, from 2^63 on.
 Generator& rounding_generator();
 constexpr uint64_t first_rounding_stream = uint64_t(1) << 63;
-// Restarts the calling thread's two generators, and no others, from this seed.
+/// Restarts the calling thread's two generators, and no others, from this seed.
 void manual_seed(uint64_t seed);
 
 }  // namespace altgrad

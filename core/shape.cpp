@@ -1,3 +1,4 @@
+// Shapes: the checks that make sizes, and what is counted from them.
 #include <altgrad/core/shape.h>
 
 #include <altgrad/core/error.h>
@@ -22,8 +23,8 @@ Shape::Shape(std::span<const int64_t> sizes) : dim_(int(sizes.size())) {
   }
 }
 
-int Shape::wrap(int axis) const {
-  if (axis < -dim_ || axis >= dim_) fail("axis ", axis, " is out of range for shape ", *this);
+int Shape::wrap(int axis, const char* op) const {
+  if (axis < -dim_ || axis >= dim_) fail(op, ": axis ", axis, " is out of range for shape ", *this);
   return axis < 0 ? axis + dim_ : axis;
 }
 
@@ -33,8 +34,9 @@ Shape Shape::with(int axis, int64_t size) const {
   return Shape(std::span<const int64_t>(sizes.data(), dim_));
 }
 
-Shape Shape::inserted(int axis, int64_t size) const {
-  if (axis < -dim_ - 1 || axis > dim_) fail("axis ", axis, " is out of range to insert into shape ", *this);
+Shape Shape::inserted(int axis, int64_t size, const char* op) const {
+  if (axis < -dim_ - 1 || axis > dim_)
+    fail(op, ": axis ", axis, " is out of range to insert into shape ", *this);
   if (dim_ == max_dim) fail("shape: ", max_dim + 1, " dimensions, at most ", max_dim, " are possible");
   if (axis < 0) axis += dim_ + 1;
   std::array<int64_t, max_dim> sizes{};

@@ -19,28 +19,28 @@ class Shape {
   static constexpr int max_dim = 8;
 
   Shape() = default;
-  // Throws std::invalid_argument on a negative size, more than 8 dimensions, or too many elements: 16 bytes for each
-  // must be countable by int64_t, also where a size of 0 leaves none, whose other sizes may not be larger together.
+  /// Throws std::invalid_argument on a negative size, more than 8 dimensions, or too many elements: 16 bytes for each
+  /// must be countable by int64_t, also where a size of 0 leaves none, whose other sizes may not be larger together.
   Shape(std::initializer_list<int64_t> sizes)
       : Shape(std::span<const int64_t>(sizes.begin(), sizes.size())) {}
   explicit Shape(std::span<const int64_t> sizes);
 
   int dim() const { return dim_; }
   int64_t numel() const { return numel_; }
-  int64_t operator[](int axis) const { return sizes_[size_t(axis)]; }  // unchecked, axis in [0, dim)
-  // As operator[], but checked and counted from the end where axis < 0. Throws std::invalid_argument.
-  int64_t size(int axis) const { return sizes_[size_t(wrap(axis))]; }
-  // The axis as 0 .. dim-1; throws std::invalid_argument where it is out of range.
-  int wrap(int axis) const;
+  int64_t operator[](int axis) const { return sizes_[size_t(axis)]; }  ///< unchecked, axis in [0, dim)
+  /// Is operator[], but checked and counted from the end where axis < 0. Throws std::invalid_argument.
+  int64_t size(int axis) const { return sizes_[size_t(wrap(axis, "size"))]; }
+  /// The axis as 0 .. dim-1. Throws std::invalid_argument, naming the op, where it is out of range.
+  int wrap(int axis, const char* op = "shape") const;
 
   const int64_t* begin() const { return sizes_.data(); }
   const int64_t* end() const { return sizes_.data() + dim_; }
 
-  // The same sizes with one replaced, inserted or left out.
+  /// The same sizes with one replaced, inserted or left out.
   Shape with(int axis, int64_t size) const;
-  Shape inserted(int axis, int64_t size) const;
+  Shape inserted(int axis, int64_t size, const char* op = "shape") const;
   Shape erased(int axis) const;
-  // Product of the sizes of axes [first, last), 1 of none. Throws std::invalid_argument where one is out of range.
+  /// Multiplies the sizes of axes [first, last): 1 where there are none. Throws std::invalid_argument for other axes.
   int64_t product(int first, int last) const;
 
  private:
@@ -49,7 +49,7 @@ class Shape {
   int64_t numel_ = 1;
 };
 bool operator==(const Shape& a, const Shape& b);
-std::ostream& operator<<(std::ostream& out, const Shape& shape);  // (2, 3)
+std::ostream& operator<<(std::ostream& out, const Shape& shape);  ///< (2, 3)
 
 }  // namespace altgrad
 ALTGRAD_API_END

@@ -1,7 +1,8 @@
+// Tensors: where they come from, how they are read and written, what they hold for autograd.
 #include <altgrad/core/tensor.h>
 
 #include <altgrad/core/cuda/cuda.h>
-#include <altgrad/core/internal/dispatch.h>
+#include <altgrad/core/dispatch.h>
 #include <altgrad/core/internal/host_reads.h>
 #include <altgrad/core/internal/kernels/elementwise.h>
 #include <altgrad/core/internal/kernels/random.h>
@@ -18,10 +19,6 @@ void copy_bytes(void* dst, Device to, const void* src, Device from, size_t bytes
     case DeviceType::cpu: std::memcpy(dst, src, bytes); break;
     case DeviceType::cuda: cuda::copy(dst, src, bytes); break;
   }
-}
-
-void check_floating(const char* what, DType dtype) {
-  if (!is_floating(dtype)) fail(what, ": needs a floating dtype, got ", dtype);
 }
 
 }  // namespace
@@ -55,16 +52,16 @@ Tensor Tensor::arange(int64_t n, TensorOptions options) {
 }
 
 Tensor Tensor::rand(const Shape& shape, TensorOptions options, Generator& generator) {
-  check_floating("rand", options.dtype);
+  check_floating("rand", options.dtype, shape);
   Tensor t = empty(shape, options);
-  launch("rand", AG_KERNEL(uniform), t, generator.next(), t.numel());
+  launch("rand", AG_KERNEL(kernels::uniform), t, generator.next(), t.numel());
   return t;
 }
 
 Tensor Tensor::randn(const Shape& shape, TensorOptions options, Generator& generator) {
-  check_floating("randn", options.dtype);
+  check_floating("randn", options.dtype, shape);
   Tensor t = empty(shape, options);
-  launch("randn", AG_KERNEL(normal), t, generator.next(), t.numel());
+  launch("randn", AG_KERNEL(kernels::normal), t, generator.next(), t.numel());
   return t;
 }
 
@@ -87,7 +84,7 @@ Tensor Tensor::from_raw(const void* values, size_t count, const Shape& shape, DT
 namespace {
 detail::Body& defined_body(const Tensor& t) {
   if (!t.defined()) fail("this tensor is empty: it was default-constructed or moved from");
-  return *t.body();
+  return *detail::body_of(t);
 }
 }  // namespace
 
@@ -134,11 +131,7 @@ void Tensor::copy_(const Tensor& src) const {
     copy_bytes(raw(), device(), src.raw(), src.device(), nbytes());
     return;
   }
-  Tensor moved = src;  // the source where this tensor lives
-  if (!(src.device() == device())) {
-    moved = empty(shape(), {src.dtype(), device()});
-    moved.copy_(src);
-  }
+  const Tensor moved = src.device() == device() ? src : src.copied({src.dtype(), device()});
   dispatch_all(*this, [&]<class To>(const auto& device) {
     dispatch_all(moved, [&]<class From>(const auto&) {
       kernels::cast(device, ptr<To>(), moved.ptr<From>(), numel());
@@ -151,6 +144,12 @@ void Tensor::fill_(double value) const {
     if (!fits<T>(value)) fail("fill: ", dtype(), " cannot hold ", value);
     kernels::fill(device, ptr<T>(), T(value), numel());
   });
+}
+
+Tensor Tensor::copied(TensorOptions options) const {
+  const Tensor copy = empty(shape(), options);
+  copy.copy_(*this);
+  return copy;
 }
 
 Tensor Tensor::detach() const { return alias(shape()); }
@@ -168,11 +167,13 @@ bool Tensor::requires_grad() const { return defined_body(*this).requires_grad; }
 
 const Tensor& Tensor::requires_grad(bool on) const {
   if (on && !is_floating(dtype())) fail("requires_grad: a tensor of ", dtype(), " has no gradient");
-  if (on && body_->tape != 0)
+  if (on && is_recorded())
     fail("requires_grad: this tensor, shape ", shape(), ", is the result of an op; detach() it");
   body_->requires_grad = on;
   return *this;
 }
+
+bool Tensor::is_recorded() const { return defined_body(*this).tape != 0; }
 
 bool Tensor::has_grad() const { return defined_body(*this).grad.defined(); }
 
@@ -187,8 +188,8 @@ void Tensor::set_grad(const Tensor& grad) const {
     fail("set_grad: gradient ", grad.shape(), " ", grad.dtype(), " ", grad.device(), " does not match ",
          shape(), " ", dtype(), " ", device());
   }
-  for (const detail::Body* b = grad.body(); b; b = b->grad.body()) {
-    if (b == body())
+  for (const detail::Body* b = detail::body_of(grad); b; b = detail::body_of(b->grad)) {
+    if (b == body_.get())
       fail("set_grad: a tensor, shape ", shape(), ", cannot be the gradient of itself; detach() it");
   }
   defined_body(*this).grad = grad;

@@ -27,34 +27,35 @@ struct TensorOptions {
 
 namespace detail {
 struct Body;
-}
+Body* body_of(const Tensor& x);
+}  // namespace detail
 
 class Tensor {
  public:
-  Tensor();  // holds nothing: defined() is false
+  Tensor();  ///< holds nothing: defined() is false
   ~Tensor();
   Tensor(const Tensor&);
   Tensor(Tensor&&) noexcept;
   Tensor& operator=(const Tensor&);
   Tensor& operator=(Tensor&&) noexcept;
 
-  // Factories. Errors: std::runtime_error where the device is not there or has no memory.
-  static Tensor empty(const Shape& shape, TensorOptions options = {});  // uninitialised
+  // Factories. They throw std::runtime_error where the device is not there or has no memory.
+  static Tensor empty(const Shape& shape, TensorOptions options = {});  ///< uninitialised
   static Tensor zeros(const Shape& shape, TensorOptions options = {});
   static Tensor ones(const Shape& shape, TensorOptions options = {});
   static Tensor full(const Shape& shape, double value, TensorOptions options = {});
-  // 0, 1, ..., n - 1, rounded where a floating dtype or bf16 does not hold them.
+  /// Gives 0, 1, ..., n - 1, rounded where a floating dtype or bf16 does not hold them.
   static Tensor arange(int64_t n, TensorOptions options = {.dtype = DType::i64});
-  // Uniform in [0, 1); normal with mean 0 and variance 1. Floating dtypes only.
+  /// Draw from [0, 1) uniformly; from the normal distribution with mean 0 and variance 1. For floating dtypes only.
   static Tensor rand(const Shape& shape, TensorOptions options = {},
                      Generator& generator = default_generator());
   static Tensor randn(const Shape& shape, TensorOptions options = {},
                       Generator& generator = default_generator());
-  // Uniform integers in [0, high), dtype i64.
+  /// Draws integers from [0, high) uniformly, as i64.
   static Tensor randint(int64_t high, const Shape& shape, Device device = Device::cpu(),
                         Generator& generator = default_generator());
-  // Copies values, row-major; the dtype follows T (int gives i64). Throws std::invalid_argument where their
-  // number is not that of the shape, or i64 cannot hold one of them.
+  /// Copies values, row-major; the dtype follows T (int gives i64). Throws std::invalid_argument where their
+  /// number is not that of the shape, or i64 cannot hold one of them.
   template <class T>
   static Tensor from(std::initializer_list<T> values, const Shape& shape) {
     return from(std::span<const T>(values.begin(), values.size()), shape);
@@ -75,81 +76,89 @@ class Tensor {
   Device device() const;
   size_t nbytes() const { return size_t(numel()) * size_of(dtype()); }
   TensorOptions options() const { return {dtype(), device()}; }
-  // The same memory?
+  /// Do both have the same memory?
   bool is(const Tensor& other) const;
+  /// The same for all handles to one tensor, and for no other tensor of that time; null where undefined.
+  const void* id() const { return body_.get(); }
 
-  // The elements, for as long as a tensor holds this memory: a temporary's are gone at the end of its expression,
-  // and for (float v : f(x).data<float>()) reads what is not there any more. Throws std::invalid_argument on
-  // another dtype than T or off the CPU.
+  /// The elements, for as long as a tensor holds this memory: a temporary's are gone at the end of its expression,
+  /// and for (float v : f(x).data<float>()) reads what is not there any more. Throws std::invalid_argument on
+  /// another dtype than T or off the CPU.
   template <class T>
   std::span<T> data() const {
     check_data(dtype_of<T>);
     return {static_cast<T*>(raw()), size_t(numel())};
   }
-  // The memory as it is, on whatever device, of whatever dtype: for kernels.
+  /// The memory as it is, on whatever device, of whatever dtype: for kernels.
   void* raw() const;
   template <class T>
   T* ptr() const {
     return static_cast<T*>(raw());
   }
-  // The only element, converted to T. Throws std::invalid_argument where numel is not 1, or T is an integer type
-  // that cannot hold it.
+  /// The only element, converted to T. Throws std::invalid_argument where numel is not 1, or T is an integer type
+  /// that cannot hold it.
   template <class T>
   T item() const;
 
-  // Overwrites the elements with those of src (same shape; dtype and device may differ). Not recorded.
+  /// Overwrites the elements with those of src (same shape; dtype and device may differ). No tape records it.
   void copy_(const Tensor& src) const;
   void fill_(double value) const;
-  // A new body on the same memory, without history or gradient.
+  /// Copies, to another dtype or device where the options say so. No tape records it: the differentiable forms are
+  /// clone and to.
+  Tensor copied(TensorOptions options) const;
+  Tensor copied() const { return copied(options()); }
+  /// Gives a new body on the same memory, without history or gradient.
   Tensor detach() const;
-  // detach() under another shape of the same numel. Not recorded: the differentiable form is reshape.
+  /// Is detach() under another shape of the same numel. No tape records it: the differentiable form is reshape.
   Tensor alias(const Shape& shape) const;
 
-  // Differentiable, recorded by the current tape; defined with the other ops in autograd/.
-  Tensor reshape(const Shape& shape) const;                      // shares memory
-  Tensor reshape(std::initializer_list<int64_t> sizes) const;    // one size may be -1: what is left
-  Tensor narrow(int axis, int64_t start, int64_t length) const;  // copies
-  Tensor transpose(int axis0 = -2, int axis1 = -1) const;        // copies
-  Tensor permute(std::span<const int> axes) const;  // copies; axis i of the result is axes[i] of this
+  // Differentiable: the current tape records them. They are defined with the other ops in autograd/.
+  Tensor reshape(const Shape& shape) const;                      ///< shares memory
+  Tensor reshape(std::initializer_list<int64_t> sizes) const;    ///< one size may be -1: what is left
+  Tensor narrow(int axis, int64_t start, int64_t length) const;  ///< copies
+  Tensor transpose(int axis0 = -2, int axis1 = -1) const;        ///< copies
+  Tensor permute(std::span<const int> axes) const;  ///< copies; axis i of the result is axes[i] of this
   Tensor permute(std::initializer_list<int> axes) const {
     return permute(std::span<const int>(axes.begin(), axes.size()));
   }
-  Tensor clone() const;  // copies
-  // Itself where nothing changes. Floats become integers toward zero, kept in range; NaN becomes 0. An i64 becomes a u8
-  // by its lowest byte. Conversions to narrower floats round to nearest even. Recorded where the result is f32 or
-  // f64; others carry no gradients, so that by way of bf16 none passes.
+  Tensor clone() const;  ///< copies
+  /// Gives itself where nothing changes. Floats become integers toward zero, kept in range; NaN becomes 0. An i64
+  /// becomes a u8 by its lowest byte. Conversions to narrower floats round to nearest even. A tape records it where the
+  /// result is f32 or f64; others carry no gradients, so that by way of bf16 none passes.
   Tensor to(DType dtype) const;
-  Tensor to(Device device) const;  // itself where nothing changes
+  Tensor to(Device device) const;  ///< itself where nothing changes
 
-  // Leaves. A tensor that requires a gradient gets one in backward, added to what grad() holds.
+  /// Leaves. A tensor that requires a gradient gets one in backward, added to what grad() holds.
   bool requires_grad() const;
-  // Returns *this. Throws std::invalid_argument for dtypes that are not floating (bf16 is none) and for results of
-  // recorded ops (detach() those).
+  /// Returns *this. Throws std::invalid_argument for dtypes that are not floating (bf16 is none) and for results of
+  /// recorded ops (detach() those).
   const Tensor& requires_grad(bool on) const;
   bool has_grad() const;
-  // Throws std::invalid_argument where there is none.
+  /// Is it the result of an op that a tape recorded?
+  bool is_recorded() const;
+  /// Throws std::invalid_argument where there is none.
   const Tensor& grad() const;
-  // Sets the gradient; shape, dtype and device must match. An undefined tensor drops it. Throws std::invalid_argument,
-  // too, where it is this tensor, or holds it as a gradient of its own: neither would ever be freed. detach() gives one
-  // on the same memory that may be set.
+  /// Sets the gradient; shape, dtype and device must match. An undefined tensor drops it. Throws std::invalid_argument,
+  /// too, where it is this tensor, or holds it as a gradient of its own: neither would ever be freed. detach() gives
+  /// one on the same memory that may be set.
   void set_grad(const Tensor& grad) const;
 
-  detail::Body* body() const { return body_.get(); }
-  // Gives this body the memory, shape and dtype of another, without a gradient: all handles to this body see it.
-  // For Module::to.
+  /// Gives this body the memory, shape and dtype of another, without a gradient: all handles to this body see it.
+  /// For Module::to.
   void assign_(const Tensor& other) const;
 
  private:
+  friend detail::Body* detail::body_of(const Tensor& x);
   explicit Tensor(detail::Body* body);
   void check_data(DType dtype) const;
   struct Item {
     DType dtype;
     double floating;
-    float single;  // the same, and
-    bool nonzero;  // this too made by the library, as the caller's environment may flush subnormals
+    float single;  ///< the same, and
+    bool nonzero;  ///< this too made by the library, as the caller's environment may flush subnormals
     int64_t integer;
-    // Throws std::invalid_argument where it is outside of an integer type from `low` to `high`; compiled with the
-    // library, as -ffast-math would let a NaN pass.
+    /// Throws std::invalid_argument where it is outside of an integer type from `low` to `high`; compiled with the
+    /// library, as -ffast-math would let a NaN pass.
     void check_range(int64_t low, uint64_t high) const;
   };
   Item only_item() const;
@@ -158,26 +167,28 @@ class Tensor {
   detail::Ref<detail::Body> body_;
 };
 
-// Prints values; large tensors are abbreviated to their edges: tensor([[1, 2, ...], ...], shape=(1000, 64),
-// f32)
+/// Prints values; large tensors are abbreviated to their edges: tensor([[1, 2, ...], ...], shape=(1000, 64),
+/// f32)
 std::ostream& operator<<(std::ostream& out, const Tensor& tensor);
 
 namespace detail {
+
+inline Body* body_of(const Tensor& x) { return x.body_.get(); }
 
 struct Body {
   std::atomic<int> refs{0};
   DType dtype;
   bool requires_grad = false;
-  // Of results of ops, written once, before another thread can see them: the tape, 0 for none, and the place there.
+  /// Of results of ops, written once, before another thread can see them: the tape, 0 for none, and the place there.
   int32_t slot = -1;
   uint64_t tape = 0;
   Shape shape;
   Ref<Storage> storage;
   Tensor grad;
 
-  // Gradients of gradients go one by one: a long chain would overflow the stack.
+  /// Gradients of gradients go one by one: a long chain would overflow the stack.
   ~Body() {
-    while (grad.defined() && grad.body()->refs == 1) grad = std::move(grad.body()->grad);
+    while (grad.defined() && body_of(grad)->refs == 1) grad = std::move(body_of(grad)->grad);
   }
   static void* operator new(size_t size) { return pool_allocate(size); }
   static void operator delete(void* p) { pool_free(p, sizeof(Body)); }

@@ -1,3 +1,4 @@
+// Which bytes are characters, and which of them an error shows.
 #include <altgrad/core/internal/utf8.h>
 
 #include <cstdint>

@@ -6,7 +6,8 @@
 
 namespace ag = altgrad;
 
-// y = log(exp(x) + 1), written so that exp never is Inf; its slope is sigmoid(x). With `wrong`, backward forgets the chain rule's dy.
+// y = log(exp(x) + 1), written so that exp never is Inf; its slope is sigmoid(x). With `wrong`, backward forgets the
+// chain rule's dy.
 struct Softplus final : ag::Op {
   static constexpr const char* name = "softplus";
   ag::Tensor x;

@@ -200,8 +200,7 @@ class Training {
 
   void resume() {
     const std::string path = checkpoint();
-    ag::Metadata metadata;
-    ag::load_safetensors(path, &metadata);
+    ag::Metadata metadata = ag::load_safetensors_metadata(path);
     require_settings(run_settings(o, corpus), metadata["extra.settings"], path);
     const std::string& best = metadata["extra.best_val_loss"];
     const auto [end, error] = std::from_chars(best.data(), best.data() + best.size(), best_val_loss);

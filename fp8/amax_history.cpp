@@ -1,8 +1,8 @@
-// Histories as tensors: what they hold, and how a saved one is adapted. The ring and the rule that makes scales of it are
-// in internal/scale.h, for all devices.
+// Histories as tensors: what they hold, and how a saved one is adapted. The ring and the rule that makes scales of it
+// are in internal/scale.h, for all devices.
 #include <altgrad/fp8/amax_history.h>
 
-#include <altgrad/core/internal/dispatch.h>
+#include <altgrad/core/dispatch.h>
 #include <altgrad/core/internal/kernels/reduce.h>
 #include <altgrad/fp8/internal/kernels.h>
 
@@ -31,7 +31,7 @@ bool is_history(const Tensor& values, const Tensor& counts) {
 // The largest |x|, f32 (), on the device of x.
 Tensor amax_of(const Tensor& x) {
   const Tensor result = Tensor::empty({}, {DType::f32, x.device()});
-  launch("amax", AG_KERNEL(amax), result.ptr<float>(), x, x.numel());
+  launch("amax", AG_KERNEL(kernels::amax), result.ptr<float>(), x, x.numel());
   return result;
 }
 
@@ -46,11 +46,11 @@ detail::History AmaxHistory::memory() const {
   return {values_.ptr<float>(), values_.numel(), counts_.ptr<int64_t>()};
 }
 
-// f(the history in memory of the host).
+// Calls a member of the history, copied to memory of the host.
 template <class F>
 auto AmaxHistory::on_host(F f) const {
   const Tensor values = values_.to(Device::cpu()), counts = counts_.to(Device::cpu());
-  return f(detail::History{values.ptr<float>(), values.numel(), counts.ptr<int64_t>()});
+  return (detail::History{values.ptr<float>(), values.numel(), counts.ptr<int64_t>()}.*f)();
 }
 
 AmaxHistory::AmaxHistory(int64_t length) {
@@ -74,20 +74,12 @@ void AmaxHistory::reset() {
 
 float AmaxHistory::amax() const {
   const DefaultFloatEnvironment environment;
-  return on_host([](const detail::History& h) { return h.amax(); });
+  return on_host(&detail::History::amax);
 }
-int64_t AmaxHistory::size() const {
-  return on_host([](const detail::History& h) { return h.size(); });
-}
-int64_t AmaxHistory::recorded() const {
-  return on_host([](const detail::History& h) { return h.recorded(); });
-}
-int64_t AmaxHistory::non_finite() const {
-  return on_host([](const detail::History& h) { return h.non_finite(); });
-}
-int64_t AmaxHistory::clipped() const {
-  return on_host([](const detail::History& h) { return h.clipped(); });
-}
+int64_t AmaxHistory::size() const { return on_host(&detail::History::size); }
+int64_t AmaxHistory::recorded() const { return on_host(&detail::History::recorded); }
+int64_t AmaxHistory::non_finite() const { return on_host(&detail::History::non_finite); }
+int64_t AmaxHistory::clipped() const { return on_host(&detail::History::clipped); }
 
 void AmaxHistory::visit(nn::Visitor& v, std::string_view values_name, std::string_view counts_name) {
   v.buffer(values_name, values_);

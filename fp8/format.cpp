@@ -12,50 +12,15 @@
 namespace altgrad::fp8 {
 namespace {
 
-constexpr std::array registry{E0M7,
-                              E1M6,
-                              E2M5,
-                              E3M4,
-                              E4M3,
-                              E5M2,
-                              E6M1,
-                              E7M0,
-                              float8_e4m3fn,
-                              float8_e4m3,
-                              float8_e5m2,
-                              float8_e3m4,
-                              float8_e4m3fnuz,
-                              float8_e5m2fnuz,
-                              float8_e4m3b11fnuz,
-                              float8_e8m0fnu,
-                              float6_e2m3fn,
-                              float6_e3m2fn,
-                              float4_e2m1fn,
-                              p3109_k8p1se,
-                              p3109_k8p2se,
-                              p3109_k8p3se,
-                              p3109_k8p4se,
-                              p3109_k8p5se,
-                              p3109_k8p6se,
-                              p3109_k8p7se,
-                              fp16,
-                              bf16,
-                              E0M15,
-                              E1M14,
-                              E2M13,
-                              E3M12,
-                              E4M11,
-                              E5M10,
-                              E6M9,
-                              E7M8,
-                              E8M7,
-                              E9M6,
-                              E10M5,
-                              E11M4,
-                              E12M3,
-                              E13M2,
-                              E14M1,
-                              E15M0};
+// clang-format off
+constexpr std::array registry{
+    E0M7, E1M6, E2M5, E3M4, E4M3, E5M2, E6M1, E7M0,
+    float8_e4m3fn, float8_e4m3, float8_e5m2, float8_e3m4, float8_e4m3fnuz, float8_e5m2fnuz, float8_e4m3b11fnuz,
+    float8_e8m0fnu, float6_e2m3fn, float6_e3m2fn, float4_e2m1fn,
+    p3109_k8p1se, p3109_k8p2se, p3109_k8p3se, p3109_k8p4se, p3109_k8p5se, p3109_k8p6se, p3109_k8p7se,
+    fp16, bf16, E0M15, E1M14, E2M13, E3M12, E4M11, E5M10, E6M9, E7M8, E8M7, E9M6, E10M5, E11M4, E12M3, E13M2, E14M1,
+    E15M0};
+// clang-format on
 
 bool same_name(std::string_view a, std::string_view b) {
   const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; };

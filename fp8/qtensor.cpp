@@ -1,7 +1,7 @@
 // The one place that knows in which form operands are rounded and multiplied.
 #include <altgrad/fp8/qtensor.h>
 
-#include <altgrad/core/internal/dispatch.h>
+#include <altgrad/core/dispatch.h>
 #include <altgrad/core/internal/kernels/gemm.h>
 #include <altgrad/fp8/internal/kernels.h>
 #include <altgrad/fp8/internal/operand.h>
@@ -95,9 +95,9 @@ Tensor matmul(const QTensor& a, const QTensor& b, const std::optional<Tensor>& b
   check_bias(left.dtype());
   const Tensor c = Tensor::empty({g.m, g.n}, left.options());
   if (as_linear) {
-    launch("matmul", AG_KERNEL(linear), c, left, right, bias, g.m, g.n, g.k);
+    launch("matmul", AG_KERNEL(kernels::linear), c, left, right, bias, g.m, g.n, g.k);
   } else {
-    launch("matmul", AG_KERNEL(gemm), c, left, right, g);
+    launch("matmul", AG_KERNEL(kernels::gemm), c, left, right, g);
   }
   return c;
 }

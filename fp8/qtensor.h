@@ -10,26 +10,26 @@
 ALTGRAD_API_BEGIN
 namespace altgrad::fp8 {
 
-// One scale for the whole matrix: a product may sum along either axis.
+/// One scale for the whole matrix: a product may sum along either axis.
 struct QTensor {
-  // (..., columns), all other axes are rows. In bf16: the format's own numbers, to be multiplied by `scale`. In f32 or
-  // f64: on their scale already.
+  /// (..., columns), all other axes are rows. In bf16: the format's own numbers, to be multiplied by `scale`. In f32 or
+  /// f64: on their scale already.
   Tensor values;
-  Tensor scale;                  // f32 (), on the device of the values; undefined without a format
-  std::optional<Format> format;  // empty: the values are those of the tensor that was given
+  Tensor scale;                  ///< f32 (), on the device of the values; undefined without a format
+  std::optional<Format> format;  ///< empty: the values are those of the tensor that was given
   bool transposed = false;
 
   int64_t rows() const;
   int64_t columns() const;
-  // The transposed matrix, of the same values.
+  /// The transposed matrix, of the same values.
   QTensor t() const;
-  // The values on their scale, as f32 or f64, in the shape they lie in; the values themselves where they are so already.
+  /// The values on their scale, as f32 or f64, in the shape they lie in; the values themselves where they are that.
   Tensor dequantize() const;
 };
 
-// a (m, k) b (k, n) + bias (n) -> (m, n), f32 where the values are bf16. In bf16 the scales are applied to the sums, so
-// that no product is rounded. A bias needs an a that is not transposed and a b that is. Not differentiable. Throws
-// std::invalid_argument where sizes, dtypes, devices or the bias do not match.
+/// a (m, k) b (k, n) + bias (n) -> (m, n), f32 where the values are bf16. In bf16 the scales are applied to the sums,
+/// so that no product is rounded. A bias needs an a that is not transposed and a b that is. Not differentiable.
+/// Throws std::invalid_argument where sizes, dtypes, devices or the bias do not match.
 Tensor matmul(const QTensor& a, const QTensor& b, const std::optional<Tensor>& bias = {});
 
 }  // namespace altgrad::fp8

@@ -20,16 +20,6 @@ void check(const char* op, const Format& format, float scale) {
   if (!(scale > 0 && std::isfinite(scale))) fail(op, ": scale ", scale, " must be positive and finite");
 }
 
-// An enum may hold what is none of its names.
-void check(const char* op, const CastOptions& options) {
-  if (unsigned(options.rounding) > unsigned(Rounding::stochastic))
-    fail(op, ": rounding is ", int(options.rounding), ", none of Rounding");
-  if (unsigned(options.overflow) > unsigned(Overflow::saturate_all))
-    fail(op, ": overflow is ", int(options.overflow), ", none of Overflow");
-  if (unsigned(options.ste) > unsigned(Ste::clipped))
-    fail(op, ": ste is ", int(options.ste), ", none of Ste");
-}
-
 void check_codes_fit(const char* op, const Format& format) {
   if (format.bits() > 8)
     fail(op, ": codes of ", format.name, " have ", format.bits(), " bits and do not fit a byte");
@@ -51,9 +41,9 @@ struct Quantize final : Op {
   Tensor scale;
   Format format;
 
-  Tensor forward(const Tensor& in, const Format& to, float by, CastOptions options) {
+  Tensor forward(const Tensor& in, const Format& to, float in_scale, CastOptions options) {
     const Tensor y = Tensor::empty(in.shape(), in.options());
-    scale = scale_on(in.device(), by);
+    scale = scale_on(in.device(), in_scale);
     detail::round_into(y, in, to, options, draw(options.rounding), scale, nullptr);
     if (options.ste == Ste::clipped) x = in;
     format = to;
@@ -61,30 +51,41 @@ struct Quantize final : Op {
   }
   // dx = dy; clipped: 0 where |x / scale| > max
   void backward(const Tensor& dy, Grads& d) override {
-    d.add(0, x.defined() ? detail::zero_saturated(dy, x, format, scale) : dy);
+    d.add(0, x.defined() ? detail::clipped_ste_grad(dy, x, format, scale) : dy);
   }
 };
 
 }  // namespace
 
+// An enum may hold what is none of its names.
+void detail::check_cast(const char* op, const CastOptions& options) {
+  if (unsigned(options.rounding) > unsigned(Rounding::stochastic))
+    fail(op, ": rounding is ", int(options.rounding), ", none of Rounding");
+  if (unsigned(options.overflow) > unsigned(Overflow::saturate_all))
+    fail(op, ": overflow is ", int(options.overflow), ", none of Overflow");
+  if (unsigned(options.ste) > unsigned(Ste::clipped))
+    fail(op, ": ste is ", int(options.ste), ", none of Ste");
+}
+
 Tensor quantize(const Tensor& x, const Format& format, float scale, CastOptions options) {
-  altgrad::detail::check_floating("quantize", x);
+  check_floating("quantize", x);
   check("quantize", format, scale);
-  check("quantize", options);
+  detail::check_cast("quantize", options);
   return apply<Quantize>(x, format, scale, options);
 }
 
 Tensor encode(const Tensor& x, const Format& format, float scale, CastOptions options) {
   check("encode", format, scale);
-  check("encode", options);
+  detail::check_cast("encode", options);
   check_codes_fit("encode", format);
   if (!format.has_nan() && altgrad::detail::has_nan("encode", x))
     fail("encode: x ", x.shape(), " holds a NaN, and ", format.name, " has no code for it");
-  const Tensor codes = Tensor::empty(x.shape(), {DType::u8, x.device()}), by = scale_on(x.device(), scale);
+  const Tensor codes = Tensor::empty(x.shape(), {DType::u8, x.device()}),
+               divisor = scale_on(x.device(), scale);
   dispatch("encode", x, [&]<class T>(const auto& device) {
     const kernels::Rounding<T> rounding{Rounder<T>(format, options.rounding, options.overflow),
                                         draw(options.rounding)};
-    kernels::encode(device, codes.ptr<uint8_t>(), x.ptr<T>(), by.ptr<float>(), rounding, x.numel());
+    kernels::encode(device, codes.ptr<uint8_t>(), x.ptr<T>(), divisor.ptr<float>(), rounding, x.numel());
   });
   return codes;
 }
@@ -105,16 +106,12 @@ Tensor decode(const Tensor& codes, const Format& format, float scale) {
   return y;
 }
 
-Tensor zero_saturated(const Tensor& dy, const Tensor& x, const Format& format, float scale) {
-  check("zero_saturated", format, scale);
-  return detail::zero_saturated(dy, x, format, scale_on(x.device(), scale));
-}
-
-Tensor detail::zero_saturated(const Tensor& dy, const Tensor& x, const Format& format, const Tensor& scale) {
-  altgrad::detail::check_same_kind("zero_saturated", dy, x);
-  if (dy.shape() != x.shape()) fail("zero_saturated: dy ", dy.shape(), " does not match x ", x.shape());
+Tensor detail::clipped_ste_grad(const Tensor& dy, const Tensor& x, const Format& format,
+                                const Tensor& scale) {
+  check_same_kind("clipped_ste_grad", dy, x);
+  if (dy.shape() != x.shape()) fail("clipped_ste_grad: dy ", dy.shape(), " does not match x ", x.shape());
   const Tensor dx = Tensor::empty(x.shape(), x.options());
-  dispatch("zero_saturated", x, [&]<class T>(const auto& device) {
+  dispatch("clipped_ste_grad", x, [&]<class T>(const auto& device) {
     const T max = T(std::min<double>(format.max(), std::numeric_limits<T>::max()));
     kernels::zero_saturated(device, dx.ptr<T>(), dy.ptr<T>(), x.ptr<T>(), scale.ptr<float>(), max, x.numel());
   });

@@ -3,7 +3,8 @@
 // look at them.
 #include <altgrad/fp8/quantized_linear.h>
 
-#include <altgrad/autograd/internal/common.h>
+#include <altgrad/autograd/op_writer.h>
+#include <altgrad/fp8/internal/operand.h>
 
 namespace altgrad::fp8 {
 namespace {
@@ -15,13 +16,6 @@ void check_format(const char* role, const Format& format) {
   }
 }
 
-// Enumerations begin at 0.
-template <class Enum>
-void check_enum(const char* what, Enum value, Enum last) {
-  if (value < Enum{} || value > last)
-    fail("QuantizedLinear: ", what, " is ", int(value), ", no value of its type");
-}
-
 void check_shapes(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b) {
   constexpr const char* op = "quantized_linear";
   if (w.dim() != 2) fail(op, ": weight must be (out, in), got ", w.shape());
@@ -31,8 +25,8 @@ void check_shapes(const Tensor& x, const Tensor& w, const std::optional<Tensor>&
   }
   if (b && b->shape() != Shape{w.size(0)})
     fail(op, ": bias ", b->shape(), " does not match weight ", w.shape());
-  altgrad::detail::check_same_kind(op, x, w);
-  if (b) altgrad::detail::check_same_kind(op, *b, w);
+  check_same_kind(op, x, w);
+  if (b) check_same_kind(op, *b, w);
 }
 
 // The names under which a layer's histories are saved.
@@ -75,7 +69,7 @@ struct QuantizedLinearOp final : Op {
       if (d.needs(0)) d.add(0, quantizers->input.gradient(matmul(qdy, qw).alias(qx.values.shape()), x, qx));
       if (d.needs(1)) d.add(1, quantizers->weight.gradient(matmul(qdy.t(), qx), w, qw));
     }
-    if (has_bias && d.needs(2)) d.add(2, altgrad::detail::sum_to(dy, {qw.rows()}));
+    if (has_bias && d.needs(2)) d.add(2, reduce_to_shape(dy, {qw.rows()}));
   }
 };
 
@@ -88,10 +82,9 @@ Tensor quantized_linear(const Tensor& x, const Tensor& w, const std::optional<Te
 }
 
 void check_quantize_options(const Format& format, const QuantizeOptions& options) {
-  check_enum("scaling", options.scaling, Scaling::current);
-  check_enum("rounding", options.rounding, Rounding::stochastic);
-  check_enum("overflow", options.overflow, Overflow::saturate_all);
-  check_enum("ste", options.ste, Ste::clipped);
+  if (unsigned(options.scaling) > unsigned(Scaling::current))
+    fail("QuantizedLinear: scaling is ", int(options.scaling), ", none of Scaling");
+  detail::check_cast("QuantizedLinear", {options.rounding, options.overflow, options.ste});
   check_format("weight", format);
   if (options.input_format) check_format("input", *options.input_format);
   if (options.grad_format) check_format("grad_output", *options.grad_format);

@@ -12,13 +12,13 @@
 ALTGRAD_API_BEGIN
 namespace altgrad::fp8 {
 
-// Options of quantize_model and, but for skip_patterns, of QuantizedLinear::from_linear.
+/// Options of quantize_model and, but for skip_patterns, of QuantizedLinear::from_linear.
 struct QuantizeOptions {
-  std::vector<std::string> skip_patterns = {};  // see quantize_model
-  std::optional<Format> input_format = {};      // empty: inputs are not rounded
-  std::optional<Format> grad_format = {};       // empty: gradients of outputs are not rounded
+  std::vector<std::string> skip_patterns = {};  ///< see quantize_model
+  std::optional<Format> input_format = {};      ///< empty: inputs are not rounded
+  std::optional<Format> grad_format = {};       ///< empty: gradients of outputs are not rounded
   Scaling scaling = Scaling::window;
-  int64_t history_length = 16;  // steps that an amax is held
+  int64_t history_length = 16;  ///< steps that an amax is held
   Rounding rounding = Rounding::nearest_even;
   Overflow overflow = Overflow::saturate_finite;
   Ste ste = Ste::identity;
@@ -28,29 +28,29 @@ struct LinearQuantizers {
   Quantizer weight, input, grad;
 };
 
-// x (..., in), w (out, in), b (out) -> (..., out) = Q(x) Q(w)^T + b. In training, the amaxes of x and w are
-// recorded, and in backward that of the output's gradient where it has a format. Throws as linear does.
+/// x (..., in), w (out, in), b (out) -> (..., out) = Q(x) Q(w)^T + b. In training, the amaxes of x and w are
+/// recorded, and in backward that of the output's gradient where it has a format. Throws as linear does.
 Tensor quantized_linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b,
                         LinearQuantizers& quantizers, bool training);
 
-// The histories are of the tensors that the layer saw in training. Loading a state with a weight for the layer
-// but not its histories empties them; one with histories restores them, of another length the newest amaxes. A
-// write that no layer sees (copy_, fill_, through data(), nn::init, a load into a module that has the weight but not this
-// layer: linear_ptr(), or another that it is tied to) leaves them: in eval mode, and with delayed
-// scaling, what was written is clipped to the old amax until reset_histories().
-//
-// A layer that was moved from throws std::invalid_argument when it is used.
+/// The histories are of the tensors that the layer saw in training. Loading a state with a weight for the layer but
+/// not its histories empties them; one with histories restores them, of another length the newest amaxes. A write
+/// that no layer sees (copy_, fill_, through data(), nn::init, a load into a module that has the weight but not this
+/// layer: linear_ptr(), or another that it is tied to) leaves them: in eval mode, and with delayed scaling, what was
+/// written is clipped to the old amax until reset_histories().
+///
+/// A layer that was moved from throws std::invalid_argument when it is used.
 class QuantizedLinear final : public nn::ModuleOf<QuantizedLinear, nn::Layer> {
  public:
-  // Wraps the very object; by value, one of its own on the same tensors. The mode (train, eval) is the
-  // Linear's. Throws std::invalid_argument on null, an ill-formed or unsigned format, history_length < 1, an
-  // enumeration out of range, or skip_patterns.
+  /// Wraps the very object; by value, one of its own on the same tensors. The mode (train, eval) is the
+  /// Linear's. Throws std::invalid_argument on null, an ill-formed or unsigned format, history_length < 1, an
+  /// enumeration out of range, or skip_patterns.
   static QuantizedLinear from_linear(std::shared_ptr<nn::Linear> linear, const Format& format,
                                      const QuantizeOptions& options = {});
   static QuantizedLinear from_linear(nn::Linear linear, const Format& format,
                                      const QuantizeOptions& options = {});
 
-  // A copy has a Linear object of its own, on the same tensors, as copies of a Linear do.
+  /// A copy has a Linear object of its own, on the same tensors, as copies of a Linear do.
   QuantizedLinear(const QuantizedLinear& other);
   QuantizedLinear(QuantizedLinear&&) = default;
 
@@ -65,14 +65,14 @@ class QuantizedLinear final : public nn::ModuleOf<QuantizedLinear, nn::Layer> {
   const std::optional<Format>& input_format() const { return quantizers_.input.format; }
   const std::optional<Format>& grad_format() const { return quantizers_.grad.format; }
 
-  // Forgets all amaxes, as if the layer had seen nothing yet.
+  /// Forgets all amaxes, as if the layer had seen nothing yet.
   void reset_histories();
 
   Tensor forward(const Tensor& x) override;
-  // The Linear's parameters under the Linear's names, then the histories.
+  /// The Linear's parameters under the Linear's names, then the histories.
   void visit(nn::Visitor& v) override;
   void adapt_state(StateDict& part, const nn::LoadOptions& options) const override;
-  // in_features=64, out_features=192, format=E5M2, quantize_input=false; then what else is not the default.
+  /// in_features=64, out_features=192, format=E5M2, quantize_input=false; then what else is not the default.
   std::string extra_repr() const override;
 
  private:
@@ -82,7 +82,7 @@ class QuantizedLinear final : public nn::ModuleOf<QuantizedLinear, nn::Layer> {
   LinearQuantizers quantizers_;
 };
 
-// Throws std::invalid_argument where these cannot make a QuantizedLinear; skip_patterns are not looked at.
+/// Throws std::invalid_argument where these cannot make a QuantizedLinear; skip_patterns are not looked at.
 void check_quantize_options(const Format& format, const QuantizeOptions& options);
 
 }  // namespace altgrad::fp8

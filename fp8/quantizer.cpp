@@ -1,11 +1,10 @@
-// Rounding while the amax that decides the scale is not known yet. Reading a tensor twice, for its amax and to round it,
-// would cost more than rounding does; so it is rounded with the scale that is to be expected while the amax is looked
-// for, and a second time only where the scale has turned out to be another. The expected scale is the final one unless
-// the amax exceeds all that are held.
+// Rounding while the amax that decides the scale is not known yet. Reading a tensor twice, for its amax and to round
+// it, would cost more than rounding does; so it is rounded with the scale that is to be expected while the amax is
+// looked for, and a second time only where the scale has turned out to be another. The expected scale is the final
+// one unless the amax exceeds all that are held.
 #include <altgrad/fp8/quantizer.h>
 
-#include <altgrad/autograd/internal/common.h>
-#include <altgrad/autograd/internal/replay.h>
+#include <altgrad/autograd/op_writer.h>
 #include <altgrad/fp8/internal/kernels.h>
 #include <altgrad/fp8/internal/operand.h>
 
@@ -21,9 +20,9 @@ std::ostream& operator<<(std::ostream& out, Scaling scaling) {
 
 QTensor Quantizer::apply(const Tensor& x, bool record,
                          std::initializer_list<std::optional<Format>> partners) {
-  altgrad::detail::check_floating("quantize", x);
+  check_floating("quantize", x);
   if (!format) {
-    altgrad::detail::replayed([&] {
+    replayed([&] {
       if (record) history.update(x);
       return Tensor();
     });
@@ -38,7 +37,7 @@ QTensor Quantizer::apply(const Tensor& x, bool record,
   const auto round = [&](const Tensor& scale, const float* rounded_with) {
     detail::round_into(values, x, *format, cast, random, scale, amax.ptr<float>(), rounded_with);
   };
-  const Tensor scale = altgrad::detail::replayed([&] {
+  const Tensor scale = replayed([&] {
     const detail::ScaleRule rule{scaling, float(std::min(format->max(), 0x1p127)), record};
     const Tensor next = Tensor::empty({}, number);
     dispatch_device(x.device(), [&](const auto& device) {
@@ -53,7 +52,7 @@ QTensor Quantizer::apply(const Tensor& x, bool record,
 }
 
 Tensor Quantizer::gradient(const Tensor& dy, const Tensor& x, const QTensor& q) const {
-  return clips() ? detail::zero_saturated(dy, x, *format, q.scale) : dy;
+  return clips() ? detail::clipped_ste_grad(dy, x, *format, q.scale) : dy;
 }
 
 }  // namespace altgrad::fp8

@@ -14,20 +14,21 @@ ALTGRAD_API_BEGIN
 namespace altgrad::fp8 {
 
 struct Quantizer {
-  std::optional<Format> format;  // empty: values stay as they are
-  AmaxHistory history;           // shared by copies
+  std::optional<Format> format;  ///< empty: values stay as they are
+  AmaxHistory history;           ///< shared by copies
   Scaling scaling = Scaling::window;
   CastOptions cast = {};
 
-  // x (..., columns), f32 or f64, rounded with the scale that the rule gives, in the form that suits products with
-  // matrices of the formats `partners`; x itself without a format. With `record`, as in training, x's amax enters the
-  // history; one that is not finite is only counted there, and the history's stands in for it. Stochastic rounding takes
-  // one stream of rounding_generator(). Not differentiable. Throws std::invalid_argument where x is not floating.
+  /// x (..., columns), f32 or f64, rounded with the scale that the rule gives, in the form that suits products with
+  /// matrices of the formats `partners`; x itself without a format. With `record`, as in training, x's amax enters
+  /// the history; one that is not finite is only counted there, and the history's stands in for it. Stochastic
+  /// rounding takes one stream of rounding_generator(). Not differentiable. Throws std::invalid_argument where x is
+  /// not floating.
   QTensor apply(const Tensor& x, bool record, std::initializer_list<std::optional<Format>> partners = {});
-  // The gradient of apply: dy, zeroed where x was saturated if cast.ste says so; q is what apply made of x. Throws
-  // std::invalid_argument where dy does not match x.
+  /// The gradient of apply: dy, zeroed where x was saturated if cast.ste says so; q is what apply made of x. Throws
+  /// std::invalid_argument where dy does not match x.
   Tensor gradient(const Tensor& dy, const Tensor& x, const QTensor& q) const;
-  // Does gradient() look at x?
+  /// Does gradient() look at x?
   bool clips() const { return format && cast.ste == Ste::clipped; }
 };
 

@@ -2,6 +2,7 @@
 // every name of every module, so that nothing is half done.
 #include <altgrad/fp8/surgery.h>
 
+#include <altgrad/nn/internal/path_visitor.h>
 #include <altgrad/nn/surgery.h>
 
 #include <algorithm>
@@ -17,23 +18,16 @@ struct NamedModule {
 };
 
 // Every module below a root under every name it has: a pattern may name a shared layer by any of them.
-class AllNames final : public nn::Visitor {
+class AllNames final : public nn::detail::PathVisitor {
  public:
   explicit AllNames(nn::Module& root) { root.visit(*this); }
   std::vector<NamedModule> found;
 
  private:
-  void on_child(std::string_view name, nn::SlotBase& slot) override {
-    const std::shared_ptr<nn::Module> module = slot.module();
-    if (!module) return;
-    const std::string outer = prefix_;
-    prefix_ += name;
-    found.push_back({prefix_, module});
-    prefix_ += '.';
+  void at_module(nn::SlotBase&, const std::shared_ptr<nn::Module>& module) override {
+    found.push_back({path(), module});
     module->visit(*this);
-    prefix_ = outer;
   }
-  std::string prefix_;
 };
 
 std::vector<std::string_view> components(std::string_view path) {

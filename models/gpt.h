@@ -14,23 +14,23 @@ struct GPTConfig {
   int64_t n_layer = 12;
   int64_t n_head = 12;
   int64_t n_embd = 768;
-  int64_t block_size = 1024;   // the longest sequence
-  int64_t vocab_size = 50304;  // GPT-2's 50257, rounded up to a multiple of 64
+  int64_t block_size = 1024;   ///< the longest sequence
+  int64_t vocab_size = 50304;  ///< GPT-2's 50257, rounded up to a multiple of 64
   double dropout = 0;
-  bool bias = true;  // in the linear layers and layer norms, as in GPT-2
+  bool bias = true;  ///< in the linear layers and layer norms, as in GPT-2
 };
 
-// x (B, T, C) -> (B, T, C)
+/// x (B, T, C) -> (B, T, C)
 struct CausalSelfAttention final : nn::ModuleOf<CausalSelfAttention, nn::Layer> {
   nn::Slot<nn::Layer> c_attn, c_proj, resid_dropout;
   int64_t n_head;
   explicit CausalSelfAttention(const GPTConfig& config);
   Tensor forward(const Tensor& x) override;
   void visit(nn::Visitor& v) override;
-  std::string extra_repr() const override;  // n_head=4
+  std::string extra_repr() const override;  ///< n_head=4
 };
 
-// x (..., C) -> (..., C), with 4 C hidden features
+/// x (..., C) -> (..., C), with 4 C hidden features
 struct MLP final : nn::ModuleOf<MLP, nn::Layer> {
   nn::Slot<nn::Layer> c_fc, gelu, c_proj, dropout;
   explicit MLP(const GPTConfig& config);
@@ -38,7 +38,7 @@ struct MLP final : nn::ModuleOf<MLP, nn::Layer> {
   void visit(nn::Visitor& v) override;
 };
 
-// x (B, T, C) -> (B, T, C)
+/// x (B, T, C) -> (B, T, C)
 struct Block final : nn::ModuleOf<Block, nn::Layer> {
   nn::Slot<nn::Layer> ln_1, attn, ln_2, mlp;
   explicit Block(const GPTConfig& config);
@@ -46,9 +46,9 @@ struct Block final : nn::ModuleOf<Block, nn::Layer> {
   void visit(nn::Visitor& v) override;
 };
 
-// ids (B, T) i64 -> (B, T, C)
+/// ids (B, T) i64 -> (B, T, C)
 struct Transformer final : nn::ModuleOf<Transformer, nn::Layer> {
-  nn::Slot<nn::Embedding> wte, wpe;  // tokens, positions
+  nn::Slot<nn::Embedding> wte, wpe;  ///< tokens, positions
   nn::Slot<nn::Layer> drop;
   nn::Slot<nn::ModuleList> h;
   nn::Slot<nn::Layer> ln_f;
@@ -58,37 +58,36 @@ struct Transformer final : nn::ModuleOf<Transformer, nn::Layer> {
 };
 
 struct GenerateOptions {
-  double temperature = 1;             // divides the logits; 0 takes the most likely token
-  std::optional<int64_t> top_k = {};  // sample among the k most likely only
-  Generator* generator = nullptr;     // null: default_generator()
+  double temperature = 1;             ///< divides the logits; 0 takes the most likely token
+  std::optional<int64_t> top_k = {};  ///< sample among the k most likely only
+  Generator* generator = nullptr;     ///< null: default_generator()
 };
 
 class GPT final : public nn::ModuleOf<GPT, nn::Layer> {
  public:
   nn::Slot<Transformer> transformer;
-  nn::Slot<nn::Layer> lm_head;  // shares transformer.wte.weight, no bias
+  nn::Slot<nn::Layer> lm_head;  ///< shares transformer.wte.weight, no bias
 
-  // Initialised as GPT-2: weights normal(0, 0.02), those that end a residual branch (c_proj) normal(0, 0.02 /
-  // sqrt(2 n_layer)), biases 0, norms 1. Throws std::invalid_argument where a size is not positive, n_head
-  // does not divide n_embd, or dropout is not in [0, 1).
+  /// Initialised as GPT-2: weights normal(0, 0.02), those that end a residual branch (c_proj) normal(0, 0.02 /
+  /// sqrt(2 n_layer)), biases 0, norms 1. Throws std::invalid_argument where a size is not positive, n_head
+  /// does not divide n_embd, or dropout is not in [0, 1).
   explicit GPT(const GPTConfig& config);
 
   const GPTConfig& config() const { return config_; }
 
-  // ids (B, T) i64 in [0, V) -> logits (B, T, V). Throws std::invalid_argument on another shape, T >
-  // block_size or an id out of range.
+  /// ids (B, T) i64 in [0, V) -> logits (B, T, V). Throws std::invalid_argument on another shape, T >
+  /// block_size or an id out of range.
   Tensor forward(const Tensor& ids) override;
-  // The mean cross-entropy of the logits with targets (B, T), in nats, shape (); a target of -100 is left
-  // out.
+  /// The mean cross-entropy of the logits with targets (B, T), in nats, shape (); a target of -100 is left out.
   Tensor loss(const Tensor& ids, const Tensor& targets);
 
-  // Appends n sampled tokens to ids, (T) or (B, T); gives (T + n) or (B, T + n). Each token sees the last
-  // block_size before it. Runs in eval mode, unrecorded, and restores every module's mode. Several threads may
-  // generate from one model that is in eval mode, each with a generator of its own. Throws std::invalid_argument on an
-  // empty prompt, n < 0, temperature < 0 or not finite, top_k < 1.
+  /// Appends n sampled tokens to ids, (T) or (B, T); gives (T + n) or (B, T + n). Each token sees the last
+  /// block_size before it. Runs in eval mode, unrecorded, and restores every module's mode. Several threads may
+  /// generate from one model that is in eval mode, each with a generator of its own. Throws std::invalid_argument on an
+  /// empty prompt, n < 0, temperature < 0 or not finite, top_k < 1.
   Tensor generate(const Tensor& ids, int64_t n, const GenerateOptions& options = {});
 
-  // For an optimizer: matrices decay by weight_decay, biases and norms not at all.
+  /// For an optimizer: matrices decay by weight_decay, biases and norms not at all.
   std::vector<optim::ParamGroup> decay_groups(double weight_decay) const;
 
   void visit(nn::Visitor& v) override;

@@ -65,7 +65,7 @@ void save_checkpoint(const std::string& path, const Module& model, const optim::
 
 TrainingState load_checkpoint(const std::string& path, Module& model, optim::Optimizer& optimizer) {
   Metadata metadata;
-  const StateDict tensors = load_safetensors(path, &metadata);
+  const StateDict tensors = load_safetensors(path, &metadata, {.keep_bf16 = true});
   const auto layout = metadata.find(version_key);
   if (layout == metadata.end()) fail("load_checkpoint: ", path, " is not a training checkpoint");
   if (layout->second != version) {
@@ -79,8 +79,7 @@ TrainingState load_checkpoint(const std::string& path, Module& model, optim::Opt
                        ? generator_state(path, metadata, "rounding")
                        : Generator::State{state.generator.seed, first_rounding_stream};
   if (state.step < 0) fail("load_checkpoint: ", path, ": \"step\" must not be negative, got ", state.step);
-  // The model's check comes with its load, so the optimizer's comes before: one fails and neither has
-  // changed.
+  // The model's check comes with its load, so the optimizer's comes before: one fails and neither has changed.
   const StateDict optimizer_state = with_prefix(tensors, optimizer_prefix);
   optimizer.check_state_dict(optimizer_state);
   model.load_state_dict(with_prefix(tensors, model_prefix));

@@ -11,21 +11,21 @@ namespace altgrad::nn {
 
 struct TrainingState {
   int64_t step = 0;
-  // Of the calling thread's default_generator() and rounding_generator(), unless others are given.
+  /// Of the calling thread's default_generator() and rounding_generator(), unless others are given.
   Generator::State generator = default_generator().state();
   Generator::State rounding = rounding_generator().state();
-  Metadata extra = {};  // the program's own
+  Metadata extra = {};  ///< the program's own
 };
 
-// Saves model (parameters and buffers: amax histories too), optimizer and state. Throws as save_safetensors
-// does, and std::invalid_argument on a negative step.
+/// Saves model (parameters and buffers: amax histories too), optimizer and state. Throws as save_safetensors
+/// does, and std::invalid_argument on a negative step.
 void save_checkpoint(const std::string& path, const Module& model, const optim::Optimizer& optimizer,
                      const TrainingState& state);
-// Loads into model and optimizer, which must have the shapes saved; throws as load_safetensors and
-// load_state_dict do, std::invalid_argument also on a file that is no checkpoint, and then neither has
-// changed. The generators are the caller's to set: default_generator().set_state(state.generator) and
-// rounding_generator().set_state(state.rounding). A checkpoint of before there were two gives the latter where
-// manual_seed(generator.seed) would put it.
+/// Loads into model and optimizer, which must have the shapes saved; throws as load_safetensors and
+/// load_state_dict do, std::invalid_argument also on a file that is no checkpoint, and then neither has
+/// changed. The generators are the caller's to set: default_generator().set_state(state.generator) and
+/// rounding_generator().set_state(state.rounding). A checkpoint of before there were two gives the latter where
+/// manual_seed(generator.seed) would put it.
 TrainingState load_checkpoint(const std::string& path, Module& model, optim::Optimizer& optimizer);
 
 }  // namespace altgrad::nn

@@ -8,65 +8,49 @@ namespace altgrad::nn {
 
 namespace {
 
-// Positions are short enough for std::string to hold without the heap.
-void visit_by_position(Visitor& v, std::vector<Slot<Layer>>& layers) {
-  for (size_t i = 0; i < layers.size(); ++i) v(std::to_string(i), layers[i]);
-}
-
 // May the owner have this layer? It is a level deeper there.
 void check_child(const Module& owner, const Slot<Layer>& layer) {
   const detail::Level level;
   detail::check_no_cycle(layer.get().get(), &owner);
 }
 
-void check_children(const Module& owner, const std::vector<Slot<Layer>>& layers) {
-  for (const Slot<Layer>& layer : layers) check_child(owner, layer);
-}
-
-Slot<Layer>& at(const char* container, std::vector<Slot<Layer>>& layers, size_t i) {
-  if (i < layers.size()) return layers[i];
-  throw std::out_of_range(concat(container, ": there is no layer ", i, "; there are ", layers.size()));
-}
-
 }  // namespace
 
-Sequential& Sequential::operator=(Sequential other) {
-  check_children(*this, other.layers_);
-  ModuleOf::operator=(other);
-  layers_.swap(other.layers_);
+template <class Derived, class Base>
+LayerList<Derived, Base>& LayerList<Derived, Base>::operator=(const LayerList& other) {
+  for (const Slot<Layer>& layer : other.layers_) check_child(*this, layer);
+  std::vector<Slot<Layer>> layers = other.layers_;
+  ModuleOf<Derived, Base>::operator=(other);
+  layers_.swap(layers);
   return *this;
 }
 
-Slot<Layer>& Sequential::operator[](size_t i) { return at("Sequential", layers_, i); }
+template <class Derived, class Base>
+Slot<Layer>& LayerList<Derived, Base>::operator[](size_t i) {
+  if (i < size()) return layers_[i];
+  throw std::out_of_range(concat(this->type_name(), ": there is no layer ", i, "; there are ", size()));
+}
 
-void Sequential::push_back(Slot<Layer> layer) {
+template <class Derived, class Base>
+void LayerList<Derived, Base>::push_back(Slot<Layer> layer) {
   check_child(*this, layer);
   layers_.push_back(std::move(layer));
 }
+
+// Positions are short enough for std::string to hold without the heap.
+template <class Derived, class Base>
+void LayerList<Derived, Base>::visit(Visitor& v) {
+  for (size_t i = 0; i < size(); ++i) v(std::to_string(i), layers_[i]);
+}
+
+template class LayerList<Sequential, Layer>;
+template class LayerList<ModuleList, Module>;
 
 Tensor Sequential::forward(const Tensor& x) {
   Tensor y = x;
-  for (const Slot<Layer>& layer : layers_) y = layer(y);
+  for (const Slot<Layer>& layer : *this) y = layer(y);
   return y;
 }
-
-void Sequential::visit(Visitor& v) { visit_by_position(v, layers_); }
-
-ModuleList& ModuleList::operator=(ModuleList other) {
-  check_children(*this, other.layers_);
-  ModuleOf::operator=(other);
-  layers_.swap(other.layers_);
-  return *this;
-}
-
-Slot<Layer>& ModuleList::operator[](size_t i) { return at("ModuleList", layers_, i); }
-
-void ModuleList::push_back(Slot<Layer> layer) {
-  check_child(*this, layer);
-  layers_.push_back(std::move(layer));
-}
-
-void ModuleList::visit(Visitor& v) { visit_by_position(v, layers_); }
 
 ModuleDict::ModuleDict(std::initializer_list<Item> items) {
   for (const auto& [name, layer] : items) insert(name, layer);

@@ -1,3 +1,4 @@
+// POSIX calls, each with its errors: what a file system may refuse is said with the path and the reason.
 #include <altgrad/nn/internal/files.h>
 
 #include <altgrad/core/error.h>
@@ -104,7 +105,7 @@ void InputFile::refuse(const std::string& why) const {
 
 // ---- Writing ----
 
-ReplacementFile::ReplacementFile(std::string writer, std::string path)
+AtomicFile::AtomicFile(std::string writer, std::string path)
     : writer_(std::move(writer)), path_(std::move(path)) {
   check_path(writer_, path_);
   fs::path target;
@@ -133,11 +134,11 @@ ReplacementFile::ReplacementFile(std::string writer, std::string path)
   if (exists && ::fchmod(file_.get(), mode) != 0) refuse_errno();  // whatever the umask
 }
 
-ReplacementFile::~ReplacementFile() {
+AtomicFile::~AtomicFile() {
   if (!temporary_.empty()) ::unlinkat(folder(), temporary_.c_str(), 0);
 }
 
-void ReplacementFile::write(const void* bytes, size_t size) {
+void AtomicFile::write(const void* bytes, size_t size) {
   const char* next = static_cast<const char*>(bytes);
   while (size > 0) {
     const ssize_t written = ::write(file_.get(), next, size);
@@ -149,7 +150,7 @@ void ReplacementFile::write(const void* bytes, size_t size) {
 }
 
 // The bytes must be on the disk before the name is: else a crash of the machine could leave an empty file.
-void ReplacementFile::commit() {
+void AtomicFile::commit() {
   if (::fsync(file_.get()) != 0) refuse_errno();
   if (::renameat(folder(), temporary_.c_str(), folder(), name_.c_str()) != 0) refuse_errno();
   temporary_.clear();
@@ -158,7 +159,7 @@ void ReplacementFile::commit() {
 
 // Between its making and its locking another process may take the file for abandoned. That process then holds the
 // lock, or the name is gone: the next name is tried.
-void ReplacementFile::create(int mode) {
+void AtomicFile::create(int mode) {
   static std::atomic<uint32_t> count{0};
   while (true) {
     const std::string name = temporary_name(uint64_t(::getpid()) << 32 | count++);
@@ -175,7 +176,7 @@ void ReplacementFile::create(int mode) {
 
 // While this process holds the lock of a file, the name cannot come to stand for another: its writer has ended, and
 // the others that clean up lack the lock.
-void ReplacementFile::remove_abandoned() const {
+void AtomicFile::remove_abandoned() const {
   while (const dirent* entry = ::readdir(folder_.get())) {
     const char* name = entry->d_name;
     if (!is_temporary_name(name)) continue;
@@ -186,9 +187,9 @@ void ReplacementFile::remove_abandoned() const {
   }
 }
 
-void ReplacementFile::refuse(const std::string& why) const {
+void AtomicFile::refuse(const std::string& why) const {
   fail_runtime(writer_, ": cannot write ", path_, ": ", why);
 }
-void ReplacementFile::refuse_errno() const { refuse(errno_text(errno)); }
+void AtomicFile::refuse_errno() const { refuse(errno_text(errno)); }
 
 }  // namespace altgrad::detail

@@ -1,7 +1,7 @@
 // Fills through a second tensor: parameters are made once, so clarity goes before memory here. Bounds are made in the
 // default floating-point environment, as all numbers that kernels get.
 #include <altgrad/autograd/ops.h>
-#include <altgrad/core/internal/float_environment.h>
+#include <altgrad/core/dispatch.h>
 #include <altgrad/nn/init.h>
 
 #include <cmath>
@@ -9,11 +9,6 @@
 namespace altgrad::nn::init {
 
 namespace {
-
-void check_floating(const char* name, const Tensor& t) {
-  if (!is_floating(t.dtype()))
-    fail(name, ": needs a floating dtype, got ", t.dtype(), " of shape ", t.shape());
-}
 
 void check_weight(const char* name, const Tensor& t) {
   if (t.dim() != 2) fail(name, ": needs a weight (out, in), got ", t.shape());

@@ -10,9 +10,9 @@ namespace altgrad::nn::init {
 void uniform_(const Tensor& t, double low, double high, Generator& generator = default_generator());
 void normal_(const Tensor& t, double mean, double std, Generator& generator = default_generator());
 void constant_(const Tensor& t, double value);
-// weight (out, in). Glorot & Bengio, 2010: uniform in +-sqrt(6 / (in + out)).
+/// weight (out, in). Glorot & Bengio, 2010: uniform in +-sqrt(6 / (in + out)).
 void xavier_uniform_(const Tensor& t, Generator& generator = default_generator());
-// He et al., 2015: uniform in +-sqrt(6 / ((1 + a^2) in)), a the slope of a leaky ReLU.
+/// He et al., 2015: uniform in +-sqrt(6 / ((1 + a^2) in)), a the slope of a leaky ReLU.
 void kaiming_uniform_(const Tensor& t, double a = 0, Generator& generator = default_generator());
 
 }  // namespace altgrad::nn::init

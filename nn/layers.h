@@ -12,12 +12,12 @@ struct LinearOptions {
   bool bias = true;
 };
 
-// y = x W^T + b: x (..., in) -> (..., out). W and b start uniform in +-1/sqrt(in), as in PyTorch.
+/// y = x W^T + b: x (..., in) -> (..., out). W and b start uniform in +-1/sqrt(in), as in PyTorch.
 class Linear final : public ModuleOf<Linear, Layer> {
  public:
   Linear(int64_t in_features, int64_t out_features, LinearOptions options = {});
-  // On existing tensors (shared, so this is how weights are tied), which stay frozen or trainable as they
-  // are: weight (out, in), bias (out).
+  /// On existing tensors (shared, so this is how weights are tied), which stay frozen or trainable as they
+  /// are: weight (out, in), bias (out).
   explicit Linear(Tensor weight, std::optional<Tensor> bias = {});
 
   const Tensor& weight() const { return weight_; }
@@ -27,14 +27,14 @@ class Linear final : public ModuleOf<Linear, Layer> {
 
   Tensor forward(const Tensor& x) override { return linear(x, weight_, bias_); }
   void visit(Visitor& v) override;
-  std::string extra_repr() const override;  // in_features=64, out_features=192, bias=true
+  std::string extra_repr() const override;  ///< in_features=64, out_features=192, bias=true
 
  private:
   Tensor weight_;
   std::optional<Tensor> bias_;
 };
 
-// ids (...) i64 -> (..., dim). Weight (num_embeddings, dim), normal(0, 1).
+/// ids (...) i64 -> (..., dim). Weight (num_embeddings, dim), normal(0, 1).
 class Embedding final : public ModuleOf<Embedding, Layer> {
  public:
   Embedding(int64_t num_embeddings, int64_t dim);
@@ -49,7 +49,7 @@ class Embedding final : public ModuleOf<Embedding, Layer> {
 
 struct NormOptions {
   double eps = 1e-5;
-  bool bias = true;  // LayerNorm only
+  bool bias = true;  ///< LayerNorm only
 };
 
 class LayerNorm final : public ModuleOf<LayerNorm, Layer> {
@@ -77,8 +77,8 @@ class RMSNorm final : public ModuleOf<RMSNorm, Layer> {
   double eps_;
 };
 
-// Draws its mask from default_generator(); does nothing in eval mode. Throws std::invalid_argument unless 0
-// <= p < 1.
+/// Draws its mask from default_generator(); does nothing in eval mode. Throws std::invalid_argument unless 0
+/// <= p < 1.
 class Dropout final : public ModuleOf<Dropout, Layer> {
  public:
   explicit Dropout(double p = 0.5);

@@ -1,9 +1,9 @@
 // load_state_dict: everything is found, adapted and checked before the first value is copied. The tree is gone
 // through by the state's keys, so that a tensor may come under any of its names, however many of them a tree of
 // shared modules has.
-#include <altgrad/core/internal/dispatch.h>
+#include <altgrad/core/dispatch.h>
 #include <altgrad/core/internal/utf8.h>
-#include <altgrad/nn/module.h>
+#include <altgrad/nn/internal/path_visitor.h>
 
 #include <algorithm>
 #include <cstring>
@@ -27,12 +27,6 @@ std::string misfit(const std::string& key, const Tensor& to, const Tensor& from)
                 ' ', from.dtype());
 }
 
-Tensor copy_of(const Tensor& t, TensorOptions options) {
-  const Tensor copy = Tensor::empty(t.shape(), options);
-  copy.copy_(t);
-  return copy;
-}
-
 bool comparable(const Tensor& a, const Tensor& b) {
   return a.defined() && b.defined() && a.numel() == b.numel();
 }
@@ -40,7 +34,7 @@ bool comparable(const Tensor& a, const Tensor& b) {
 // Would both leave the same values in `to`?
 bool same_values(const Tensor& to, const Tensor& a, const Tensor& b) {
   if (a.is(b)) return true;
-  const Tensor x = copy_of(a, {to.dtype()}), y = copy_of(b, {to.dtype()});
+  const Tensor x = a.copied({to.dtype()}), y = b.copied({to.dtype()});
   return dispatch_all(x, [&]<class T>(const auto&) {
     return std::equal(x.ptr<T>(), x.ptr<T>() + x.numel(), y.ptr<T>(), [](const T& u, const T& v) {
       return u == v || std::memcmp(&u, &v, sizeof(T)) == 0;  // a NaN, by its bits
@@ -55,35 +49,25 @@ struct Match {
 };
 
 // All matches of a state in a tree, in visiting order. Goes into a child only where keys begin with its path.
-class FindMatches final : public Visitor {
+class FindMatches final : public detail::PathVisitor {
  public:
   FindMatches(Module& root, const StateDict& state) : state_(state) { root.visit(*this); }
   std::vector<Match> found;
 
  private:
-  void on_parameter(std::string_view name, Tensor& tensor) override { look_up(name, tensor); }
-  void on_buffer(std::string_view name, Tensor& tensor) override { look_up(name, tensor); }
-
-  void look_up(std::string_view name, const Tensor& tensor) {
-    const size_t length = path_.size();
-    path_ += name;
-    if (const auto entry = state_.find(path_); entry != state_.end())
-      found.push_back({path_, entry->second, tensor});
-    path_.resize(length);
+  void at_parameter(Tensor& tensor) override { look_up(tensor); }
+  void at_buffer(Tensor& tensor) override { look_up(tensor); }
+  void look_up(const Tensor& tensor) {
+    if (const auto entry = state_.find(path()); entry != state_.end())
+      found.push_back({path(), entry->second, tensor});
   }
-
-  void on_child(std::string_view name, SlotBase& slot) override {
-    const std::shared_ptr<Module> child = slot.module();
-    if (!child) return;
-    const size_t length = path_.size();
-    (path_ += name) += '.';
-    if (const auto next = state_.lower_bound(path_); next != state_.end() && next->first.starts_with(path_))
-      child->visit(*this);
-    path_.resize(length);
+  void at_module(SlotBase&, const std::shared_ptr<Module>& module) override {
+    const std::string prefix = path() + '.';
+    if (const auto next = state_.lower_bound(prefix); next != state_.end() && next->first.starts_with(prefix))
+      module->visit(*this);
   }
 
   const StateDict& state_;
-  std::string path_;
 };
 
 // A module's own tensors.
@@ -103,10 +87,9 @@ namespace detail {
 
 void copy_all(std::vector<std::pair<Tensor, Tensor>> copies) {
   std::unordered_set<const void*> overwritten;  // storages
-  for (const auto& [to, from] : copies) overwritten.insert(to.body()->storage.get());
+  for (const auto& [to, from] : copies) overwritten.insert(to.raw());
   for (auto& [to, from] : copies) {
-    if (!from.is(to) && overwritten.contains(from.body()->storage.get()))
-      from = copy_of(from, from.options());
+    if (!from.is(to) && overwritten.contains(from.raw())) from = from.copied();
   }
   for (const auto& [to, from] : copies) {
     if (!from.is(to)) to.copy_(from);
@@ -116,9 +99,9 @@ void copy_all(std::vector<std::pair<Tensor, Tensor>> copies) {
 }  // namespace detail
 
 void Module::load_state_dict(const StateDict& state, LoadOptions options) {
-  constexpr size_t most_listed = 4000;                                   // bytes
-  std::vector<std::pair<Tensor, Tensor>> copies;                         // to, from
-  std::unordered_map<const altgrad::detail::Body*, const Match*> given;  // by the tensor that is named
+  constexpr size_t most_listed = 4000;                   // bytes
+  std::vector<std::pair<Tensor, Tensor>> copies;         // to, from
+  std::unordered_map<const void*, const Match*> given;   // by the tensor that is named
   std::unordered_map<const void*, const Match*> memory;  // by its storage: tensors may share that
   std::unordered_set<std::string_view> known;
   std::string missing, unexpected, mismatched, differing, refused;
@@ -127,8 +110,8 @@ void Module::load_state_dict(const StateDict& state, LoadOptions options) {
   for (const Match& match : matches.found) {
     const auto& [key, from, to] = match;
     known.insert(key);
-    const bool first = given.try_emplace(to.body(), &match).second;
-    const Match& other = *memory.try_emplace(to.body()->storage.get(), &match).first->second;
+    const bool first = given.try_emplace(to.id(), &match).second;
+    const Match& other = *memory.try_emplace(to.raw(), &match).first->second;
     if (&other != &match && options.strict && comparable(from, other.from) &&
         !same_values(to, from, other.from)) {  // another name of a tied tensor
       differing += concat("\n  differing: ", other.key, " and ", key, ", which are one tensor here");
@@ -152,7 +135,7 @@ void Module::load_state_dict(const StateDict& state, LoadOptions options) {
     }
     if (more) unexpected += concat("\n  and ", more, " more that are unexpected");
     for (const auto& [name, t] : state_dict()) {
-      if (!given.contains(t.body()) && !is_auxiliary(name)) missing += "\n  missing: " + name;
+      if (!given.contains(t.id()) && !is_auxiliary(name)) missing += "\n  missing: " + name;
     }
   }
 
@@ -162,7 +145,7 @@ void Module::load_state_dict(const StateDict& state, LoadOptions options) {
     const Members members(*module);
     StateDict part;
     for (const auto& [name, to] : members.tensors) {
-      if (const auto match = given.find(to.body()); match != given.end()) part[name] = match->second->from;
+      if (const auto match = given.find(to.id()); match != given.end()) part[name] = match->second->from;
     }
     if (part.empty()) continue;
     const std::string prefix = path.empty() ? "" : path + ".";

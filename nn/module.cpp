@@ -1,7 +1,7 @@
 // The visitors behind Module. Those that name things go through the tree with one path string that grows and
 // shrinks, and keep a set of what they have seen; those that run in every training step remember only modules
 // that are shared, and allocate nothing for a few.
-#include <altgrad/nn/module.h>
+#include <altgrad/nn/internal/path_visitor.h>
 
 #include <cxxabi.h>
 
@@ -18,56 +18,33 @@ namespace altgrad::nn {
 
 namespace {
 
-// visit() hands out members to be edited, so it is no const function; the visitors used through here leave a
-// const module as it is.
-void visit(const Module& module, Visitor& visitor) { const_cast<Module&>(module).visit(visitor); }
+using detail::visit;
 
 // Goes through the tree below a module, depth first in visiting order, and offers every tensor and every
 // module once, with its first dotted path.
-class Walk final : public Visitor {
+class Walk final : public detail::PathVisitor {
  public:
-  using TensorFn = std::function<void(const std::string& path, Tensor& tensor)>;
-  using ModuleFn = std::function<void(const std::string& path, Module& module)>;
-  TensorFn each_parameter, each_buffer;
-  ModuleFn each_module;
-
-  void below(const Module& root) {
-    seen_.insert(&root);
-    visit(root, *this);
-  }
+  template <class T>
+  using Fn = std::function<void(const std::string& path, T& found)>;
+  struct Each {
+    Fn<Tensor> parameter = {}, buffer = {};
+    Fn<Module> module = {};
+  };
+  Walk(const Module& root, Each each) : each_(std::move(each)), seen_{&root} { visit(root, *this); }
 
  private:
-  void on_parameter(std::string_view name, Tensor& tensor) override { offer(name, tensor, each_parameter); }
-  void on_buffer(std::string_view name, Tensor& tensor) override { offer(name, tensor, each_buffer); }
-
-  void offer(std::string_view name, Tensor& tensor, const TensorFn& each) {
-    if (!each || !seen_.insert(tensor.body()).second) return;
-    const size_t length = enter(name);
-    each(path_, tensor);
-    path_.resize(length);
+  void at_parameter(Tensor& tensor) override { offer(tensor, each_.parameter); }
+  void at_buffer(Tensor& tensor) override { offer(tensor, each_.buffer); }
+  void at_module(SlotBase&, const std::shared_ptr<Module>& module) override {
+    if (!seen_.insert(module.get()).second) return;
+    if (each_.module) each_.module(path(), *module);
+    module->visit(*this);
+  }
+  void offer(Tensor& tensor, const Fn<Tensor>& each) {
+    if (each && seen_.insert(tensor.id()).second) each(path(), tensor);
   }
 
-  void on_child(std::string_view name, SlotBase& slot) override {
-    const std::shared_ptr<Module> child = slot.module();
-    if (!child || !seen_.insert(child.get()).second) return;
-    const size_t length = enter(name);
-    if (each_module) each_module(path_, *child);
-    child->visit(*this);
-    path_.resize(length);
-  }
-
-  // Appends a name to the path; gives the length to go back to.
-  size_t enter(std::string_view name) {
-    const size_t length = path_.size();
-    if (name.empty() || name.find('.') != name.npos) {
-      fail("visit: the name \"", name, "\" below \"", path_, "\" is empty or has a dot");
-    }
-    if (length > 0) path_ += '.';
-    path_ += name;
-    return length;
-  }
-
-  std::string path_;
+  const Each each_;
   std::unordered_set<const void*> seen_;  // tensor bodies and modules
 };
 
@@ -171,7 +148,7 @@ class PrintChildren final : public Visitor {
   const std::string extra_, line_;
 };
 
-// indent: of the line that the module's name is on.
+// `indent` is that of the line that the module's name is on.
 void print(std::ostream& out, const Module& module, const std::string& indent) {
   const std::string extra = module.extra_repr();
   PrintChildren children(out, extra, indent + "  ");
@@ -200,68 +177,51 @@ std::string nearest(std::vector<std::string> names, std::string_view asked) {
   return all > most ? concat(text, ", and ", all - most, " more") : text;
 }
 
-// Same values as t, elsewhere or in another dtype; not recorded by any tape.
-Tensor converted(const Tensor& t, TensorOptions options) {
-  Tensor y = Tensor::empty(t.shape(), options);
-  y.copy_(t);
-  return y;
-}
-
-// Makes all new tensors before it puts the first in place, so that where one cannot be had nothing has
-// changed.
-class Conversion {
+// Makes all new tensors before it puts the first in place, so that where one cannot be had nothing has changed.
+class DeferredMove {
  public:
   void plan(const Tensor& t, TensorOptions options) {
-    if (options.dtype != t.dtype() || options.device != t.device())
-      steps_.emplace_back(t, converted(t, options));
+    if (options.dtype == t.dtype() && options.device == t.device()) return;
+    moves_.emplace_back(t, t.copied(options));
   }
   void apply() const {
-    for (const auto& [t, y] : steps_) t.assign_(y);  // drops t's gradient
+    for (const auto& [t, moved] : moves_) t.assign_(moved);  // drops t's gradient
   }
 
  private:
-  std::vector<std::pair<Tensor, Tensor>> steps_;
+  std::vector<std::pair<Tensor, Tensor>> moves_;
 };
 
 }  // namespace
 
 std::vector<std::pair<std::string, Tensor>> Module::named_parameters() const {
   std::vector<std::pair<std::string, Tensor>> found;
-  Walk walk;
-  walk.each_parameter = [&](const std::string& path, Tensor& t) { found.emplace_back(path, t); };
-  walk.below(*this);
+  Walk(*this, {.parameter = [&](const std::string& path, Tensor& t) { found.emplace_back(path, t); }});
   return found;
 }
 
 std::vector<std::pair<std::string, Tensor>> Module::named_buffers() const {
   std::vector<std::pair<std::string, Tensor>> found;
-  Walk walk;
-  walk.each_buffer = [&](const std::string& path, Tensor& t) { found.emplace_back(path, t); };
-  walk.below(*this);
+  Walk(*this, {.buffer = [&](const std::string& path, Tensor& t) { found.emplace_back(path, t); }});
   return found;
 }
 
 std::vector<std::pair<std::string, Module*>> Module::named_modules() const {
   std::vector<std::pair<std::string, Module*>> found;
-  Walk walk;
-  walk.each_module = [&](const std::string& path, Module& module) { found.emplace_back(path, &module); };
-  walk.below(*this);
+  Walk(*this,
+       {.module = [&](const std::string& path, Module& module) { found.emplace_back(path, &module); }});
   return found;
 }
 
 std::vector<Tensor> Module::parameters() const {
   std::vector<Tensor> found;
-  Walk walk;
-  walk.each_parameter = [&](const std::string&, Tensor& t) { found.push_back(t); };
-  walk.below(*this);
+  Walk(*this, {.parameter = [&](const std::string&, Tensor& t) { found.push_back(t); }});
   return found;
 }
 
 int64_t Module::num_parameters() const {
   int64_t n = 0;
-  Walk walk;
-  walk.each_parameter = [&](const std::string&, Tensor& t) { n += t.numel(); };
-  walk.below(*this);
+  Walk(*this, {.parameter = [&](const std::string&, Tensor& t) { n += t.numel(); }});
   return n;
 }
 
@@ -298,6 +258,16 @@ void Module::train(bool on) {
   SetMode(on).enter(*this);
 }
 
+EvalMode::EvalMode(Module& root) : modes_{{&root, root.training()}} {
+  for (auto& [name, module] : root.named_modules()) modes_.emplace_back(module, module->training());
+  root.eval();
+}
+
+// train() reaches children too; parents come first, so each child's own mode is set last.
+EvalMode::~EvalMode() {
+  for (auto [module, mode] : modes_) module->train(mode);
+}
+
 void Module::zero_grad() {
   const CheckDepth depth(*this);
   ZeroGrad zero;
@@ -305,34 +275,28 @@ void Module::zero_grad() {
 }
 
 void Module::to(Device device) {
-  Conversion conversion;
-  Walk walk;
-  walk.each_parameter = walk.each_buffer = [&](const std::string&, Tensor& t) {
-    conversion.plan(t, {t.dtype(), device});
-  };
-  walk.below(*this);
-  conversion.apply();
+  DeferredMove move;
+  const auto each = [&](const std::string&, Tensor& t) { move.plan(t, {t.dtype(), device}); };
+  Walk(*this, {.parameter = each, .buffer = each});
+  move.apply();
 }
 
 void Module::to(DType dtype) {
   if (!is_floating(dtype)) fail("to: parameters cannot be held as ", dtype, ", only as f32 or f64");
-  Conversion conversion;
-  Walk walk;
-  walk.each_parameter = [&](const std::string&, Tensor& t) {
-    if (is_floating(t.dtype())) conversion.plan(t, {dtype, t.device()});
-  };
-  walk.below(*this);
-  conversion.apply();
+  DeferredMove move;
+  Walk(*this, {.parameter = [&](const std::string&, Tensor& t) {
+    if (is_floating(t.dtype())) move.plan(t, {dtype, t.device()});
+  }});
+  move.apply();
 }
 
 StateDict Module::state_dict() const {
   StateDict state;
-  Walk walk;
-  walk.each_parameter = walk.each_buffer = [&](const std::string& path, Tensor& t) {
+  const auto each = [&](const std::string& path, Tensor& t) {
     if (!state.emplace(path, t).second)
       fail("state_dict: two tensors of ", type_name(), " are called \"", path, '"');
   };
-  walk.below(*this);
+  Walk(*this, {.parameter = each, .buffer = each});
   return state;
 }
 

@@ -26,7 +26,7 @@
 ALTGRAD_API_BEGIN
 namespace altgrad {
 
-// Tensors by name, as they are saved.
+/// Tensors by name, as they are saved.
 using StateDict = std::map<std::string, Tensor>;
 
 namespace nn {
@@ -62,23 +62,23 @@ std::string type_name(const std::type_info& type);  // without the namespaces
 
 }  // namespace detail
 
-// A child's place in its parent, without its type.
+/// A child's place in its parent, without its type.
 class SlotBase {
  public:
   virtual ~SlotBase() = default;
-  virtual std::shared_ptr<Module> module() const = 0;  // null where empty
-  // Can this slot hold the module, by its type?
+  virtual std::shared_ptr<Module> module() const = 0;  ///< null where empty
+  /// Can this slot hold the module, by its type?
   virtual bool accepts(const Module& module) const = 0;
-  // Throws std::invalid_argument where it is not accepted, or this slot is below it: a module contains itself
-  // nowhere.
+  /// Throws std::invalid_argument where it is not accepted, or this slot is below it: a module contains itself
+  /// nowhere.
   virtual void set(std::shared_ptr<Module> module) = 0;
 };
 
-// What visit() is handed. v("name", x) lists a parameter (Tensor, std::optional<Tensor>) or a child (Slot);
-// v.buffer("name", x) lists state that is saved but not trained. Tensors still undefined and slots still
-// empty count as absent. Names must be unique in their module, not empty, and without dots. A name that
-// begins with '_' is auxiliary: loading neither requires nor refuses it. Modules may be nested 1,000 deep; what
-// visits deeper ones throws std::invalid_argument before it changes anything.
+/// What visit() is handed. v("name", x) lists a parameter (Tensor, std::optional<Tensor>) or a child (Slot);
+/// v.buffer("name", x) lists state that is saved but not trained. Tensors still undefined and slots still
+/// empty count as absent. Names must be unique in their module, not empty, and without dots. A name that
+/// begins with '_' is auxiliary: loading neither requires nor refuses it. Modules may be nested 1,000 deep; what
+/// visits deeper ones throws std::invalid_argument before it changes anything.
 class Visitor {
  public:
   virtual ~Visitor() = default;
@@ -103,65 +103,65 @@ class Visitor {
 };
 
 struct LoadOptions {
-  // false: keys missing or unexpected are let pass, and auxiliary ones that do not fit; other shapes must match
-  // all the same.
+  /// false: keys missing or unexpected are let pass, and auxiliary ones that do not fit; other shapes must match
+  /// all the same.
   bool strict = true;
 };
 
-// Copying a module (its copy constructor, copy(), passing by value) is shallow: tensors and children are
-// shared, as with Tensor itself; nn::clone is deep. A class that holds a module outside a Slot, to list its
-// members as its own, must copy that module in its copy constructor.
+/// Copying a module (its copy constructor, copy(), passing by value) is shallow: tensors and children are
+/// shared, as with Tensor itself; nn::clone is deep. A class that holds a module outside a Slot, to list its
+/// members as its own, must copy that module in its copy constructor.
 class Module {
  public:
   virtual ~Module() = default;
 
-  // Lists this module's own members; children list theirs.
+  /// Lists this module's own members; children list theirs.
   virtual void visit(Visitor&) {}
-  // For load_state_dict, which calls it before anything changes: `part` has what the state holds for this
-  // module's own members, by their names in visit(), a tied one also where it came under another. A module whose
-  // auxiliary buffers depend on its other members says here what they become: it may add, replace and erase
-  // their entries. What it throws as std::invalid_argument refuses the load. Not called for an empty part.
+  /// For load_state_dict, which calls it before anything changes: `part` has what the state holds for this
+  /// module's own members, by their names in visit(), a tied one also where it came under another. A module whose
+  /// auxiliary buffers depend on its other members says here what they become: it may add, replace and erase
+  /// their entries. What it throws as std::invalid_argument refuses the load. Not called for an empty part.
   virtual void adapt_state(StateDict& /*part*/, const LoadOptions&) const {}
-  // What stands in the brackets when printed: "in_features=64, out_features=192".
+  /// What stands in the brackets when printed: "in_features=64, out_features=192".
   virtual std::string extra_repr() const { return {}; }
-  // Both are given by ModuleOf. copy() calls the copy constructor.
+  /// Both are given by ModuleOf. copy() calls the copy constructor.
   virtual std::string type_name() const = 0;
   virtual std::shared_ptr<Module> copy() const = 0;
 
-  // Full dotted names, in visiting order. A tensor or module reached twice is listed once, by its first name.
+  /// Full dotted names, in visiting order. A tensor or module reached twice is listed once, by its first name.
   std::vector<Tensor> parameters() const;
   std::vector<std::pair<std::string, Tensor>> named_parameters() const;
   std::vector<std::pair<std::string, Tensor>> named_buffers() const;
-  std::vector<std::pair<std::string, Module*>> named_modules() const;  // without this one
+  std::vector<std::pair<std::string, Module*>> named_modules() const;  ///< without this one
 
-  // By dotted name, also a tied second one. Throws std::invalid_argument where there is none, listing what
-  // there is.
+  /// By dotted name, also a tied second one. Throws std::invalid_argument where there is none, listing what there is.
   Tensor& parameter(std::string_view path) const;
   Module& module(std::string_view path) const;
 
-  // Sets training mode here and in all children. Modes that are right already are not written: in eval mode, several
-  // threads may call eval() and forward() of one module, as long as its own forward changes nothing then, as none of
-  // the library's does. In training mode, layers with state (QuantizedLinear's histories) need a clone for each thread.
+  /// Sets training mode here and in all children. Modes that are right already are not written: in eval mode, several
+  /// threads may call eval() and forward() of one module, as long as its own forward changes nothing then, as none of
+  /// the library's does. In training mode, layers with state (QuantizedLinear's histories) need a clone for each
+  /// thread.
   void train(bool on = true);
   void eval() { train(false); }
   bool training() const { return training_; }
 
-  // Moves or converts parameters and buffers (dtype: floating parameters only) in place: every handle to
-  // them, an optimizer's too, sees the change. Gradients of what changes are dropped. Throws before anything
-  // has changed: std::runtime_error where the device is not there, std::invalid_argument for a dtype that is
-  // not floating (bf16 is none).
+  /// Moves or converts parameters and buffers (dtype: floating parameters only) in place: every handle to
+  /// them, an optimizer's too, sees the change. Gradients of what changes are dropped. Throws before anything
+  /// has changed: std::runtime_error where the device is not there, std::invalid_argument for a dtype that is
+  /// not floating (bf16 is none).
   void to(Device device);
   void to(DType dtype);
-  // Drops the gradients of all parameters.
+  /// Drops the gradients of all parameters.
   void zero_grad();
-  int64_t num_parameters() const;  // elements
+  int64_t num_parameters() const;  ///< elements
 
-  // Parameters and buffers by name, a tied tensor by its first; the tensors are the module's own, not copies.
+  /// Parameters and buffers by name, a tied tensor by its first; the tensors are the module's own, not copies.
   StateDict state_dict() const;
-  // Copies values in. A tied tensor may come under any of its names, and under several with equal values (NaNs
-  // by their bits); where they differ, and the load is not strict, the first in visiting order is taken. f32, f64 and
-  // bf16 are converted to each other. Throws std::invalid_argument naming every missing, unexpected, mismatched
-  // (shape, dtype) and differing key, and then nothing has been copied.
+  /// Copies values in. A tied tensor may come under any of its names, and under several with equal values (NaNs
+  /// by their bits); where they differ, and the load is not strict, the first in visiting order is taken. f32, f64 and
+  /// bf16 are converted to each other. Throws std::invalid_argument naming every missing, unexpected, mismatched
+  /// (shape, dtype) and differing key, and then nothing has been copied.
   void load_state_dict(const StateDict& state, LoadOptions options = {});
 
  private:
@@ -169,20 +169,32 @@ class Module {
   bool training_ = true;
 };
 
-// As PyTorch prints them:
-//   Class(
-//     (name): Class(extra_repr)
-//   )
+/// Puts a tree into eval mode and, when it goes out of scope, each module back into the mode it was in.
+class EvalMode {
+ public:
+  explicit EvalMode(Module& root);
+  ~EvalMode();
+  EvalMode(const EvalMode&) = delete;
+  EvalMode& operator=(const EvalMode&) = delete;
+
+ private:
+  std::vector<std::pair<Module*, bool>> modes_;
+};
+
+/// As PyTorch prints them:
+///   Class(
+///     (name): Class(extra_repr)
+///   )
 std::ostream& operator<<(std::ostream& out, const Module& module);
 
-// A module that maps one tensor to one.
+/// A module that maps one tensor to one.
 class Layer : public Module {
  public:
   virtual Tensor forward(const Tensor& x) = 0;
   Tensor operator()(const Tensor& x) { return forward(x); }
 };
 
-// Derive as `struct Mine : ModuleOf<Mine, Layer>`: gives Mine its name and its copy.
+/// Derive as `struct Mine : ModuleOf<Mine, Layer>`: gives Mine its name and its copy.
 template <class Derived, class Base = Module>
 class ModuleOf : public Base {
  public:
@@ -193,13 +205,13 @@ class ModuleOf : public Base {
   }
 };
 
-// A child, held by the interface I that its parent calls it through, so that anything else with that
-// interface can be put in its place. Copies share the child.
+/// A child, held by the interface I that its parent calls it through, so that anything else with that
+/// interface can be put in its place. Copies share the child.
 template <class I>
 class Slot final : public SlotBase {
  public:
   Slot() = default;
-  // Takes a module by value or by shared_ptr.
+  /// Takes a module by value or by shared_ptr.
   template <std::derived_from<I> M>
   Slot(M module) : child_(std::make_shared<M>(std::move(module))) {}
   template <std::derived_from<I> M>

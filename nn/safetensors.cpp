@@ -23,9 +23,7 @@ using Entry = SafetensorsHeader::Entry;
 static_assert(std::endian::native == std::endian::little,
               "the format is little-endian, and bytes are copied as they are");
 
-// ---- How a dtype of the format is held ----
-
-// By integers alone: what a file holds must not depend on the floating-point environment.
+// Widened by integers alone: what a file holds must not depend on the floating-point environment.
 struct Half {
   uint16_t bits;
   explicit operator float() const {
@@ -61,30 +59,31 @@ void read_elements(const InputFile& file, int64_t at, const Tensor& to) {
   }
 }
 
-struct Stored {
+// How a dtype of the format is read.
+struct DTypeReader {
   const char* name;
   size_t size;  // bytes an element
-  DType held;
+  DType dtype;  // that it is held as
   void (*read)(const InputFile& file, int64_t at, const Tensor& to);
 };
 template <class To, class From>
-constexpr Stored stored(const char* name) {
+constexpr DTypeReader reader(const char* name) {
   return {name, sizeof(From), dtype_of<To>, read_elements<To, From>};
 }
-constexpr Stored stored_dtypes[] = {
-    stored<float, float>("F32"),      stored<double, double>("F64"),    stored<int64_t, int64_t>("I64"),
-    stored<uint8_t, uint8_t>("U8"),   stored<float, Half>("F16"),       stored<float, bfloat16>("BF16"),
-    stored<int64_t, int32_t>("I32"),  stored<int64_t, uint32_t>("U32"), stored<int64_t, int16_t>("I16"),
-    stored<int64_t, uint16_t>("U16"), stored<int64_t, int8_t>("I8"),    stored<int64_t, uint8_t>("BOOL"),
+constexpr DTypeReader readers[] = {
+    reader<float, float>("F32"),      reader<double, double>("F64"),    reader<int64_t, int64_t>("I64"),
+    reader<uint8_t, uint8_t>("U8"),   reader<float, Half>("F16"),       reader<float, bfloat16>("BF16"),
+    reader<int64_t, int32_t>("I32"),  reader<int64_t, uint32_t>("U32"), reader<int64_t, int16_t>("I16"),
+    reader<int64_t, uint16_t>("U16"), reader<int64_t, int8_t>("I8"),    reader<int64_t, uint8_t>("BOOL"),
 };
-constexpr Stored kept_bf16 = stored<bfloat16, bfloat16>("BF16");
+constexpr DTypeReader bf16_reader = reader<bfloat16, bfloat16>("BF16");
 
-const Stored& stored_dtype(std::string_view name, LoadSafetensors options = {}) {
-  if (options.keep_bf16 && name == kept_bf16.name) return kept_bf16;
+const DTypeReader& reader_of(std::string_view name, LoadSafetensors options = {}) {
+  if (options.keep_bf16 && name == bf16_reader.name) return bf16_reader;
   std::string known;
-  for (const Stored& s : stored_dtypes) {
-    if (name == s.name) return s;
-    known += concat(" ", s.name);
+  for (const DTypeReader& r : readers) {
+    if (name == r.name) return r;
+    known += concat(" ", r.name);
   }
   fail("dtype ", in_quotes(name), " is not one that can be read:", known);
 }
@@ -102,25 +101,12 @@ const char* stored_name(DType dtype) {
 
 // ---- Reading ----
 
-SafetensorsHeader read_header(const InputFile& file) {
-  if (file.size() < 8) fail("has ", file.size(), " bytes, the length of the header alone takes 8");
-  uint64_t size = 0;
-  file.read(0, &size, 8);
-  if (size > max_header) fail("the header would have ", size, " bytes, at most ", max_header, " are allowed");
-  if (size > uint64_t(file.size()) - 8) {
-    fail("is cut short: the header has ", size, " bytes, the file ends after ", file.size() - 8);
-  }
-  std::string text(size, '\0');
-  file.read(8, text.data(), size);
-  return SafetensorsHeader(std::move(text));
-}
-
 // The tensor's bytes must be as many as it needs, and lie from `at` on.
 void check(const SafetensorsHeader& header, const Entry& e, int64_t at, int64_t data_size) try {
-  const Stored& dtype = stored_dtype(header[e.dtype]);
-  const int64_t needed = e.shape.numel() * int64_t(dtype.size);
+  const DTypeReader& reader = reader_of(header[e.dtype]);
+  const int64_t needed = e.shape.numel() * int64_t(reader.size);
   if (needed != e.end - e.begin) {
-    fail(dtype.name, " of shape ", e.shape, " needs ", needed, " bytes, its offsets hold ", e.end - e.begin);
+    fail(reader.name, " of shape ", e.shape, " needs ", needed, " bytes, its offsets hold ", e.end - e.begin);
   }
   if (e.begin < at) fail("its data at ", e.begin, " overlaps what ends at ", at);
   if (e.begin > at) fail("a hole lies before its data, from ", at, " to ", e.begin);
@@ -140,6 +126,28 @@ void sort_and_check(SafetensorsHeader& header, int64_t data_size) {
     at = e.end;
   }
   if (at != data_size) fail("has ", data_size - at, " bytes after the last tensor");
+}
+
+// The header of a well-formed file, its tensors in the order of their data.
+SafetensorsHeader read_header(const InputFile& file) {
+  if (file.size() < 8) fail("has ", file.size(), " bytes, the length of the header alone takes 8");
+  uint64_t size = 0;
+  file.read(0, &size, 8);
+  if (size > max_header) fail("the header would have ", size, " bytes, at most ", max_header, " are allowed");
+  if (size > uint64_t(file.size()) - 8) {
+    fail("is cut short: the header has ", size, " bytes, the file ends after ", file.size() - 8);
+  }
+  std::string text(size, '\0');
+  file.read(8, text.data(), size);
+  SafetensorsHeader header(std::move(text));
+  sort_and_check(header, file.size() - int64_t(8 + size));
+  return header;
+}
+
+Metadata metadata_of(const SafetensorsHeader& header) {
+  Metadata metadata;
+  for (const auto& [key, value] : header.metadata) metadata.emplace(header[key], header[value]);
+  return metadata;
 }
 
 }  // namespace
@@ -176,7 +184,7 @@ void save_safetensors(const std::string& path, const StateDict& tensors, const M
   if (text.size() > max_header)
     fail("save_safetensors: ", path, ": names and metadata exceed ", max_header, " bytes");
 
-  ReplacementFile file("save_safetensors", path);
+  AtomicFile file("save_safetensors", path);
   const uint64_t header_size = text.size();
   file.write(&header_size, sizeof header_size);
   file.write(text.data(), text.size());
@@ -189,24 +197,24 @@ void save_safetensors(const std::string& path, const StateDict& tensors, const M
 
 StateDict load_safetensors(const std::string& path, Metadata* metadata, LoadSafetensors options) try {
   const InputFile file("load_safetensors", path);
-  SafetensorsHeader header = read_header(file);
-  const auto data = int64_t(8 + header.text.size());
-  sort_and_check(header, file.size() - data);
+  const SafetensorsHeader header = read_header(file);
   StateDict tensors;
   for (const Entry& e : header.tensors) {
-    const Stored& dtype = stored_dtype(header[e.dtype], options);
-    const Tensor t = Tensor::empty(e.shape, {.dtype = dtype.held});
-    dtype.read(file, data + e.begin, t);
+    const DTypeReader& reader = reader_of(header[e.dtype], options);
+    const Tensor t = Tensor::empty(e.shape, {.dtype = reader.dtype});
+    reader.read(file, int64_t(8 + header.text.size()) + e.begin, t);
     tensors.emplace(header[e.name], t);
   }
-  if (metadata) {
-    Metadata found;
-    for (const auto& [key, value] : header.metadata) found.emplace(header[key], header[value]);
-    *metadata = std::move(found);
-  }
+  if (metadata) *metadata = metadata_of(header);
   return tensors;
 } catch (const std::invalid_argument& e) {
   fail("load_safetensors: ", path, ": ", e.what());
+}
+
+Metadata load_safetensors_metadata(const std::string& path) try {
+  return metadata_of(read_header(InputFile("load_safetensors_metadata", path)));
+} catch (const std::invalid_argument& e) {
+  fail("load_safetensors_metadata: ", path, ": ", e.what());
 }
 
 }  // namespace altgrad

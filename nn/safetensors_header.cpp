@@ -1,3 +1,4 @@
+// A recursive-descent reader of JSON (RFC 8259), and what the format asks of the object that it reads.
 #include <altgrad/nn/internal/safetensors_header.h>
 
 #include <altgrad/core/error.h>

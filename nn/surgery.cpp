@@ -2,6 +2,8 @@
 // map from each of the source's tensors and modules to its copy, so that what was shared stays shared.
 #include <altgrad/nn/surgery.h>
 
+#include <altgrad/nn/internal/path_visitor.h>
+
 #include <unordered_map>
 #include <unordered_set>
 
@@ -10,7 +12,7 @@ namespace altgrad::nn {
 namespace {
 
 // Asks fn about every module and plans the edits; apply() makes them.
-class Rewrite final : public Visitor {
+class Rewrite final : public detail::PathVisitor {
   using Edit = std::pair<SlotBase*, std::shared_ptr<Module>>;
 
  public:
@@ -29,28 +31,20 @@ class Rewrite final : public Visitor {
   }
 
  private:
-  void on_child(std::string_view name, SlotBase& slot) override {
-    const std::shared_ptr<Module> child = slot.module();
-    if (!child) return;
-    const size_t length = path_.size();
-    if (length > 0) path_ += '.';
-    path_ += name;
-
-    const auto [place, first] = replacements_.try_emplace(child.get());
+  void at_module(SlotBase& slot, const std::shared_ptr<Module>& module) override {
+    const auto [place, first] = replacements_.try_emplace(module.get());
     std::shared_ptr<Module>& replacement = place->second;  // null: keep
     if (first) {
-      replacement = fn_(path_, child);
-      if (replacement == child) replacement = nullptr;
-      if (!replacement) child->visit(*this);
+      replacement = fn_(path(), module);
+      if (replacement == module) replacement = nullptr;
+      if (!replacement) module->visit(*this);
     }
-    if (replacement) {
-      if (!slot.accepts(*replacement)) {
-        fail("rewrite: the slot \"", path_, "\" takes no ", replacement->type_name(), " in place of its ",
-             child->type_name());
-      }
-      edits_.emplace_back(&slot, replacement);
+    if (!replacement) return;
+    if (!slot.accepts(*replacement)) {
+      fail("rewrite: the slot \"", path(), "\" takes no ", replacement->type_name(), " in place of its ",
+           module->type_name());
     }
-    path_.resize(length);
+    edits_.emplace_back(&slot, replacement);
   }
 
   static void exchange(Edit& edit) {
@@ -61,15 +55,14 @@ class Rewrite final : public Visitor {
   }
 
   const RewriteFn& fn_;
-  std::string path_;
   std::unordered_map<const Module*, std::shared_ptr<Module>> replacements_;
   std::vector<Edit> edits_;
 };
 
-// Where a module's members are.
+// The addresses of a module's members.
 class Members final : public Visitor {
  public:
-  explicit Members(const Module& module) { const_cast<Module&>(module).visit(*this); }
+  explicit Members(const Module& module) { detail::visit(module, *this); }
   bool contains(const void* member) const { return members_.contains(member); }
 
  private:
@@ -111,10 +104,9 @@ class Clone final : public Visitor {
 
   void renew(std::string_view name, Tensor& t) {
     check(name, &t);
-    Tensor& copy = tensors_[t.body()];
+    Tensor& copy = tensors_[t.id()];
     if (!copy.defined()) {
-      copy = Tensor::empty(t.shape(), t.options());
-      copy.copy_(t);
+      copy = t.copied();
       if (t.requires_grad()) copy.requires_grad(true);
     }
     t = copy;
@@ -129,7 +121,7 @@ class Clone final : public Visitor {
   }
 
   const Members* source_ = nullptr;  // of the module being cloned
-  std::unordered_map<const altgrad::detail::Body*, Tensor> tensors_;
+  std::unordered_map<const void*, Tensor> tensors_;
   std::unordered_map<const Module*, std::shared_ptr<Module>> modules_;
 };
 

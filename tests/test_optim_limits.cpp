@@ -210,6 +210,17 @@ TEST_CASE("the cosine schedule at the ends of the integers", "[optim]") {
   }
 }
 
+TEST_CASE("an optimizer of one's own keeps at most max_state tensors of a parameter", "[optim]") {
+  struct Greedy final : optim::Optimizer {
+    Greedy(const Tensor& p, size_t n)
+        : Optimizer("greedy", one_group({p}), 0, 0, std::vector<std::string>(n, "x")) {}
+    void step() override { begin_step(); }
+  };
+  const Tensor p = parameter({1});
+  Greedy(p, optim::max_state).step();
+  CHECK(throws([&] { Greedy(p, optim::max_state + 1); }, {"greedy: keeps 5 tensors", "at most 4"}));
+}
+
 TEST_CASE("clip_grad_norm of f64 gradients whose squares overflow leaves them, as its header says",
           "[optim]") {
   const Tensor p = parameter({1, 1});

@@ -102,6 +102,7 @@ TEST_CASE("all dtypes, shapes, names and metadata come back as they were saved",
   Metadata metadata;
   const StateDict loaded = load_safetensors(path, &metadata);
   CHECK(metadata == notes);
+  CHECK(load_safetensors_metadata(path) == notes);
   REQUIRE(loaded.size() == saved.size());
   for (const auto& [name, tensor] : saved) {
     INFO(name);
@@ -270,6 +271,7 @@ TEST_CASE("a malformed file is refused with what is wrong and where", "[safetens
     Metadata metadata{{"kept", "as it was"}};
     CHECK(throws([&] { load_safetensors(path, &metadata); }, {"load_safetensors: ", path}));
     CHECK(throws([&] { load_safetensors(path, &metadata); }, parts));
+    CHECK(throws([&] { load_safetensors_metadata(path); }, parts));
     CHECK(metadata == Metadata{{"kept", "as it was"}});
   };
   // One F32 tensor "w" of shape (2), but for what is given.

@@ -1,7 +1,7 @@
 // The number of threads while one is in scope.
 #pragma once
 
-#include <altgrad/core/device.h>
+#include <altgrad/core/parallel.h>
 
 class ThreadCount {
  public:

@@ -28,9 +28,9 @@ struct Scope {
 };
 
 // A new innermost scope of the calling thread; each tape's has an id of its own, that of a NoGrad is 0.
-Scope* enter(Tape* tape);
+Scope* push_scope(Tape* tape);
 // What the owner of the scope calls when it ends. Has this thread made it?
-bool leave(Scope* scope);
+bool pop_scope(Scope* scope);
 // The calling thread's innermost scope that has not ended, null where there is none.
 const Scope* innermost_scope();
 

@@ -12,7 +12,7 @@ constexpr int64_t grain = 1 << 14;
 // Walks the index space of s in rows of its last axis: f(first element of the output, offset in a, offset in
 // b, length). Flat ranges are handed to threads, so one long row is shared too.
 template <class F>
-void for_rows(const Strided& s, F&& f) {
+void for_rows(const LoopNest& s, F&& f) {
   const int last = s.dim - 1;
   const int64_t inner = s.dim ? s.size[last] : 1;
   parallel_for(s.numel, grain, [&](int64_t begin, int64_t end) {
@@ -58,8 +58,8 @@ void for_pairs(const T* __restrict a, int64_t step_a, const T* __restrict b, int
   }
 }
 
-int64_t last_a(const Strided& s) { return s.dim ? s.a[s.dim - 1] : 0; }
-int64_t last_b(const Strided& s) { return s.dim ? s.b[s.dim - 1] : 0; }
+int64_t last_a(const LoopNest& s) { return s.dim ? s.a[s.dim - 1] : 0; }
+int64_t last_b(const LoopNest& s) { return s.dim ? s.b[s.dim - 1] : 0; }
 
 }  // namespace
 
@@ -73,28 +73,28 @@ void unary(const Cpu&, F f, T* y, const T* x, int64_t n) {
 }
 
 template <class F, class T>
-void unary_both(const Cpu&, F f, T* y, T* slope, const T* x, int64_t n) {
+void unary_with_derivative(const Cpu&, F f, T* y, T* derivative, const T* x, int64_t n) {
   parallel_for(n, grain, [=](int64_t begin, int64_t end) {
-    T* __restrict values = y, * __restrict slopes = slope;
+    T* __restrict values = y, * __restrict derivatives = derivative;
     const T* __restrict in = x;
     for (int64_t i = begin; i < end; ++i) {
-      const ValueAndSlope<T> both = f.both(in[i]);
+      const ValueAndDerivative<T> both = f.value_and_derivative(in[i]);
       values[i] = both.value;
-      slopes[i] = both.slope;
+      derivatives[i] = both.derivative;
     }
   });
 }
 
 template <class F, class T>
-void unary_grad(const Cpu&, F f, T* dx, const T* dy, const T* x, const T* y, int64_t n) {
+void unary_grad(const Cpu&, F f, T* dx, const T* dy, const T* saved, int64_t n) {
   parallel_for(n, grain, [=](int64_t begin, int64_t end) {
     T* __restrict out = dx;
-    for (int64_t i = begin; i < end; ++i) out[i] = dy[i] * f.slope(x ? x[i] : T(0), y ? y[i] : T(0));
+    for (int64_t i = begin; i < end; ++i) out[i] = dy[i] * f.derivative(saved ? saved[i] : T(0));
   });
 }
 
 template <class F, class T>
-void binary(const Cpu&, F f, T* y, const T* a, const T* b, const Strided& s) {
+void binary(const Cpu&, F f, T* y, const T* a, const T* b, const LoopNest& s) {
   for_rows(s, [&, y, f](int64_t i, int64_t at_a, int64_t at_b, int64_t n) {
     T* __restrict out = y + i;
     for_pairs(a + at_a, last_a(s), b + at_b, last_b(s), n,
@@ -103,7 +103,7 @@ void binary(const Cpu&, F f, T* y, const T* a, const T* b, const Strided& s) {
 }
 
 template <class F, class T>
-void compare(const Cpu&, F f, uint8_t* y, const T* a, const T* b, const Strided& s) {
+void compare(const Cpu&, F f, uint8_t* y, const T* a, const T* b, const LoopNest& s) {
   for_rows(s, [&, y, f](int64_t i, int64_t at_a, int64_t at_b, int64_t n) {
     uint8_t* __restrict out = y + i;
     for_pairs(a + at_a, last_a(s), b + at_b, last_b(s), n,
@@ -112,24 +112,24 @@ void compare(const Cpu&, F f, uint8_t* y, const T* a, const T* b, const Strided&
 }
 
 template <class F, class T>
-void binary_grad(const Cpu&, F f, T* da, T* db, const T* dy, const T* a, const T* b, const Strided& s) {
+void binary_grad(const Cpu&, F f, T* da, T* db, const T* dy, const T* a, const T* b, const LoopNest& s) {
   for_rows(s, [&, f](int64_t i, int64_t at_a, int64_t at_b, int64_t n) {
     const T* __restrict in = dy + i;
     if (da) {
       T* __restrict out = da + i;
       for_pairs(a + at_a, last_a(s), b + at_b, last_b(s), n,
-                [=](int64_t j, T p, T q) { out[j] = in[j] * f.slope_a(p, q); });
+                [=](int64_t j, T p, T q) { out[j] = in[j] * f.derivative_a(p, q); });
     }
     if (db) {
       T* __restrict out = db + i;
       for_pairs(a + at_a, last_a(s), b + at_b, last_b(s), n,
-                [=](int64_t j, T p, T q) { out[j] = in[j] * f.slope_b(p, q); });
+                [=](int64_t j, T p, T q) { out[j] = in[j] * f.derivative_b(p, q); });
     }
   });
 }
 
 template <class T>
-void copy_strided(const Cpu&, T* dst, const T* src, const Strided& s) {
+void copy_strided(const Cpu&, T* dst, const T* src, const LoopNest& s) {
   const int64_t step_to = last_a(s), step_from = last_b(s);
   for_rows(s, [=](int64_t, int64_t at_dst, int64_t at_src, int64_t n) {
     T* __restrict to = dst + at_dst;
@@ -184,32 +184,34 @@ void axpy(const Cpu&, T* y, const T* x, double alpha, int64_t n) {
   template void unary(const Cpu&, F, double*, const double*, int64_t);
 AG_UNARY_FUNCTORS(AG_UNARY)
 AG_NUMBER_FUNCTORS(AG_UNARY)
-AG_UNARY_BOTH_FUNCTORS(AG_UNARY)
-#define AG_UNARY_GRAD(F)                                                                              \
-  template void unary_grad(const Cpu&, F, float*, const float*, const float*, const float*, int64_t); \
-  template void unary_grad(const Cpu&, F, double*, const double*, const double*, const double*, int64_t);
+AG_VALUE_AND_DERIVATIVE_FUNCTORS(AG_UNARY)
+#define AG_UNARY_GRAD(F)                                                                \
+  template void unary_grad(const Cpu&, F, float*, const float*, const float*, int64_t); \
+  template void unary_grad(const Cpu&, F, double*, const double*, const double*, int64_t);
 AG_UNARY_FUNCTORS(AG_UNARY_GRAD)
 AG_NUMBER_FUNCTORS(AG_UNARY_GRAD)
-#define AG_UNARY_BOTH(F)                                                          \
-  template void unary_both(const Cpu&, F, float*, float*, const float*, int64_t); \
-  template void unary_both(const Cpu&, F, double*, double*, const double*, int64_t);
-AG_UNARY_BOTH_FUNCTORS(AG_UNARY_BOTH)
+#define AG_UNARY_WITH_DERIVATIVE(F)                                                          \
+  template void unary_with_derivative(const Cpu&, F, float*, float*, const float*, int64_t); \
+  template void unary_with_derivative(const Cpu&, F, double*, double*, const double*, int64_t);
+AG_VALUE_AND_DERIVATIVE_FUNCTORS(AG_UNARY_WITH_DERIVATIVE)
 
-#define AG_BINARY(F)                                                                                      \
-  template void binary(const Cpu&, F, float*, const float*, const float*, const Strided&);                \
-  template void binary(const Cpu&, F, double*, const double*, const double*, const Strided&);             \
-  template void binary_grad(const Cpu&, F, float*, float*, const float*, const float*, const float*,      \
-                            const Strided&);                                                              \
-  template void binary_grad(const Cpu&, F, double*, double*, const double*, const double*, const double*, \
-                            const Strided&);
+#define AG_BINARY(F)                                                                        \
+  template void binary(const Cpu&, F, float*, const float*, const float*, const LoopNest&); \
+  template void binary(const Cpu&, F, double*, const double*, const double*, const LoopNest&);
 AG_BINARY_FUNCTORS(AG_BINARY)
+#define AG_BINARY_GRAD(F)                                                                                 \
+  template void binary_grad(const Cpu&, F, float*, float*, const float*, const float*, const float*,      \
+                            const LoopNest&);                                                             \
+  template void binary_grad(const Cpu&, F, double*, double*, const double*, const double*, const double*, \
+                            const LoopNest&);
+AG_BINARY_DERIVATIVE_FUNCTORS(AG_BINARY_GRAD)
 
-#define AG_COMPARE(F)                                                                             \
-  template void compare(const Cpu&, F, uint8_t*, const float*, const float*, const Strided&);     \
-  template void compare(const Cpu&, F, uint8_t*, const double*, const double*, const Strided&);   \
-  template void compare(const Cpu&, F, uint8_t*, const int64_t*, const int64_t*, const Strided&); \
-  template void compare(const Cpu&, F, uint8_t*, const uint8_t*, const uint8_t*, const Strided&); \
-  template void compare(const Cpu&, F, uint8_t*, const bfloat16*, const bfloat16*, const Strided&);
+#define AG_COMPARE(F)                                                                              \
+  template void compare(const Cpu&, F, uint8_t*, const float*, const float*, const LoopNest&);     \
+  template void compare(const Cpu&, F, uint8_t*, const double*, const double*, const LoopNest&);   \
+  template void compare(const Cpu&, F, uint8_t*, const int64_t*, const int64_t*, const LoopNest&); \
+  template void compare(const Cpu&, F, uint8_t*, const uint8_t*, const uint8_t*, const LoopNest&); \
+  template void compare(const Cpu&, F, uint8_t*, const bfloat16*, const bfloat16*, const LoopNest&);
 AG_COMPARE_FUNCTORS(AG_COMPARE)
 
 #define AG_FLOATING(T)                                                              \
@@ -218,13 +220,13 @@ AG_COMPARE_FUNCTORS(AG_COMPARE)
 AG_FLOATING(float)
 AG_FLOATING(double)
 
-#define AG_ALL(T)                                                       \
-  template void fill(const Cpu&, T*, T, int64_t);                       \
-  template void copy_strided(const Cpu&, T*, const T*, const Strided&); \
-  template void cast(const Cpu&, T*, const float*, int64_t);            \
-  template void cast(const Cpu&, T*, const double*, int64_t);           \
-  template void cast(const Cpu&, T*, const int64_t*, int64_t);          \
-  template void cast(const Cpu&, T*, const uint8_t*, int64_t);          \
+#define AG_ALL(T)                                                        \
+  template void fill(const Cpu&, T*, T, int64_t);                        \
+  template void copy_strided(const Cpu&, T*, const T*, const LoopNest&); \
+  template void cast(const Cpu&, T*, const float*, int64_t);             \
+  template void cast(const Cpu&, T*, const double*, int64_t);            \
+  template void cast(const Cpu&, T*, const int64_t*, int64_t);           \
+  template void cast(const Cpu&, T*, const uint8_t*, int64_t);           \
   template void cast(const Cpu&, T*, const bfloat16*, int64_t);
 AG_ALL(float)
 AG_ALL(double)

@@ -37,8 +37,8 @@ void gather_grad(const Cpu&, T* dx, double beta, const T* dy, const int64_t* ids
   });
 }
 
-void first_outside(const Cpu&, int64_t* at, const int64_t* ids, int64_t count, int64_t high,
-                   int64_t allowed) {
+void find_out_of_range(const Cpu&, int64_t* at, const int64_t* ids, int64_t count, int64_t high,
+                       int64_t allowed) {
   const int64_t* const found =
       std::find_if(ids, ids + count, [=](int64_t id) { return (id < 0 || id >= high) && id != allowed; });
   *at = found == ids + count ? -1 : found - ids;

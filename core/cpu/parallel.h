@@ -3,10 +3,10 @@
 #pragma once
 
 #include <altgrad/core/cpu/clones.h>
-#include <altgrad/core/device.h>
-#include <altgrad/core/internal/float_environment.h>
+#include <altgrad/core/float_environment.h>
 #include <altgrad/core/internal/strict_math.h>
 #include <altgrad/core/memory.h>
+#include <altgrad/core/parallel.h>
 
 #include <algorithm>
 #include <atomic>

@@ -19,7 +19,7 @@ class Regions {
     for (const Region& r : regions_) std::free(r.begin);
   }
 
-  // From what was freed; null where no free range is large enough.
+  // Takes a block from what was freed; gives null where no free range is large enough.
   void* take(size_t bytes) {
     Region* region = nullptr;
     Ranges::iterator best;
@@ -39,8 +39,8 @@ class Regions {
     return begin;
   }
 
-  // Of memory that no block has been in, with the free range before it; null where the system has none. A new region
-  // takes the place of those that hold no block.
+  // Cuts a block from memory that no block has been in, joined with the free range before it; gives null where the
+  // system has none. A new region takes the place of those that hold no block.
   void* extend(size_t bytes) {
     for (Region& r : regions_) {
       const auto last = r.free.empty() ? r.free.end() : std::prev(r.free.end());

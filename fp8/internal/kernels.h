@@ -4,7 +4,7 @@
 #pragma once
 
 #include <altgrad/core/bfloat16.h>
-#include <altgrad/core/internal/devices.h>
+#include <altgrad/core/device.h>
 #include <altgrad/core/internal/strict_math.h>
 #include <altgrad/core/random.h>
 #include <altgrad/fp8/format.h>
@@ -24,7 +24,7 @@ template <class T>
 struct NearestRounder {
   using Bits = detail::BitsOf<T>;
   AG_HD explicit constexpr NearestRounder(const Rounder<T>& r)
-      : floor(r.floor_), shift(r.shift_), zero_sign(r.zero_sign_), max(r.max()) {}
+      : floor(r.magic_floor_), shift(r.magic_shift_), zero_sign(r.zero_sign_mask_), max(r.max()) {}
 
   // Without `clamp`, |x| must not exceed the format's max. A zero gets its sign from `sign`.
   template <bool clamp = true>

@@ -1,4 +1,4 @@
-// How an operand of products is rounded, whatever its form (fp8/qtensor.cpp).
+// How an operand is rounded, whatever its form (fp8/qtensor.cpp), and its gradient (fp8/quantize.cpp).
 #pragma once
 
 #include <altgrad/core/random.h>
@@ -19,5 +19,11 @@ Tensor empty_operand(const Tensor& x, const Format& format,
 void round_into(const Tensor& values, const Tensor& x, const Format& format, const CastOptions& cast,
                 const std::optional<RandomStream>& random, const Tensor& scale, float* amax,
                 const float* rounded_with = nullptr);
+
+// Throws std::invalid_argument where an enumeration is out of range.
+void check_cast(const char* op, const CastOptions& options);
+
+// dy, or 0 where |x / scale| > max: the gradient of Ste::clipped.
+Tensor clipped_ste_grad(const Tensor& dy, const Tensor& x, const Format& format, const Tensor& scale);
 
 }  // namespace altgrad::fp8::detail

@@ -3,7 +3,7 @@
 // stands in for an amax that is not finite.
 #pragma once
 
-#include <altgrad/core/hd.h>
+#include <altgrad/core/host_device.h>
 #include <altgrad/core/internal/strict_math.h>
 #include <altgrad/fp8/scaling.h>
 
@@ -36,12 +36,12 @@ struct History {
   AG_HD float at(int64_t n) const { return values[uint64_t(n) % uint64_t(length)]; }
 
   // The largest of the amaxes from the n-th recorded on, 0 where there is none.
-  AG_HD float largest_from(int64_t n) const {
-    float largest = 0;
-    for (; n < recorded(); ++n) largest = at(n) > largest ? at(n) : largest;
-    return largest;
+  AG_HD float amax_from(int64_t n) const {
+    float amax = 0;
+    for (; n < recorded(); ++n) amax = at(n) > amax ? at(n) : amax;
+    return amax;
   }
-  AG_HD float amax() const { return largest_from(recorded() - size()); }
+  AG_HD float amax() const { return amax_from(recorded() - size()); }
   AG_HD void record(float amax) const {
     if (std::isfinite(amax)) {
       values[uint64_t(recorded()++) % uint64_t(length)] = amax;
@@ -79,8 +79,8 @@ AG_HD inline float predicted_scale(const History& history, const ScaleRule& rule
   const int64_t held = history.size(), oldest = history.recorded() - held;
   if (rule.scaling == Scaling::current || held == 0) return unknown;
   if (rule.scaling == Scaling::delayed || !rule.record) return scale_of(history.amax(), rule.max);
-  const float largest = history.largest_from(held == history.length ? oldest + 1 : oldest);
-  return history.at(history.recorded() - 1) >= largest ? unknown : scale_of(largest, rule.max);
+  const float others = history.amax_from(held == history.length ? oldest + 1 : oldest);
+  return history.at(history.recorded() - 1) >= others ? unknown : scale_of(others, rule.max);
 }
 
 }  // namespace altgrad::fp8::detail

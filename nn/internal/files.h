@@ -11,7 +11,7 @@
 
 namespace altgrad::detail {
 
-// A file descriptor and its end.
+// Closes a file descriptor at its end.
 class Descriptor {
  public:
   explicit Descriptor(int fd = -1) : fd_(fd) {}
@@ -27,7 +27,7 @@ class Descriptor {
 // A regular file, open for reading. Any number of threads may read it.
 class InputFile {
  public:
-  // reader: the function or class that errors name. Throws std::runtime_error, as read does.
+  // `reader` is the function or class that errors name. Throws std::runtime_error, as read does.
   InputFile(std::string reader, std::string path);
   const std::string& path() const { return path_; }
   int64_t size() const { return size_; }  // when it was opened
@@ -45,14 +45,14 @@ class InputFile {
 // A file that takes the place of the one at `path` when it is complete, and leaves no trace when it is not: it is
 // written under a name of its own in the same folder, ".altgrad-tmp-" and 16 hexadecimal digits, and locked (flock)
 // as long. What killed processes have left in the folder is what has such a name and no lock: it is removed.
-class ReplacementFile {
+class AtomicFile {
  public:
   // Symbolic links are followed, also to a file that is not there yet; the file's mode is kept. writer: the function
   // that errors name. Throws std::runtime_error, as the others do, also where the file may not be written.
-  ReplacementFile(std::string writer, std::string path);
-  ~ReplacementFile();
-  ReplacementFile(const ReplacementFile&) = delete;
-  ReplacementFile& operator=(const ReplacementFile&) = delete;
+  AtomicFile(std::string writer, std::string path);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
 
   void write(const void* bytes, size_t size);
   // After this, the new file is what a crash of the machine leaves too.

@@ -30,7 +30,7 @@ struct SafetensorsHeader {
   std::deque<Entry> tensors;  // by name
   std::deque<std::pair<Text, Text>> metadata;
 
-  // text: all of it, without its length. Members that the format does not know are skipped. Throws
+  // `text` is all of it, without its length. Members that the format does not know are skipped. Throws
   // std::invalid_argument, saying what is wrong, where it is not the header of a file.
   explicit SafetensorsHeader(std::string text);
   std::string_view operator[](Text part) const { return std::string_view(text).substr(part.at, part.size); }

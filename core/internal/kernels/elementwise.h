@@ -1,35 +1,35 @@
 // Elementwise kernels (core/cpu/elementwise.cpp); their functors are in core/internal/functors.h.
 #pragma once
 
-#include <altgrad/core/internal/devices.h>
-#include <altgrad/core/internal/strided.h>
+#include <altgrad/core/device.h>
+#include <altgrad/core/internal/loop_nest.h>
 
 namespace altgrad::kernels {
 
 // y = f.value(x)
 template <class F, class T>
 void unary(const Cpu&, F f, T* y, const T* x, int64_t n);
-// y and slope = f.both(x), for functors that save the slope
+// y and derivative = f.value_and_derivative(x), for functors that save the derivative
 template <class F, class T>
-void unary_both(const Cpu&, F f, T* y, T* slope, const T* x, int64_t n);
-// dx = dy * f.slope(x, y), for all others
+void unary_with_derivative(const Cpu&, F f, T* y, T* derivative, const T* x, int64_t n);
+// dx = dy * f.derivative(saved), for all others; saved is null where they need nothing
 template <class F, class T>
-void unary_grad(const Cpu&, F f, T* dx, const T* dy, const T* x, const T* y, int64_t n);
+void unary_grad(const Cpu&, F f, T* dx, const T* dy, const T* saved, int64_t n);
 
 // y = f.value(a, b), y contiguous over s
 template <class F, class T>
-void binary(const Cpu&, F f, T* y, const T* a, const T* b, const Strided& s);
-// da = dy * f.slope_a(a, b), db = dy * f.slope_b(a, b), both contiguous over s, each may be null
+void binary(const Cpu&, F f, T* y, const T* a, const T* b, const LoopNest& s);
+// da = dy * f.derivative_a(a, b), db = dy * f.derivative_b(a, b), both contiguous over s, each may be null
 template <class F, class T>
-void binary_grad(const Cpu&, F f, T* da, T* db, const T* dy, const T* a, const T* b, const Strided& s);
+void binary_grad(const Cpu&, F f, T* da, T* db, const T* dy, const T* a, const T* b, const LoopNest& s);
 
 // y = f.value(a, b) as 0 or 1
 template <class F, class T>
-void compare(const Cpu&, F f, uint8_t* y, const T* a, const T* b, const Strided& s);
+void compare(const Cpu&, F f, uint8_t* y, const T* a, const T* b, const LoopNest& s);
 
 // dst[offset by s.a] = src[offset by s.b]: permute, narrow, cat, expand and their backwards.
 template <class T>
-void copy_strided(const Cpu&, T* dst, const T* src, const Strided& s);
+void copy_strided(const Cpu&, T* dst, const T* src, const LoopNest& s);
 // y = condition ? a : b; a null input counts as zeros.
 template <class T>
 void where(const Cpu&, T* y, const uint8_t* condition, const T* a, const T* b, int64_t n);

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <altgrad/core/bfloat16.h>
-#include <altgrad/core/internal/devices.h>
+#include <altgrad/core/device.h>
 
 namespace altgrad::kernels {
 

@@ -1,8 +1,8 @@
 // Optimizers and clipping, all parameters in one pass (core/cpu/optim.cpp).
 #pragma once
 
+#include <altgrad/core/device.h>
 #include <altgrad/core/dtype.h>
-#include <altgrad/core/internal/devices.h>
 
 namespace altgrad::kernels {
 

@@ -1,7 +1,7 @@
 // Random numbers (core/cpu/random.cpp).
 #pragma once
 
-#include <altgrad/core/internal/devices.h>
+#include <altgrad/core/device.h>
 #include <altgrad/core/random.h>
 
 namespace altgrad::kernels {

@@ -1,7 +1,7 @@
 // Reductions (core/cpu/reduce.cpp): x (outer, n, inner) -> y (outer, inner).
 #pragma once
 
-#include <altgrad/core/internal/devices.h>
+#include <altgrad/core/device.h>
 
 namespace altgrad::kernels {
 

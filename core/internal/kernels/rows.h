@@ -1,7 +1,7 @@
 // Kernels on the rows of x (rows, n), with one result row or number a row (core/cpu/rows.cpp).
 #pragma once
 
-#include <altgrad/core/internal/devices.h>
+#include <altgrad/core/device.h>
 
 namespace altgrad::kernels {
 

@@ -3,15 +3,18 @@
 // GCC before 13 links for -ffast-math) gets the same bits, on any number of threads.
 #pragma once
 
+#include <altgrad/core/export.h>
+
 #if defined(__SSE2__)
 #include <xmmintrin.h>
 #else
 #include <cfenv>
 #endif
 
+ALTGRAD_API_BEGIN
 namespace altgrad {
 
-// The default environment of the calling thread for a scope; then what was there before.
+/// The default environment of the calling thread for a scope; then what was there before.
 class DefaultFloatEnvironment {
  public:
   DefaultFloatEnvironment(const DefaultFloatEnvironment&) = delete;
@@ -26,7 +29,7 @@ class DefaultFloatEnvironment {
 
  private:
   static constexpr unsigned standard = 0x1f80,
-                            flags = 0x3f;  // all exceptions masked; those that have occurred
+                            flags = 0x3f;  ///< all exceptions masked; those that have occurred
   bool changed() const { return (saved_ & ~flags) != standard; }
   const unsigned saved_ = _mm_getcsr();
 #else
@@ -42,3 +45,4 @@ class DefaultFloatEnvironment {
 };
 
 }  // namespace altgrad
+ALTGRAD_API_END

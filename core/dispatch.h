@@ -1,22 +1,34 @@
-// The seam between ops and kernels. launch() calls a kernel on its tensors' device with their dtype:
+// The seam between ops and kernels. A kernel is a function overloaded on devices, which are values:
+//   template <class T>
+//   void softmax(const Cpu&, T* y, const T* x, int64_t rows, int64_t n);
+// first the device, then outputs, inputs, sizes. It writes its results to memory of the device and returns nothing, so
+// that no caller waits for it, and trusts its arguments: the op has checked them. Tensors are contiguous and row-major;
+// no kernel allocates one. launch() calls it on its tensors' device with their dtype:
 //   launch("softmax", AG_KERNEL(softmax), y, x, rows, n);
 // dispatch() and dispatch_device() are for what needs more than one call. Only CPU tensors exist in this build:
 // allocating others throws.
 #pragma once
 
-#include <altgrad/core/internal/devices.h>
-#include <altgrad/core/internal/float_environment.h>
+#include <altgrad/core/float_environment.h>
 #include <altgrad/core/tensor.h>
 
 #include <optional>
 #include <type_traits>
 
-// The overloads of a kernel as one function object.
-#define AG_KERNEL(name) [](const auto&... args) { ::altgrad::kernels::name(args...); }
+/// The overloads of a kernel as one function object.
+#define AG_KERNEL(name) [](const auto&... args) { name(args...); }
 
+ALTGRAD_API_BEGIN
 namespace altgrad {
 
-// f(device): with the value that kernels are overloaded on.
+/// Throw std::invalid_argument, naming the op, where a tensor is undefined; where dtypes or devices of two differ;
+/// where the dtype is not floating.
+void check_defined(const char* op, const Tensor& x);
+void check_same_kind(const char* op, const Tensor& a, const Tensor& b);
+void check_floating(const char* op, const Tensor& x);
+void check_floating(const char* op, DType dtype, const Shape& shape);
+
+/// Calls f(device) with the value that kernels are overloaded on.
 template <class F>
 decltype(auto) dispatch_device(Device device, F&& f) {
   const DefaultFloatEnvironment environment;
@@ -27,7 +39,7 @@ decltype(auto) dispatch_device(Device device, F&& f) {
   __builtin_unreachable();
 }
 
-// f.operator()<T>(device) for floating dtypes; throws std::invalid_argument, naming the op, for others.
+/// Calls f.operator()<T>(device) for floating dtypes; throws as check_floating does for others.
 template <class F>
 decltype(auto) dispatch(const char* op, const Tensor& x, F&& f) {
   return dispatch_device(x.device(), [&](const auto& device) {
@@ -38,11 +50,12 @@ decltype(auto) dispatch(const char* op, const Tensor& x, F&& f) {
       case DType::u8:
       case DType::bf16: break;
     }
-    fail(op, ": needs a floating dtype, got ", x.dtype(), " of shape ", x.shape());
+    check_floating(op, x);
+    __builtin_unreachable();
   });
 }
 
-// As dispatch, for every dtype.
+/// Is dispatch for every dtype.
 template <class F>
 decltype(auto) dispatch_all(const Tensor& x, F&& f) {
   return dispatch_device(x.device(), [&](const auto& device) {
@@ -59,7 +72,6 @@ decltype(auto) dispatch_all(const Tensor& x, F&& f) {
 
 namespace detail {
 
-// A tensor of Structs of T, Moments or LogSumExp, as an argument of launch.
 template <template <class> class Struct>
 struct StructsIn {
   const Tensor& tensor;
@@ -67,7 +79,7 @@ struct StructsIn {
 
 template <class T>
 T* argument(const Tensor& x) {
-  return x.defined() ? static_cast<T*>(x.body()->storage->data) : nullptr;
+  return x.defined() ? static_cast<T*>(body_of(x)->storage->data) : nullptr;
 }
 template <class T>
 T* argument(const std::optional<Tensor>& x) {
@@ -90,19 +102,22 @@ const Tensor* defined_tensor(const A&) {
 
 }  // namespace detail
 
+/// A tensor that holds Structs of T, LogSumExp or the like, as an argument of launch.
 template <template <class> class Struct>
 detail::StructsIn<Struct> structs_in(const Tensor& x) {
   return {x};
 }
 
-// Calls a kernel on the device of the first tensor among the arguments that is defined. Tensors, also optional ones,
-// become pointers to elements of its dtype, null where undefined or absent; pass x.ptr<U>() for one of another dtype.
-// All else is handed on as it is. Throws std::invalid_argument, naming the op, where that dtype is not floating.
+/// Calls a kernel on the device of the first tensor among the arguments that is defined. Tensors, also optional ones,
+/// become pointers to elements of its dtype, null where undefined or absent; pass x.ptr<U>() for one of another dtype.
+/// All else is handed on as it is. Throws as check_floating does for that tensor.
 template <class Kernel, class... Args>
 void launch(const char* op, Kernel kernel, const Args&... args) {
   const Tensor* first = nullptr;
   ((first = first ? first : detail::defined_tensor(args)), ...);
+  if (!first) fail(op, ": launch needs a tensor among its arguments");
   dispatch(op, *first, [&]<class T>(const auto& device) { kernel(device, detail::argument<T>(args)...); });
 }
 
 }  // namespace altgrad
+ALTGRAD_API_END

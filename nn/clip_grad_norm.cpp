@@ -1,0 +1,38 @@
+// Two kernels over all gradients: one for their norm, one that scales them by it where it lies.
+#include <altgrad/nn/clip_grad_norm.h>
+
+#include <altgrad/core/dispatch.h>
+#include <altgrad/core/internal/kernels/optim.h>
+
+namespace altgrad::nn {
+
+Tensor clip_grad_norm_(std::span<const Tensor> parameters, double max_norm) {
+  if (!(max_norm >= 0)) fail("clip_grad_norm: max_norm must not be negative, got ", max_norm);
+  thread_local std::vector<kernels::Gradient> grads;  // kept, so that a step allocates nothing
+  grads.clear();
+  std::optional<Device> on;
+  for (const Tensor& p : parameters) {
+    if (!p.has_grad()) continue;
+    const Tensor& g = p.grad();
+    if (on.value_or(g.device()) != g.device())
+      fail("clip_grad_norm: gradients are on different devices, ", *on, " and ", g.device());
+    on = g.device();
+    if (!is_floating(g.dtype())) {
+      fail("clip_grad_norm: needs a floating dtype, got a gradient of ", g.dtype(), ", shape ", g.shape());
+    }
+    grads.push_back({g.raw(), g.numel(), g.dtype()});
+  }
+  const Tensor norm = Tensor::empty({}, {DType::f64, on.value_or(Device::cpu())});
+  dispatch_device(norm.device(), [&](const auto& device) {
+    const auto count = int64_t(grads.size());
+    kernels::grad_norm(device, norm.ptr<double>(), grads.data(), count);
+    kernels::clip_grads(device, grads.data(), count, norm.ptr<double>(), max_norm);
+  });
+  return norm;
+}
+
+double clip_grad_norm(std::span<const Tensor> parameters, double max_norm) {
+  return clip_grad_norm_(parameters, max_norm).item<double>();
+}
+
+}  // namespace altgrad::nn
