@@ -284,3 +284,14 @@ TEST_CASE("each folder says what lives there", "[layout]") {
     CHECK(fs::exists(root / folder / "README.md"));
   }
 }
+
+TEST_CASE("tests lie in folders, where CMake looks for them", "[layout]") {
+  size_t found = 0;
+  for (const auto& [path, text] : read_tree({"tests"})) {
+    if (!fs::path(path).filename().string().starts_with("test_")) continue;
+    ++found;
+    CAPTURE(path);
+    CHECK(std::count(path.begin(), path.end(), '/') == 2);
+  }
+  CHECK(found >= 60);
+}
