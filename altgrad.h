@@ -12,6 +12,7 @@
 #include <altgrad/core/random.h>
 #include <altgrad/core/shape.h>
 #include <altgrad/core/tensor.h>
+#include <altgrad/core/version.h>
 
 #include <altgrad/autograd/gradcheck.h>
 #include <altgrad/autograd/op_writer.h>

@@ -14,6 +14,19 @@
 #include "run_folder.h"
 #include "svg.h"
 
+// The curves that a run's lines hold.
+struct LossCurves {
+  std::vector<Point> train, val;
+
+  // Lines that are not of train_gpt have none of the numbers; the last line of a run has none of its steps.
+  void add(const nlohmann::ordered_json& line) {
+    const auto number = [&](const char* key) { return line.contains(key) && line[key].is_number(); };
+    if (!line.is_object() || !number("step") || line.contains("final")) return;
+    for (const auto& [curve, key] : {std::pair{&train, "train_loss"}, std::pair{&val, "val_loss"}})
+      if (number(key)) curve->push_back({line["step"].get<double>(), line[key].get<double>()});
+  }
+};
+
 class Metrics {
  public:
   // Locks the file, and starts it anew, or after the lines it holds up to `resumed_step` where that is not 0. Throws
@@ -34,7 +47,7 @@ class Metrics {
   }
 
   void write(const nlohmann::ordered_json& line) {
-    remember(line);
+    curves.add(line);
     const std::string text = line.dump() + '\n';
     for (size_t done = 0; done < text.size();) {
       const ssize_t written = ::write(file_.fd, text.data() + done, text.size() - done);
@@ -44,7 +57,7 @@ class Metrics {
     }
   }
 
-  std::vector<Point> train, val;  // the curves so far
+  LossCurves curves;  // so far
 
  private:
   // Remembers the lines up to that step; the bytes they take. Lines that are not of this program stay among them.
@@ -55,23 +68,11 @@ class Metrics {
     for (std::string text; std::getline(in, text) && !in.eof(); kept += int64_t(text.size()) + 1) {
       const auto line = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
       if (!line.is_object()) continue;
-      if (line.contains("final") || (number(line, "step") && line["step"] > resumed_step)) break;
-      remember(line);
+      const auto step = line.find("step");
+      if (line.contains("final") || (step != line.end() && step->is_number() && *step > resumed_step)) break;
+      curves.add(line);
     }
     return kept;
-  }
-
-  void remember(const nlohmann::ordered_json& line) {
-    if (!number(line, "step")) return;
-    const auto add = [&](std::vector<Point>& curve, const char* key) {
-      if (number(line, key)) curve.push_back({line["step"].get<double>(), line[key].get<double>()});
-    };
-    if (line.contains("final")) return;
-    add(train, "train_loss");
-    add(val, "val_loss");
-  }
-  static bool number(const nlohmann::ordered_json& line, const char* key) {
-    return line.contains(key) && line[key].is_number();
   }
 
   [[noreturn]] void refuse() const {

@@ -1,5 +1,5 @@
-// The loss curve as an SVG file: axes with round numbers, a legend, the training loss as it came and
-// averaged, the validation loss with a dot at each evaluation.
+// Loss curves as an SVG file: axes with round numbers, a legend, light or dark as the reader's screen is. A run's are its
+// training loss as it came and averaged, and its validation loss with a dot at each evaluation.
 #pragma once
 
 #include <algorithm>
@@ -71,73 +71,97 @@ inline std::vector<Point> averaged(const std::vector<Point>& points, size_t size
   return means;
 }
 
-inline void polyline(std::ostream& out, const std::vector<Point>& points, const Axis& x, const Axis& y,
-                     const char* style) {
-  out << "<polyline fill=\"none\" " << style << " points=\"";
-  for (const Point& p : points) out << x(p.x) << ',' << y(p.y) << ' ';
-  out << "\"/>\n";
+struct Curve {
+  std::string label;
+  const char* color;
+  double width;
+  std::vector<Point> points;
+  bool dots = false;  // one at each point
+};
+
+// The curves of training losses: means over enough steps to be smooth, and all, as far as they can be told apart.
+inline std::vector<Point> smooth(const std::vector<Point>& train) {
+  return averaged(train, train.size() / 100 + 1);
+}
+inline std::vector<Point> fine(const std::vector<Point>& train) {
+  return averaged(train, train.size() / 2000 + 1);
 }
 
 // Throws std::runtime_error where the file cannot be written.
-inline void write_loss_curve(const std::string& path, const std::string& title,
-                             const std::vector<Point>& train, const std::vector<Point>& val) {
+inline void write_curves(const std::string& path, const std::string& title,
+                         const std::vector<Curve>& curves) {
   double low = INFINITY, high = -INFINITY, last = 1;
-  for (const auto* curve : {&train, &val}) {
-    for (const Point& p : *curve) {
+  size_t longest = 0;  // label
+  for (const Curve& curve : curves) {
+    longest = std::max(longest, curve.label.size());
+    for (const Point& p : curve.points) {
       low = std::min(low, p.y), high = std::max(high, p.y), last = std::max(last, p.x);
     }
   }
   if (low > high) low = 0, high = 1;  // nothing to draw
   const Axis x(0, last, left, width - right), y(low, high, height - bottom, top);
-  const char* light = "stroke=\"#9ecae1\" stroke-width=\"1\"";
-  const char* blue = "stroke=\"#1f77b4\" stroke-width=\"2\"";
-  const char* red = "stroke=\"#d62728\" stroke-width=\"2.5\"";
 
   std::ostringstream out;
   out.imbue(std::locale::classic());  // "0.5" and "2000" whatever the program's locale writes
   out << "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 " << width << ' ' << height << "\" width=\""
       << width << "\" height=\"" << height << "\" font-family=\"sans-serif\" font-size=\"13\">\n"
-      << "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
+      << "<style>text{fill:#24292f}.paper{fill:#fff}.grid{stroke:#e4e7eb}.frame{stroke:#8c959f;fill:none}"
+      << "@media(prefers-color-scheme:dark){text{fill:#e6edf3}.paper{fill:#0d1117}.grid{stroke:#262c36}}</"
+         "style>\n"
+      << "<rect class=\"paper\" width=\"100%\" height=\"100%\"/>\n"
       << "<text x=\"" << width / 2 << "\" y=\"28\" text-anchor=\"middle\" font-size=\"16\">" << escaped(title)
       << "</text>\n";
   for (int i = 0; i < x.ticks(); ++i) {
     const double at = x(x.tick(i));
-    out << "<line x1=\"" << at << "\" y1=\"" << top << "\" x2=\"" << at << "\" y2=\"" << height - bottom
-        << "\" stroke=\"#eee\"/>\n<text x=\"" << at << "\" y=\"" << height - bottom + 20
+    out << "<line class=\"grid\" x1=\"" << at << "\" y1=\"" << top << "\" x2=\"" << at << "\" y2=\""
+        << height - bottom << "\"/>\n<text x=\"" << at << "\" y=\"" << height - bottom + 20
         << "\" text-anchor=\"middle\">" << x.tick(i) << "</text>\n";
   }
   for (int i = 0; i < y.ticks(); ++i) {
     const double at = y(y.tick(i));
-    out << "<line x1=\"" << left << "\" y1=\"" << at << "\" x2=\"" << width - right << "\" y2=\"" << at
-        << "\" stroke=\"#eee\"/>\n<text x=\"" << left - 8 << "\" y=\"" << at + 4 << "\" text-anchor=\"end\">"
-        << std::round(y.tick(i) * 1e6) / 1e6 << "</text>\n";
+    out << "<line class=\"grid\" x1=\"" << left << "\" y1=\"" << at << "\" x2=\"" << width - right
+        << "\" y2=\"" << at << "\"/>\n<text x=\"" << left - 8 << "\" y=\"" << at + 4
+        << "\" text-anchor=\"end\">" << std::round(y.tick(i) * 1e6) / 1e6 << "</text>\n";
   }
-  out << "<rect x=\"" << left << "\" y=\"" << top << "\" width=\"" << width - left - right << "\" height=\""
-      << height - top - bottom << "\" fill=\"none\" stroke=\"#444\"/>\n"
+  out << "<rect class=\"frame\" x=\"" << left << "\" y=\"" << top << "\" width=\"" << width - left - right
+      << "\" height=\"" << height - top - bottom << "\"/>\n"
       << "<text x=\"" << (left + width - right) / 2 << "\" y=\"" << height - 16
       << "\" text-anchor=\"middle\">step</text>\n"
       << "<text transform=\"translate(20 " << (top + height - bottom) / 2
       << ") rotate(-90)\" text-anchor=\"middle\">loss (nats per token)</text>\n";
 
-  polyline(out, averaged(train, train.size() / 2000 + 1), x, y, light);
-  polyline(out, averaged(train, train.size() / 100 + 1), x, y, blue);
-  polyline(out, val, x, y, red);
-  for (const Point& p : val) {
-    out << "<circle cx=\"" << x(p.x) << "\" cy=\"" << y(p.y) << "\" r=\"3.5\" fill=\"#d62728\"/>\n";
+  for (const Curve& curve : curves) {
+    out << "<polyline fill=\"none\" stroke=\"" << curve.color << "\" stroke-width=\"" << curve.width
+        << "\" points=\"";
+    for (const Point& p : curve.points) out << x(p.x) << ',' << y(p.y) << ' ';
+    out << "\"/>\n";
+    for (const Point& p : curve.points) {
+      if (!curve.dots) break;
+      out << "<circle cx=\"" << x(p.x) << "\" cy=\"" << y(p.y) << "\" r=\"" << curve.width + 1 << "\" fill=\""
+          << curve.color << "\"/>\n";
+    }
   }
-  const char* labels[] = {"train, each step", "train, mean", "validation"};
-  const char* styles[] = {light, blue, red};
-  for (int i = 0; i < 3; ++i) {
-    const double at = top + 22 + 20 * i, start = width - right - 180;
-    out << "<line x1=\"" << start << "\" y1=\"" << at << "\" x2=\"" << start + 30 << "\" y2=\"" << at << "\" "
-        << styles[i] << "/>\n<text x=\"" << start + 40 << "\" y=\"" << at + 4 << "\">" << labels[i]
-        << "</text>\n";
+  const double start = width - right - 60 - 7.5 * double(longest);
+  for (size_t i = 0; i < curves.size(); ++i) {
+    const double at = top + 22 + 20 * double(i);
+    out << "<line x1=\"" << start << "\" y1=\"" << at << "\" x2=\"" << start + 30 << "\" y2=\"" << at
+        << "\" stroke=\"" << curves[i].color << "\" stroke-width=\"" << curves[i].width << "\"/>\n<text x=\""
+        << start + 40 << "\" y=\"" << at + 4 << "\">" << escaped(curves[i].label) << "</text>\n";
   }
   out << "</svg>\n";
 
   std::ofstream file(path, std::ios::binary);
   file << out.str();
   if (!file.flush()) throw std::runtime_error("cannot write " + path + ": " + std::strerror(errno));
+}
+
+// Throws as write_curves does.
+inline void write_loss_curve(const std::string& path, const std::string& title,
+                             const std::vector<Point>& train, const std::vector<Point>& val) {
+  write_curves(path, title,
+               {{"train, each step", "#9ecae1", 1, fine(train)},
+                {"train, mean", "#1f77b4", 2, smooth(train)},
+                {"validation", "#d62728", 2.5, val, true}});
 }
 
 }  // namespace svg

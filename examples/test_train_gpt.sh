@@ -1,10 +1,11 @@
 #!/bin/sh
 # Runs train_gpt as its users do: a short run, runs that are stopped or killed and resumed, and its errors.
-# usage: test_train_gpt.sh ABSOLUTE_PATH_OF_TRAIN_GPT
+# usage: test_train_gpt.sh ABSOLUTE_PATH_OF_TRAIN_GPT ABSOLUTE_PATH_OF_PLOT_LOSS
 dir=$(mktemp -d) || exit 1
 trap 'kill -KILL $pid 2>/dev/null; rm -rf "$dir"' EXIT
 cd "$dir" || exit 1
 ln -s "$1" train_gpt  # its own path may have spaces
+ln -s "$2" plot_loss
 
 fail() {
   echo "FAILED: $*"
@@ -68,6 +69,15 @@ for run in whole parts; do without_times $run/metrics.jsonl >$run/losses; done
 cmp whole/losses parts/losses || fail "a resumed run has other losses"
 cmp whole/checkpoint.safetensors parts/checkpoint.safetensors || fail "a resumed run has another checkpoint"
 cmp whole/sample.txt parts/sample.txt || fail "a resumed run has another sample"
+
+# The curves of several runs in one picture.
+expect 0 "" ./plot_loss both.svg "two < three" short=short/metrics.jsonl whole=whole/metrics.jsonl
+[ "$(grep -c '<polyline' both.svg)" -eq 4 ] || fail "plot_loss has not drawn two curves a run"
+grep -qF '>two &lt; three<' both.svg && grep -qF '>whole, validation<' both.svg || fail "plot_loss has lost a text"
+expect 1 "plot_loss: cannot read missing: No such file" ./plot_loss none.svg "" a=short/metrics.jsonl b=missing
+expect 1 "plot_loss: short is not LABEL=FILE" ./plot_loss none.svg "" short
+expect 1 "plot_loss: cannot write missing/none.svg" ./plot_loss missing/none.svg "" a=short/metrics.jsonl
+expect 2 "usage: plot_loss" ./plot_loss
 
 # What reads the output, or the terminal, goes away: the run stops and saves, however often it is told; what nohup
 # has started goes on.
@@ -174,6 +184,9 @@ expect 1 'has --size "long' $resume
 
 # Errors: one line, a status, no output folder.
 expect 0 "" ./train_gpt --help
+expect 0 "" ./train_gpt --version
+grep -q '^altgrad [0-9.]* (.*), kernels for ' log || fail "--version does not say which altgrad this is"
+expect 1 "must be portable, avx2," env ALTGRAD_MAX_CPU_ISA=none ./train_gpt --version
 expect 2 "train_gpt: " $train --no-such-flag
 for rate in inf nan 0 -1 0.1x; do
   expect 2 "train_gpt: --lr: must be a number above 0, got $rate" $train --lr $rate --out errors_out

@@ -130,7 +130,7 @@ class Training {
       return 130;
     }
     if (stop_asked) save();
-    svg::write_loss_curve(folder.file("loss.svg"), title(), metrics.train, metrics.val);
+    svg::write_loss_curve(folder.file("loss.svg"), title(), metrics.curves.train, metrics.curves.val);
     return stop_asked ? stopped() : finish(metrics, times);
   }
 
@@ -276,14 +276,11 @@ int main(int argc, char** argv) {
   CLI::App app("Trains a small GPT on text, its Linear layers in simulated 8-bit floats.", "train_gpt");
   Options options;
   add_flags(app, options);
+  app.set_version_flag(
+      "--version", [] { return ag::concat(ag::build_info()); },
+      "Print the version, how it was built, what it runs on");
   try {
     app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);  // --help
-    std::fprintf(stderr, "train_gpt: %s\n", error.what());
-    return 2;
-  }
-  try {
     if (!options.quantized() && (options.input_format() != "none" || options.grads != "none")) {
       ag::fail("--inputs and --grads need a --format for the weights");
     }
@@ -295,6 +292,10 @@ int main(int argc, char** argv) {
     if (options.threads > 0) ag::set_num_threads(int(options.threads));
     watch_signals();
     return Training(options).run();
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    std::fprintf(stderr, "train_gpt: %s\n", error.what());
+    return 2;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "train_gpt: %s\n", error.what());
     return 1;

@@ -6,10 +6,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 
 #include "catch.h"
+#include "values.h"
 
 namespace reference {
 
@@ -34,12 +34,6 @@ inline Tensor spread(const Shape& shape, uint64_t seed = 1) {
   const altgrad::RandomStream random = generator.next();
   for (size_t i = x.size(); i > 1; --i) std::swap(x[i - 1], x[random.word(i) % i]);
   return t;
-}
-
-inline std::vector<double> values(const Tensor& t) {
-  const Tensor wide = t.detach().to(DType::f64);
-  const auto x = wide.data<double>();
-  return {x.begin(), x.end()};
 }
 
 // Calls f(index) for every index of the shape, the last axis fastest.
@@ -91,10 +85,6 @@ inline double distance(const Tensor& a, const Tensor& b) {
     scale = std::max(scale, std::abs(y[i]));
   }
   return worst / scale;
-}
-
-inline bool same_bits(const Tensor& a, const Tensor& b) {
-  return a.shape() == b.shape() && a.dtype() == b.dtype() && std::memcmp(a.raw(), b.raw(), a.nbytes()) == 0;
 }
 
 }  // namespace reference

@@ -16,8 +16,6 @@
 namespace altgrad::cpu {
 namespace {
 
-constexpr std::string_view names[] = {"portable", "avx2", "avx512", "avx512_bf16", "amx"};
-
 #if defined(ALTGRAD_X86_KERNELS)
 // AMX, and the system lets this process use its registers.
 bool has_amx() {
@@ -48,11 +46,11 @@ Isa best() {
 Isa allowed() {
   const char* const wanted = std::getenv("ALTGRAD_MAX_CPU_ISA");
   if (!wanted) return Isa::amx;
-  const auto found = std::find(std::begin(names), std::end(names), wanted);
-  if (found == std::end(names)) {
+  const auto found = std::find(std::begin(isa_names), std::end(isa_names), std::string_view(wanted));
+  if (found == std::end(isa_names)) {
     fail("ALTGRAD_MAX_CPU_ISA is \"", wanted, "\", must be portable, avx2, avx512, avx512_bf16 or amx");
   }
-  return Isa(found - std::begin(names));
+  return Isa(found - std::begin(isa_names));
 }
 
 }  // namespace

@@ -5,6 +5,7 @@ namespace altgrad::cpu {
 
 // Instruction sets that have kernels of their own; each has those before it.
 enum class Isa { portable, avx2, avx512, avx512_bf16, amx };
+inline constexpr const char* isa_names[] = {"portable", "avx2", "avx512", "avx512_bf16", "amx"};
 
 // The best that this CPU and system have; none beyond the one that the environment variable ALTGRAD_MAX_CPU_ISA names
 // (as above), which is read once. Throws std::invalid_argument where it names none of them.

@@ -26,8 +26,9 @@ class Report {
   explicit Report(const Settings& settings) : set_(settings) {
     for (const double start = seconds(); seconds() - start < 0.1;)
       fma_rate(set_.threads);  // new threads spread out
-    std::printf("%d threads, FMA peak %.0f GFLOP/s, bf16 dot products %.0f GFLOP/s\n", set_.threads,
-                fma_rate(set_.threads) / 1e9, bf16_rate(set_.threads) / 1e9);
+    std::printf("%s: FMA peak %.0f GFLOP/s, bf16 dot products %.0f GFLOP/s\n",
+                altgrad::concat(altgrad::build_info()).c_str(), fma_rate(set_.threads) / 1e9,
+                bf16_rate(set_.threads) / 1e9);
     std::printf("%-36s %12s %10s\n", "", "median", "share of");
   }
 

@@ -1,0 +1,254 @@
+// Tensors of bf16: they are made, moved, compared, printed and saved, and ops that compute refuse them.
+#include <altgrad/altgrad.h>
+
+#include <cmath>
+#include <cstring>
+#include <functional>
+
+#include "catch.h"
+#include "errors.h"
+#include "reference.h"
+#include "temp_folder.h"
+
+using namespace altgrad;
+
+namespace {
+
+constexpr TensorOptions in_bf16{.dtype = DType::bf16};
+
+// All codes, in order.
+Tensor all_codes() {
+  const Tensor t = Tensor::empty({1 << 16}, in_bf16);
+  for (uint32_t code = 0; code < 1 << 16; ++code)
+    t.data<bfloat16>()[code] = std::bit_cast<bfloat16>(uint16_t(code));
+  return t;
+}
+
+std::vector<float> floats(const Tensor& t) {
+  const auto all = t.data<bfloat16>();
+  return {all.begin(), all.end()};
+}
+
+// A parameter, and a buffer in bf16.
+struct Stored : nn::ModuleOf<Stored> {
+  Tensor weight = Tensor::ones({2}).requires_grad(true), table = Tensor::zeros({2}, in_bf16);
+  void visit(nn::Visitor& v) override { v("weight", weight), v.buffer("table", table); }
+};
+
+}  // namespace
+
+TEST_CASE("bf16 tensors are made, filled and read", "[bf16]") {
+  CHECK(Tensor::empty({3, 2}, in_bf16).nbytes() == 12);
+  CHECK(floats(Tensor::zeros({2}, in_bf16)) == std::vector<float>{0, 0});
+  CHECK(floats(Tensor::ones({2}, in_bf16)) == std::vector<float>{1, 1});
+  CHECK(Tensor::full({}, 0x1.010000004p0, in_bf16).item<double>() == 0x1.02p0);  // rounded once
+  CHECK(Tensor::full({}, 1e300, in_bf16).item<float>() == INFINITY);
+  CHECK(floats(Tensor::arange(4, in_bf16)) == std::vector<float>{0, 1, 2, 3});
+  CHECK(Tensor::arange(258, in_bf16).data<bfloat16>()[257] == 256);
+
+  const Tensor x = Tensor::from({bfloat16(1.5f), bfloat16(-2.f)}, {2, 1});
+  CHECK(x.dtype() == DType::bf16);
+  CHECK(floats(x) == std::vector<float>{1.5f, -2});
+  x.fill_(-2.75);
+  const Tensor one = x.narrow(0, 0, 1);
+  CHECK(one.item<float>() == -2.75f);
+  CHECK(one.item<double>() == -2.75);
+  CHECK(one.item<int>() == -2);
+  CHECK(one.item<bool>());
+  CHECK(one.item<bfloat16>().bits == 0xc030);
+  CHECK(Tensor::from({int64_t(1) << 62 | int64_t(1) << 54 | 1}, {}).item<bfloat16>() == 0x1.02p62f);
+  CHECK(throws([&] { Tensor::full({}, NAN, in_bf16).item<int>(); }, {"item"}));
+  CHECK(throws([&] { Tensor::full({}, 300, in_bf16).item<uint8_t>(); }, {"item"}));
+  CHECK(throws([&] { x.data<float>(); }, {"data<f32>", "bf16"}));
+  CHECK(throws([&] { Tensor::zeros({2}).data<bfloat16>(); }, {"data<bf16>", "f32"}));
+  CHECK(throws([&] { x.copy_(Tensor::zeros({3}, in_bf16)); }, {"copy_", "(3)"}));
+  CHECK(throws([&] { Tensor::zeros({}, {.dtype = DType(5)}); }, {"empty: dtype 5"}));
+}
+
+TEST_CASE("ops that move elements move bf16's bits", "[bf16]") {
+  const Tensor codes = all_codes(), x = codes.reshape({2, 256, 128});
+  CHECK(codes.is(x));
+  CHECK(same_bits(codes.clone(), codes));
+  CHECK_FALSE(codes.clone().is(codes));
+  CHECK(codes.detach().is(codes));
+  CHECK(codes.to(Device::cpu()).is(codes));
+  const auto bits = [](const Tensor& t, int64_t i) { return int(t.data<bfloat16>()[size_t(i)].bits); };
+  const Tensor p = x.permute({2, 0, 1}), n = x.narrow(1, 3, 5), e = expand(x.narrow(0, 1, 1), {3, 256, 128});
+  int wrong = 0;
+  for (int64_t i = 0; i < 2; ++i) {
+    for (int64_t j = 0; j < 256; ++j) {
+      for (int64_t k = 0; k < 128; ++k) {
+        const int64_t code = (i * 256 + j) * 128 + k;
+        wrong += bits(p, (k * 2 + i) * 256 + j) != code;
+        if (j >= 3 && j < 8) wrong += bits(n, (i * 5 + j - 3) * 128 + k) != code;
+        if (i == 1) {
+          for (int64_t c = 0; c < 3; ++c) wrong += bits(e, (c * 256 + j) * 128 + k) != code;
+        }
+      }
+    }
+  }
+  CHECK(wrong == 0);
+  CHECK(same_bits(p.permute({1, 2, 0}), x));
+  CHECK(same_bits(cat({x.narrow(1, 0, 100), x.narrow(1, 100, 156)}, 1), x));
+  CHECK(same_bits(stack({x.narrow(0, 0, 1).reshape({256, 128}), x.narrow(0, 1, 1).reshape({256, 128})}), x));
+  CHECK(throws([&] { cat({codes, codes.to(DType::f32)}); }, {"cat", "dtypes differ", "bf16", "f32"}));
+}
+
+TEST_CASE("bf16 tensors are compared as numbers", "[bf16]") {
+  const Tensor a = Tensor::from({1.f, 0.f, NAN, -1.f, 0x1p-133f}, {5}).to(DType::bf16),
+               b = Tensor::from({1.f, -0.f, NAN, -2.f, 0.f}, {5}).to(DType::bf16);
+  CHECK(values<uint8_t>(equal(a, b)) == std::vector<uint8_t>{1, 1, 0, 0, 0});
+  CHECK(values<uint8_t>(greater(a, b)) == std::vector<uint8_t>{0, 0, 0, 1, 1});
+  CHECK(values<uint8_t>(greater(a, Tensor::zeros({}, in_bf16))) == std::vector<uint8_t>{1, 0, 0, 0, 1});
+  CHECK(throws([&] { equal(a, a.to(DType::f32)); }, {"equal", "dtypes differ"}));
+}
+
+TEST_CASE("bf16 tensors print so that all numbers look different", "[bf16]") {
+  CHECK(concat(Tensor::from({1.f, -2.5f, 3.140625f}, {3}).to(DType::bf16)) ==
+        "tensor([1, -2.5, 3.141], shape=(3), bf16)");
+  CHECK(concat(DType::bf16) == "bf16");
+  CHECK(concat(bfloat16(0.5f)) == "0.5");
+  int wrong = 0;
+  for (int code = 0; code < 1 << 16; ++code) {
+    if ((code & 0x7fff) > 0x7f80) continue;
+    const std::string text = concat(Tensor::from({std::bit_cast<bfloat16>(uint16_t(code))}, {}));
+    wrong += bfloat16(std::strtod(text.c_str() + 7, nullptr)).bits != code;
+  }
+  CHECK(wrong == 0);
+}
+
+TEST_CASE("bf16 tensors are saved as BF16 and come back bit for bit", "[bf16]") {
+  const TempFolder folder;
+  const std::string path = folder / "x";
+  const Tensor codes = all_codes().reshape({256, 256});
+  const Tensor byte = Tensor::ones({1}, {.dtype = DType::u8}), wide = Tensor::ones({1});
+  save_safetensors(
+      path, {{"byte", byte}, {"codes", codes}, {"none", Tensor::empty({0, 2}, in_bf16)}, {"wide", wide}});
+  const std::string bytes = read_bytes(path);
+  uint64_t header_size;
+  std::memcpy(&header_size, bytes.data(), 8);
+  const std::string header = bytes.substr(8, header_size);
+  CHECK_THAT(header,
+             ContainsSubstring(R"("codes":{"data_offsets":[4,131076],"dtype":"BF16","shape":[256,256]})"));
+  CHECK(std::memcmp(bytes.data() + 8 + header_size + 4, codes.raw(), codes.nbytes()) == 0);
+
+  const StateDict kept = load_safetensors(path, nullptr, {.keep_bf16 = true});
+  CHECK(same_bits(kept.at("codes"), codes));
+  CHECK(kept.at("none").dtype() == DType::bf16);
+  CHECK(same_bits(kept.at("wide"), wide));
+  const StateDict widened = load_safetensors(path);  // as before there were bf16 tensors
+  CHECK(same_bits(widened.at("codes").to(DType::bf16), codes.to(DType::f32).to(DType::bf16)));
+  REQUIRE(widened.at("codes").dtype() == DType::f32);
+  int wrong = 0;
+  for (uint32_t code = 0; code < 1 << 16; ++code) {
+    uint32_t bits;
+    std::memcpy(&bits, widened.at("codes").ptr<float>() + code, 4);
+    wrong += bits != code << 16;
+  }
+  CHECK(wrong == 0);
+  save_safetensors(folder / "y", kept);
+  CHECK(read_bytes(folder / "y") == bytes);
+}
+
+TEST_CASE("a module's bf16 buffer comes back from a checkpoint bit for bit", "[bf16]") {
+  const TempFolder folder;
+  Stored model, resumed;
+  model.table = all_codes(), resumed.table = Tensor::zeros({1 << 16}, in_bf16);
+  optim::SGD optimizer(model.parameters(), {}), other(resumed.parameters(), {});
+  nn::save_checkpoint(folder / "x", model, optimizer, {});
+  nn::load_checkpoint(folder / "x", resumed, other);
+  CHECK(same_bits(resumed.table, model.table));
+}
+
+TEST_CASE("a state of bf16 loads into f32 and f64, and the other way", "[bf16]") {
+  Stored model;
+  const Tensor half = Tensor::from({bfloat16(0.5f), bfloat16(-3.f)}, {2});
+  for (const DType dtype : {DType::f32, DType::f64}) {
+    model.to(dtype);
+    CHECK(model.table.dtype() == DType::bf16);
+    model.weight.detach().fill_(0);
+    model.load_state_dict({{"weight", half}, {"table", Tensor::from({1 + 0x1p-8, 1 + 0x1.8p-7}, {2})}});
+    CHECK(values<float>(model.weight.detach().to(DType::f32)) == std::vector<float>{0.5f, -3});
+    CHECK(floats(model.table) == std::vector<float>{1, 1 + 0x1p-6f});
+  }
+  const Tensor ids = Tensor::zeros({2}, {.dtype = DType::i64});
+  CHECK(throws(
+      [&] {
+        model.load_state_dict({{"weight", half}, {"table", ids}});
+      },
+      {"mismatched: table, here (2) bf16, given (2) i64"}));
+  CHECK(floats(model.table) == std::vector<float>{1, 1 + 0x1p-6f});
+}
+
+TEST_CASE("bf16 carries no gradients: it is refused or not recorded, as integers", "[bf16]") {
+  const Tensor x = Tensor::ones({2}).requires_grad(true), stored = Tensor::ones({2}, in_bf16);
+  CHECK(throws([&] { stored.requires_grad(true); }, {"requires_grad", "bf16"}));
+  CHECK_FALSE(stored.requires_grad());
+  {
+    Tape tape;
+    const Tensor y = x.to(DType::bf16);
+    CHECK(tape.num_ops() == 0);
+    CHECK_FALSE(y.requires_grad());
+    tape.backward(sum(x * y.to(DType::f32)));
+    CHECK(values<float>(x.grad()) == std::vector<float>{1, 1});
+  }
+  Stored model;
+  model.weight.set_grad(Tensor::ones({2}));
+  CHECK(throws([&] { model.to(DType::bf16); }, {"to", "bf16", "f32 or f64"}));
+  CHECK(model.weight.dtype() == DType::f32);
+  CHECK(model.weight.has_grad());
+  CHECK(throws([&] { optim::AdamW({stored}, {}); }, {"adamw", "bf16", "no gradient"}));
+  const Tensor held = Tensor::ones({2}, in_bf16);
+  held.set_grad(stored);
+  CHECK(throws([&] { nn::clip_grad_norm(std::vector{held}, 1); }, {"clip_grad_norm", "bf16"}));
+  const auto check =
+      gradcheck([](auto in) { return in[0].to(DType::bf16); }, {Tensor::ones({2}, {DType::f64})});
+  CHECK_FALSE(check.ok);
+  CHECK_THAT(check.message, ContainsSubstring("bf16") && ContainsSubstring("not differentiable"));
+}
+
+TEST_CASE("ops that compute refuse bf16 by their name", "[bf16]") {
+  const Tensor a = Tensor::ones({2, 2}, in_bf16), f = Tensor::ones({2, 2});
+  const Tensor ids = Tensor::zeros({2}, {.dtype = DType::i64}),
+               mask = Tensor::ones({2, 2}, {.dtype = DType::u8});
+  const std::vector<std::pair<const char*, std::function<void()>>> calls = {
+      {"rand", [&] { Tensor::rand({2}, in_bf16); }},
+      {"randn", [&] { Tensor::randn({2}, in_bf16); }},
+      {"uniform_", [&] { nn::init::uniform_(a, 0, 1); }},
+      {"add", [&] { add(a, a); }},
+      {"mul", [&] { a * 2.0; }},
+      {"maximum", [&] { maximum(a, a); }},
+      {"where", [&] { where(mask, a, a); }},
+      {"neg", [&] { neg(a); }},
+      {"exp", [&] { exp(a); }},
+      {"gelu", [&] { gelu(a); }},
+      {"clamp", [&] { clamp(a, 0, 1); }},
+      {"dropout", [&] { dropout(a, 0.5); }},
+      {"sum", [&] { sum(a); }},
+      {"mean", [&] { mean(a, {0}); }},
+      {"max", [&] { max(a); }},
+      {"argmax", [&] { argmax(a); }},
+      {"index_select", [&] { index_select(a, 0, ids); }},
+      {"matmul", [&] { matmul(a, a); }},
+      {"linear", [&] { linear(a, a); }},
+      {"softmax", [&] { softmax(a); }},
+      {"layer_norm", [&] { layer_norm(a, Tensor::ones({2}, in_bf16)); }},
+      {"rms_norm", [&] { rms_norm(a, Tensor::ones({2}, in_bf16)); }},
+      {"embedding", [&] { embedding(ids, a); }},
+      {"cross_entropy", [&] { cross_entropy(a, ids); }},
+      {"mse_loss", [&] { mse_loss(a, a); }},
+      {"causal_attention",
+       [&] {
+         causal_attention(Tensor::ones({1, 2, 6}, in_bf16), 1);
+       }},
+      {"quantize", [&] { fp8::quantize(a, fp8::E4M3, 1.f); }},
+      {"encode", [&] { fp8::encode(a, fp8::E4M3, 1.f); }},
+      {"amax", [&] { fp8::amax(a); }},
+  };
+  for (const auto& [op, call] : calls) {
+    INFO(op);
+    CHECK(throws(call, {op, "bf16 is for storage", "convert it with .to(DType::f32)"}));
+  }
+  CHECK(throws([&] { add(a, f); }, {"add", "dtypes differ"}));
+  CHECK(floats(a) == std::vector<float>(4, 1));
+}

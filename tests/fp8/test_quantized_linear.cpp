@@ -1,0 +1,244 @@
+// What QuantizedLinear computes, forward and backward, against plain loops in f64 over operands rounded by
+// table lookup.
+#include <altgrad/autograd/ops.h>
+#include <altgrad/fp8/quantized_linear.h>
+
+#include "catch.h"
+#include "errors.h"
+#include "fp8_reference.h"
+#include "thread_count.h"
+
+using namespace altgrad;
+using namespace altgrad::fp8;
+using reference::largest;
+using Case = reference::LinearCase;
+
+namespace {
+
+// Each value rounded under the scale amax / max.
+std::vector<double> rounded(std::vector<double> values, const Format& format) {
+  const reference::Rounder round(format);
+  const double scale = largest(values) / round.max();
+  for (double& v : values) v = round(v / scale) * scale;
+  return values;
+}
+
+// (m, k) (k, n), with strides
+std::vector<double> product(const std::vector<double>& a, const std::vector<double>& b, int64_t m, int64_t n,
+                            int64_t k, bool trans_a, bool trans_b) {
+  std::vector<double> c(size_t(m * n));
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      for (int64_t l = 0; l < k; ++l) {
+        c[size_t(i * n + j)] +=
+            a[size_t(trans_a ? l * m + i : i * k + l)] * b[size_t(trans_b ? j * k + l : l * n + j)];
+      }
+    }
+  }
+  return c;
+}
+
+void require_close(const Tensor& actual, const std::vector<double>& expected, double tolerance) {
+  const std::vector<double> got = values(actual);
+  REQUIRE(got.size() == expected.size());
+  const double top = std::max(1e-30, largest(expected));
+  for (size_t i = 0; i < got.size(); ++i) {
+    if (!(std::abs(got[i] - expected[i]) <= tolerance * top)) {
+      FAIL("element " << i << ": " << got[i] << ", expected " << expected[i]);
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("quantized_linear forward produces quantized output", "[fp8]") {
+  manual_seed(1);
+  const auto linear = std::make_shared<nn::Linear>(64, 48);
+  auto layer = QuantizedLinear::from_linear(linear, E4M3);
+  const Tensor x = Tensor::randn({4, 9, 64});
+  const Tensor y = layer(x), plain = (*linear)(x);
+  REQUIRE(y.shape() == Shape{4, 9, 48});
+  // A weight is off by at most 2^-4 of itself, or half the smallest step (2^-9) under the scale.
+  const std::vector<double> w = values(linear->weight()), xs = values(x), a = values(y), b = values(plain);
+  const double half_step = largest(w) / 448 * 0x1p-10;
+  int64_t different = 0;
+  for (int64_t r = 0; r < 36; ++r) {
+    for (int64_t o = 0; o < 48; ++o) {
+      double bound = 1e-6;
+      for (int64_t i = 0; i < 64; ++i) {
+        bound += std::abs(xs[r * 64 + i]) * std::max(std::abs(w[o * 64 + i]) * 0x1p-4, half_step);
+      }
+      REQUIRE(std::abs(a[r * 48 + o] - b[r * 48 + o]) <= bound);
+      different += a[r * 48 + o] != b[r * 48 + o];
+    }
+  }
+  REQUIRE(different > 36 * 48 / 2);
+}
+
+TEST_CASE("quantized_linear gradient flow to input, weight, bias", "[fp8]") {
+  const Case c;
+  auto layer = QuantizedLinear::from_linear(c.linear, E4M3);
+  c.run(layer);
+  const std::vector<double> w = rounded(values(layer.weight()), E4M3), x = values(c.x), dy = values(c.dy);
+  require_close(c.x.grad(), product(dy, w, c.rows, c.in, c.out, false, false), 1e-6);
+  require_close(layer.weight().grad(), product(dy, x, c.out, c.in, c.rows, true, false), 1e-12);
+  require_close(layer.bias()->grad(),
+                product(std::vector<double>(c.rows, 1), dy, 1, c.out, c.rows, false, false), 1e-12);
+}
+
+TEST_CASE("bias is absent where the Linear has none", "[fp8]") {
+  const Case c(DType::f64, false);
+  auto layer = QuantizedLinear::from_linear(c.linear, E4M3);
+  REQUIRE_FALSE(layer.bias().has_value());
+  REQUIRE(layer.named_parameters().size() == 1);
+  const Tensor y = c.run(layer);
+  require_close(
+      y, product(values(c.x), rounded(values(layer.weight()), E4M3), c.rows, c.out, c.in, false, true), 1e-6);
+}
+
+TEST_CASE("the layer's format is the one asked for", "[fp8]") {
+  for (const Format& f : {E4M3, E5M2, E3M4, E2M5}) {
+    const Case c(DType::f64, false);
+    auto layer = QuantizedLinear::from_linear(c.linear, f);
+    REQUIRE(layer.format().name == f.name);
+    REQUIRE_FALSE(layer.input_format().has_value());
+    require_close(layer(c.x),
+                  product(values(c.x), rounded(values(layer.weight()), f), c.rows, c.out, c.in, false, true),
+                  1e-6);
+  }
+}
+
+TEMPLATE_TEST_CASE("with all three formats dX = Q(dY) Q(W), dW = Q(dY)^T Q(X), db from dY", "[fp8]", float,
+                   double) {
+  const Case c(dtype_of<TestType>);
+  auto layer = QuantizedLinear::from_linear(c.linear, E4M3, {.input_format = E4M3, .grad_format = E5M2});
+  const Tensor y = c.run(layer);
+  const std::vector<double> w = rounded(values(layer.weight()), E4M3), x = rounded(values(c.x), E4M3),
+                            dy = rounded(values(c.dy), E5M2), bias = values(*layer.bias());
+  std::vector<double> expected = product(x, w, c.rows, c.out, c.in, false, true);
+  for (size_t i = 0; i < expected.size(); ++i) expected[i] += bias[i % bias.size()];
+  require_close(y, expected, 2e-6);
+  require_close(c.x.grad(), product(dy, w, c.rows, c.in, c.out, false, false), 2e-6);
+  require_close(layer.weight().grad(), product(dy, x, c.out, c.in, c.rows, true, false), 2e-6);
+  require_close(layer.bias()->grad(),
+                product(std::vector<double>(c.rows, 1), values(c.dy), 1, c.out, c.rows, false, false), 2e-6);
+  REQUIRE(layer.grad_history().size() == 1);
+  REQUIRE(layer.grad_history().amax() == Approx(largest(values(c.dy))).epsilon(1e-6));
+}
+
+TEST_CASE("window scaling never clips a gradient, whatever the amax", "[fp8]") {
+  manual_seed(8);
+  for (const Format& f : {E4M3, E5M2, E3M4, float4_e2m1fn}) {
+    for (int i = 0; i < 200; ++i) {
+      const auto linear = std::make_shared<nn::Linear>(1, 1, nn::LinearOptions{.bias = false});
+      auto layer = QuantizedLinear::from_linear(linear, f, {.input_format = f, .ste = Ste::clipped});
+      const Tensor x = Tensor::randn({1, 1}).requires_grad(true);
+      Tape tape;
+      tape.backward(layer(x));
+      REQUIRE(x.grad().item<float>() != 0);
+      REQUIRE(linear->weight().grad().item<float>() != 0);
+    }
+  }
+}
+
+TEST_CASE("stochastic rounding never leaves the range under window scaling", "[fp8]") {
+  manual_seed(8);
+  auto layer = QuantizedLinear::from_linear(
+      nn::Linear(64, 64), E4M3,
+      {.input_format = E4M3, .rounding = Rounding::stochastic, .overflow = Overflow::to_special});
+  for (int i = 0; i < 50; ++i) {
+    const Tensor y = layer(Tensor::randn({16, 64}));
+    for (float v : y.data<float>()) REQUIRE(std::isfinite(v));
+  }
+}
+
+TEST_CASE("a zero weight and a zero input are quantized to zero", "[fp8]") {
+  const auto linear = std::make_shared<nn::Linear>(Tensor::zeros({3, 4}).requires_grad(true));
+  auto layer = QuantizedLinear::from_linear(linear, E4M3, {.input_format = E4M3, .grad_format = E5M2});
+  const Tensor x = Tensor::zeros({2, 4}).requires_grad(true);
+  Tape tape;
+  const Tensor y = layer(x);
+  tape.backward(y, Tensor::zeros({2, 3}));
+  for (const Tensor& t : {y, x.grad(), linear->weight().grad()}) {
+    for (float v : t.data<float>()) REQUIRE(v == 0);
+  }
+}
+
+TEST_CASE("every signed format runs through QuantizedLinear, forward and backward", "[fp8]") {
+  for (const Format& f : formats()) {
+    const Case c(DType::f32);
+    INFO(f.name);
+    if (!f.has_sign) {
+      REQUIRE(throws([&] { QuantizedLinear::from_linear(c.linear, f); }, {std::string(f.name), "sign"}));
+      REQUIRE(throws([&] { QuantizedLinear::from_linear(c.linear, E4M3, {.input_format = f}); },
+                     {std::string(f.name), "input"}));
+      REQUIRE(throws([&] { QuantizedLinear::from_linear(c.linear, E4M3, {.grad_format = f}); },
+                     {std::string(f.name), "grad"}));
+      continue;
+    }
+    auto layer = QuantizedLinear::from_linear(c.linear, f, {.input_format = f, .grad_format = f});
+    const Tensor y = c.run(layer);
+    for (const Tensor& t : {y, c.x.grad(), layer.weight().grad(), layer.bias()->grad()}) {
+      double total = 0;
+      for (float v : t.data<float>()) total += std::abs(v);
+      REQUIRE(std::isfinite(total));
+      REQUIRE(total > 0);
+    }
+    if (f.bits() <= 8) {
+      std::vector<double> expected = product(rounded(values(c.x), f), rounded(values(layer.weight()), f),
+                                             c.rows, c.out, c.in, false, true);
+      for (size_t i = 0; i < expected.size(); ++i) expected[i] += values(*layer.bias())[i % c.out];
+      require_close(y, expected, 2e-6);
+    }
+  }
+}
+
+TEST_CASE("a frozen weight gets no gradient and the input still does", "[fp8]") {
+  const Case c;
+  c.linear->weight().requires_grad(false);
+  auto layer = QuantizedLinear::from_linear(c.linear, E4M3);
+  c.run(layer);
+  REQUIRE_FALSE(c.linear->weight().has_grad());
+  REQUIRE(c.x.has_grad());
+  REQUIRE(c.linear->bias()->has_grad());
+}
+
+TEST_CASE("a layer used twice on one tape adds both gradients", "[fp8]") {
+  const Case c;
+  auto layer = QuantizedLinear::from_linear(c.linear, E4M3);
+  c.run(layer);
+  const Tensor once = layer.weight().grad();
+  layer.zero_grad();
+  Tape tape;
+  tape.backward(layer(c.x) + layer(c.x), c.dy);
+  std::vector<double> twice = values(once);
+  for (double& v : twice) v *= 2;
+  require_close(layer.weight().grad(), twice, 1e-12);
+}
+
+TEST_CASE("quantized_linear is deterministic, and the same but for the order of sums on 1, 2 and 3 threads",
+          "[fp8]") {
+  manual_seed(4);
+  const auto linear = std::make_shared<nn::Linear>(130, 257);
+  const Tensor x = Tensor::randn({150, 130}).requires_grad(true), dy = Tensor::randn({150, 257});
+  const auto run = [&](int threads) -> std::vector<Tensor> {
+    const ThreadCount count(threads);
+    manual_seed(6);
+    for (const Tensor& t : {x, linear->weight(), *linear->bias()}) t.set_grad({});
+    auto layer = QuantizedLinear::from_linear(
+        linear, E4M3, {.input_format = E4M3, .grad_format = E5M2, .rounding = Rounding::stochastic});
+    Tape tape;
+    const Tensor y = layer(x);
+    tape.backward(y, dy);
+    return {y, x.grad(), linear->weight().grad(), linear->bias()->grad()};
+  };
+  const std::vector<Tensor> one = run(1);
+  for (int threads : {1, 2, 3}) {
+    const std::vector<Tensor> first = run(threads), again = run(threads);
+    for (size_t i = 0; i < one.size(); ++i) {
+      INFO(threads << " threads, result " << i);
+      REQUIRE(same_bits(first[i], again[i]));
+      require_close(first[i], values(one[i]), 2e-6);
+    }
+  }
+}

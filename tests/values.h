@@ -1,0 +1,20 @@
+// What tests read of tensors: their elements, in their own dtype or as doubles, and whether two are the same to the bit.
+#pragma once
+
+#include <altgrad/core/tensor.h>
+
+#include <cstring>
+#include <vector>
+
+template <class T>
+std::vector<T> values(const altgrad::Tensor& t) {
+  return {t.data<T>().begin(), t.data<T>().end()};
+}
+inline std::vector<double> values(const altgrad::Tensor& t) {
+  return values<double>(t.detach().to(altgrad::DType::f64));
+}
+
+inline bool same_bits(const altgrad::Tensor& a, const altgrad::Tensor& b) {
+  return a.shape() == b.shape() && a.dtype() == b.dtype() &&
+         (a.nbytes() == 0 || std::memcmp(a.raw(), b.raw(), a.nbytes()) == 0);
+}
