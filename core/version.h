@@ -20,9 +20,8 @@ struct BuildInfo {
   std::string compiler;  ///< "GCC 12.2.0"
   bool native;           ///< was it compiled for the building machine's CPU (ALTGRAD_NATIVE)?
   bool cuda;             ///< has it CUDA kernels?
-  std::string
-      isa;  ///< the best instruction set that kernels use here, at most ALTGRAD_MAX_CPU_ISA: "avx512_bf16"
-  int threads;  ///< num_threads() now
+  std::string isa;       ///< the best instruction set in use, at most ALTGRAD_MAX_CPU_ISA
+  int threads;           ///< num_threads() now
 };
 /// Throws std::invalid_argument where ALTGRAD_MAX_CPU_ISA names no instruction set, as every product of matrices does.
 BuildInfo build_info();
