@@ -83,7 +83,7 @@ struct GeluErf {
   AG_HD auto value(auto x) const { return value_and_derivative(x).value; }
   template <class T>
   AG_HD ValueAndDerivative<T> value_and_derivative(T x) const {
-    const T gauss = math::exp(x * x * T(-0.5)), cdf = math::normal_cdf(x, gauss);
+    const T gauss = math::exp_bounded(x * x * T(-0.5)), cdf = math::normal_cdf(x, gauss);
     return {x * cdf, cdf + x * gauss * T(0.39894228040143267794)};
   }
 };
