@@ -2,8 +2,8 @@
 #include <altgrad/core/version.h>
 
 #include <altgrad/core/cpu/isa.h>
-#include <altgrad/core/device.h>
 #include <altgrad/core/error.h>
+#include <altgrad/core/parallel.h>
 
 #include <ostream>
 
