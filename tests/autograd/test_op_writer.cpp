@@ -10,9 +10,9 @@
 #include "errors.h"
 #include "reference.h"
 #include "thread_count.h"
+#include "values.h"
 
 using namespace altgrad;
-using reference::values;
 
 namespace {
 

@@ -37,7 +37,7 @@ using Product =
 // A matrix filled up with zeros to multiples of 32, as the products themselves read it.
 struct Padded {
   std::vector<uint16_t> values;
-  cpu::Operand<uint16_t> operand;
+  cpu::MatrixView<uint16_t> operand;
   Padded(const bfloat16* x, bool trans, int64_t rows, int64_t columns) {
     if (trans) std::swap(rows, columns);
     constexpr int64_t unit = cpu::bf16_padding;
@@ -45,8 +45,8 @@ struct Padded {
     values.resize(size_t((rows + unit - 1) / unit * unit * stride));
     for (int64_t i = 0; i < rows * columns; ++i)
       values[size_t(i / columns * stride + i % columns)] = x[i].bits;
-    operand = trans ? cpu::Operand<uint16_t>{values.data(), 1, stride}
-                    : cpu::Operand<uint16_t>{values.data(), stride, 1};
+    operand = trans ? cpu::MatrixView<uint16_t>{values.data(), 1, stride}
+                    : cpu::MatrixView<uint16_t>{values.data(), stride, 1};
   }
 };
 #endif
