@@ -1,6 +1,6 @@
 // The elementwise functions, each with its derivative in one named functor, for the kernels of any device. A new
-// elementwise op is a functor here with its name in a list below, one function in autograd/elementwise.cpp and one row
-// in the gradient tests' table. Constants that are no integers take the argument's
+// elementwise op is a functor here with its name in a list below, one function in autograd/elementwise.cpp, declared in
+// ops.h, and one row in the gradient tests' table. Constants that are no integers take the argument's
 // type, so that a float stays one.
 #pragma once
 

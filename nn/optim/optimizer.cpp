@@ -49,7 +49,7 @@ Optimizer::Optimizer(const char* name, std::vector<ParamGroup> groups, double lr
     }
     parameters_.push_back(p);
   });
-  if (memory.empty()) fail(name_, ": got no parameters");
+  if (memory.empty()) fail(name_, ": got no parameters; does the module's visit() list them?");
 
   updates_ = Tensor::zeros({int64_t(memory.size())}, {.dtype = DType::i64});
   if (state.size() > max_state)

@@ -88,6 +88,7 @@ void check_close(const Tensor& actual, const std::vector<double>& expected) {
 }  // namespace
 
 TEST_CASE("every leaf that a layer uses is among its parameters, and every parameter is used", "[nn]") {
+  INFO("cases() moves layers to f64: a parameter that visit() does not list stays f32");
   for (const auto& [name, layer, x] : cases()) {
     INFO(name);
     const auto forward = [&, &layer = layer, &x = x] { (*layer)(x); };

@@ -260,7 +260,8 @@ TEST_CASE("altgrad.h brings every public header but the Eigen interop", "[layout
     const bool declares = text.find("\nnamespace altgrad") != std::string::npos;
     const bool is_exported = text.find("\nALTGRAD_API_BEGIN\nnamespace altgrad") != std::string::npos &&
                              text.ends_with("\nALTGRAD_API_END\n");
-    if (declares && !is_exported) wrong.push_back(path);
+    if (declares && !is_exported)
+      wrong.push_back(path + ": not between ALTGRAD_API_BEGIN and _END (core/export.h)");
   }
   INFO(lines(wrong));
   CHECK(wrong.empty());
