@@ -6,6 +6,7 @@
 #include <altgrad/core/internal/math.h>
 
 #include <algorithm>
+#include <array>
 #include <limits>
 
 namespace altgrad::kernels {
@@ -35,24 +36,38 @@ T row_max(const T* __restrict x, int64_t n) {
   return *std::max_element(m, m + 2 * parts);
 }
 
-// sum of f(i)
+// The sums of f(i), g(i), ... for i < n. One long sum in T would lose small terms beside a large one, all alike.
+template <class T, class... F>
+std::array<T, sizeof...(F)> row_sums(int64_t n, F... f) {
+  T s[sizeof...(F)][parts] = {};
+  const int64_t whole = n / parts * parts;
+  for (int64_t i = 0; i < whole; i += parts) {
+    for (int64_t j = 0; j < parts; ++j) {
+      size_t k = 0;
+      ((s[k++][j] += f(i + j)), ...);
+    }
+  }
+  std::array<T, sizeof...(F)> totals = {};
+  for (size_t k = 0; k < sizeof...(F); ++k) {
+    for (int64_t j = 0; j < parts; ++j) totals[k] += s[k][j];
+  }
+  for (int64_t i = whole; i < n; ++i) {
+    size_t k = 0;
+    ((totals[k++] += f(i)), ...);
+  }
+  return totals;
+}
+
+// The sum of f(i). With AVX-512 one vector holds as many parts, and the compiler's order is the one of all results so far.
 template <class T, class F>
 T row_sum(int64_t n, F f) {
-#if defined( \
-    __AVX512F__)  // one vector holds as many, and the compiler's order is the one that results have always had
+#if defined(__AVX512F__)
   T s = 0;
 #pragma omp simd reduction(+ : s)
   for (int64_t i = 0; i < n; ++i) s += f(i);
   return s;
 #else
-  T s[parts] = {}, total = 0;
-  const int64_t whole = n / parts * parts;
-  for (int64_t i = 0; i < whole; i += parts) {
-    for (int64_t j = 0; j < parts; ++j) s[j] += f(i + j);
-  }
-  for (int64_t j = 0; j < parts; ++j) total += s[j];
-  for (int64_t i = whole; i < n; ++i) total += f(i);
-  return total;
+  return row_sums<T>(n, f)[0];
 #endif
 }
 
@@ -132,12 +147,19 @@ void layer_norm(const Cpu&, T* y, Moments<T>* moments, const T* x, const T* w, c
     T* __restrict out = y + r * n;
     const T share = T(1) / T(n), first = in[0];
     const T m = first + row_sum<T>(n, [=](int64_t i) { return (in[i] - first) * share; });
+#if defined(__AVX512F__)
     T rest = 0, squares = 0;
 #pragma omp simd reduction(+ : rest, squares)
     for (int64_t i = 0; i < n; ++i) {
       rest += (in[i] - m) * share;
       squares += (in[i] - m) * (in[i] - m);
     }
+#else
+    const auto sums = row_sums<T>(
+        n, [=](int64_t i) { return (in[i] - m) * share; },
+        [=](int64_t i) { return (in[i] - m) * (in[i] - m); });
+    const T rest = sums[0], squares = sums[1];
+#endif
     const T var = std::max(squares / T(n) - rest * rest, T(0));  // loses nothing: rest is a rounding error
     const T s = inverse_rms(var, eps, n, [=](int64_t i) { return (in[i] - m) - rest; });
     moments[r] = {m, rest, s};
