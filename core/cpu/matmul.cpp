@@ -47,9 +47,9 @@ const BlockSize& block_size() {
 }
 
 // Are the k rows of a row-major B, of n floats, read where they lie, by m rows of A? Not if a panel's last vector reached
-// beyond them. In lines of a whole panel's row AVX-512 reads them well. AVX2 does where few tiles would use what packing
-// them costs, and where they lie so close together that a panel fits L1: rows that are multiples of 4 KiB apart share
-// cache sets and TLB entries, which made products up to 2.1 times slower.
+// beyond them. AVX-512 reads them well: a panel's row is two whole cache lines. AVX2 does where too few tiles would use
+// what packing them costs, and where all rows lie within 128 KiB: rows further apart share cache sets and TLB entries,
+// those that are multiples of 4 KiB apart most, which made products up to 2.1 times slower.
 bool reads_in_place(const PackedKernels& kernels, MatrixView<float> b, int64_t m, int64_t n, int64_t k) {
   if (b.column != 1 || n % kernels.lanes != 0) return false;
   return kernels.lanes == 16 || m <= 16 || b.row * k <= 32768;
