@@ -11,4 +11,7 @@ inline constexpr const char* isa_names[] = {"portable", "avx2", "avx512", "avx51
 // (as above), which is read once. Throws std::invalid_argument where it names none of them.
 Isa isa();
 
+// That of the kernels of products: isa(), but for a test that emulates the instructions of these kernels and of no other code.
+Isa matmul_isa();
+
 }  // namespace altgrad::cpu

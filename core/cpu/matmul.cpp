@@ -15,7 +15,7 @@ namespace altgrad::cpu {
 namespace {
 
 const PackedKernels* packed_kernels_for_this_cpu() {
-  [[maybe_unused]] const Isa best = isa();
+  [[maybe_unused]] const Isa best = matmul_isa();
 #if defined(ALTGRAD_X86_KERNELS)
   if (best >= Isa::avx512) return &packed_avx512;
   if (best >= Isa::avx2) return &packed_avx2;
@@ -88,7 +88,7 @@ void eigen_matmul(T* c, int64_t ldc, MatrixView<T> a, MatrixView<T> b, int64_t m
 }  // namespace
 
 Bf16Matmul* bf16_matmul_for_this_cpu() {
-  [[maybe_unused]] const Isa best = isa();
+  [[maybe_unused]] const Isa best = matmul_isa();
 #if defined(ALTGRAD_X86_KERNELS)
   if (best >= Isa::amx) return matmul_amx;
   if (best >= Isa::avx512_bf16) return matmul_avx512_bf16;

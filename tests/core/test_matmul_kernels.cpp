@@ -47,8 +47,8 @@ void factored(float* c, int64_t ldc, MatrixView<float> a, MatrixView<float> b, i
 std::vector<std::pair<const char*, Product>> products() {
   std::vector<std::pair<const char*, Product>> all = {{"in use", cpu::matmul<float>}, {"factor", factored}};
 #if defined(__x86_64__)
-  if (cpu::isa() >= cpu::Isa::avx512) all.emplace_back("avx512", whole(cpu::packed_avx512));
-  if (cpu::isa() >= cpu::Isa::avx2) all.emplace_back("avx2", whole(cpu::packed_avx2));
+  if (cpu::matmul_isa() >= cpu::Isa::avx512) all.emplace_back("avx512", whole(cpu::packed_avx512));
+  if (cpu::matmul_isa() >= cpu::Isa::avx2) all.emplace_back("avx2", whole(cpu::packed_avx2));
 #endif
   return all;
 }

@@ -56,7 +56,7 @@ std::vector<std::pair<const char*, Product>> products() {
   std::vector<std::pair<const char*, Product>> all = {
       {"in use", [](auto... args) { kernels::gemm(Cpu{}, args...); }}};
 #if defined(__x86_64__)
-  if (cpu::isa() >= cpu::Isa::avx512_bf16) {
+  if (cpu::matmul_isa() >= cpu::Isa::avx512_bf16) {
     all.emplace_back("avx512_bf16", [](float* c, const bfloat16* a, const bfloat16* b, const float* bias,
                                        const kernels::Gemm& g) {
       const std::unique_ptr<void, decltype(&std::free)> memory(
