@@ -226,14 +226,10 @@ void record_amax(const Cpu&, const fp8::detail::History& history, const float* a
   history.record(*amax);
 }
 
-template void quantize(const Cpu&, bfloat16*, const float*, const float*, const Rounding<float>&, int64_t,
-                       float*, const float*);
-#define AG_INSTANTIATE(T)                                                                             \
-  template void quantize(const Cpu&, T*, const T*, const float*, const Rounding<T>&, int64_t, float*, \
-                         const float*);                                                               \
-  template void encode(const Cpu&, uint8_t*, const T*, const float*, const Rounding<T>&, int64_t);    \
-  template void zero_saturated(const Cpu&, T*, const T*, const T*, const float*, T, int64_t);
-AG_INSTANTIATE(float)
-AG_INSTANTIATE(double)
+AG_INSTANTIATE_FOR(quantize<bfloat16, float>)
+AG_INSTANTIATE_FOR(quantize<float, float>)
+AG_INSTANTIATE_FOR(quantize<double, double>)
+AG_INSTANTIATE_FLOATING(encode)
+AG_INSTANTIATE_FLOATING(zero_saturated)
 
 }  // namespace altgrad::kernels

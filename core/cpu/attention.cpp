@@ -146,11 +146,7 @@ void attention_grad(const Cpu&, T* dqkv, const T* dy, const T* qkv, const T* y, 
   });
 }
 
-#define AG_INSTANTIATE(T)                                                                                  \
-  template void attention(const Cpu&, T*, LogSumExp<T>*, const T*, int64_t, int64_t, int64_t, int64_t);    \
-  template void attention_grad(const Cpu&, T*, const T*, const T*, const T*, const LogSumExp<T>*, int64_t, \
-                               int64_t, int64_t, int64_t);
-AG_INSTANTIATE(float)
-AG_INSTANTIATE(double)
+AG_INSTANTIATE_FLOATING(attention)
+AG_INSTANTIATE_FLOATING(attention_grad)
 
 }  // namespace altgrad::kernels

@@ -179,59 +179,30 @@ void axpy(const Cpu&, T* y, const T* x, double alpha, int64_t n) {
   });
 }
 
-#define AG_UNARY(F)                                                  \
-  template void unary(const Cpu&, F, float*, const float*, int64_t); \
-  template void unary(const Cpu&, F, double*, const double*, int64_t);
+#define AG_UNARY(F) AG_INSTANTIATE_FLOATING(unary, F)
 AG_UNARY_FUNCTORS(AG_UNARY)
 AG_NUMBER_FUNCTORS(AG_UNARY)
 AG_VALUE_AND_DERIVATIVE_FUNCTORS(AG_UNARY)
-#define AG_UNARY_GRAD(F)                                                                \
-  template void unary_grad(const Cpu&, F, float*, const float*, const float*, int64_t); \
-  template void unary_grad(const Cpu&, F, double*, const double*, const double*, int64_t);
+#define AG_UNARY_GRAD(F) AG_INSTANTIATE_FLOATING(unary_grad, F)
 AG_UNARY_FUNCTORS(AG_UNARY_GRAD)
 AG_NUMBER_FUNCTORS(AG_UNARY_GRAD)
-#define AG_UNARY_WITH_DERIVATIVE(F)                                                          \
-  template void unary_with_derivative(const Cpu&, F, float*, float*, const float*, int64_t); \
-  template void unary_with_derivative(const Cpu&, F, double*, double*, const double*, int64_t);
+#define AG_UNARY_WITH_DERIVATIVE(F) AG_INSTANTIATE_FLOATING(unary_with_derivative, F)
 AG_VALUE_AND_DERIVATIVE_FUNCTORS(AG_UNARY_WITH_DERIVATIVE)
-
-#define AG_BINARY(F)                                                                        \
-  template void binary(const Cpu&, F, float*, const float*, const float*, const LoopNest&); \
-  template void binary(const Cpu&, F, double*, const double*, const double*, const LoopNest&);
+#define AG_BINARY(F) AG_INSTANTIATE_FLOATING(binary, F)
 AG_BINARY_FUNCTORS(AG_BINARY)
-#define AG_BINARY_GRAD(F)                                                                                 \
-  template void binary_grad(const Cpu&, F, float*, float*, const float*, const float*, const float*,      \
-                            const LoopNest&);                                                             \
-  template void binary_grad(const Cpu&, F, double*, double*, const double*, const double*, const double*, \
-                            const LoopNest&);
+#define AG_BINARY_GRAD(F) AG_INSTANTIATE_FLOATING(binary_grad, F)
 AG_BINARY_DERIVATIVE_FUNCTORS(AG_BINARY_GRAD)
-
-#define AG_COMPARE(F)                                                                              \
-  template void compare(const Cpu&, F, uint8_t*, const float*, const float*, const LoopNest&);     \
-  template void compare(const Cpu&, F, uint8_t*, const double*, const double*, const LoopNest&);   \
-  template void compare(const Cpu&, F, uint8_t*, const int64_t*, const int64_t*, const LoopNest&); \
-  template void compare(const Cpu&, F, uint8_t*, const uint8_t*, const uint8_t*, const LoopNest&); \
-  template void compare(const Cpu&, F, uint8_t*, const bfloat16*, const bfloat16*, const LoopNest&);
+#define AG_COMPARE(F) AG_INSTANTIATE_ALL(compare, F)
 AG_COMPARE_FUNCTORS(AG_COMPARE)
 
-#define AG_FLOATING(T)                                                              \
-  template void where(const Cpu&, T*, const uint8_t*, const T*, const T*, int64_t); \
-  template void axpy(const Cpu&, T*, const T*, double, int64_t);
-AG_FLOATING(float)
-AG_FLOATING(double)
-
-#define AG_ALL(T)                                                        \
-  template void fill(const Cpu&, T*, T, int64_t);                        \
-  template void copy_strided(const Cpu&, T*, const T*, const LoopNest&); \
-  template void cast(const Cpu&, T*, const float*, int64_t);             \
-  template void cast(const Cpu&, T*, const double*, int64_t);            \
-  template void cast(const Cpu&, T*, const int64_t*, int64_t);           \
-  template void cast(const Cpu&, T*, const uint8_t*, int64_t);           \
-  template void cast(const Cpu&, T*, const bfloat16*, int64_t);
-AG_ALL(float)
-AG_ALL(double)
-AG_ALL(int64_t)
-AG_ALL(uint8_t)
-AG_ALL(bfloat16)
+AG_INSTANTIATE_FLOATING(where)
+AG_INSTANTIATE_FLOATING(axpy)
+AG_INSTANTIATE_ALL(fill)
+AG_INSTANTIATE_ALL(copy_strided)
+AG_INSTANTIATE_ALL(cast, float)
+AG_INSTANTIATE_ALL(cast, double)
+AG_INSTANTIATE_ALL(cast, int64_t)
+AG_INSTANTIATE_ALL(cast, uint8_t)
+AG_INSTANTIATE_ALL(cast, bfloat16)
 
 }  // namespace altgrad::kernels

@@ -44,11 +44,7 @@ void find_out_of_range(const Cpu&, int64_t* at, const int64_t* ids, int64_t coun
   *at = found == ids + count ? -1 : found - ids;
 }
 
-#define AG_INSTANTIATE(T)                                                                                \
-  template void gather(const Cpu&, T*, const T*, const int64_t*, int64_t, int64_t, int64_t, int64_t);    \
-  template void gather_grad(const Cpu&, T*, double, const T*, const int64_t*, int64_t, int64_t, int64_t, \
-                            int64_t);
-AG_INSTANTIATE(float)
-AG_INSTANTIATE(double)
+AG_INSTANTIATE_FLOATING(gather)
+AG_INSTANTIATE_FLOATING(gather_grad)
 
 }  // namespace altgrad::kernels

@@ -107,10 +107,7 @@ void clip_grads(const Cpu&, const Gradient* grads, int64_t count, const double* 
   }
 }
 
-#define AG_INSTANTIATE(T)                                                                 \
-  template void adamw(const Cpu&, const AdamWParam<T>*, int64_t, double, double, double); \
-  template void sgd(const Cpu&, const SgdParam<T>*, int64_t, double, bool);
-AG_INSTANTIATE(float)
-AG_INSTANTIATE(double)
+AG_INSTANTIATE_FLOATING(adamw)
+AG_INSTANTIATE_FLOATING(sgd)
 
 }  // namespace altgrad::kernels

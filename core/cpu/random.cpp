@@ -77,11 +77,8 @@ void dropout(const Cpu&, T* y, const T* x, double p, RandomStream random, int64_
   });
 }
 
-#define AG_INSTANTIATE(T)                                       \
-  template void uniform(const Cpu&, T*, RandomStream, int64_t); \
-  template void normal(const Cpu&, T*, RandomStream, int64_t);  \
-  template void dropout(const Cpu&, T*, const T*, double, RandomStream, int64_t);
-AG_INSTANTIATE(float)
-AG_INSTANTIATE(double)
+AG_INSTANTIATE_FLOATING(uniform)
+AG_INSTANTIATE_FLOATING(normal)
+AG_INSTANTIATE_FLOATING(dropout)
 
 }  // namespace altgrad::kernels

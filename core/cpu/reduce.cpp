@@ -151,14 +151,11 @@ void has_nan(const Cpu&, uint8_t* result, const T* x, int64_t n) {
   *result = std::isnan(exact_amax(x, n));
 }
 
-#define AG_INSTANTIATE(T)                                                                          \
-  template void sum(const Cpu&, T*, const T*, int64_t, int64_t, int64_t, double);                  \
-  template void max(const Cpu&, T*, const T*, int64_t, int64_t, int64_t);                          \
-  template void max_grad(const Cpu&, T*, const T*, const T*, const T*, int64_t, int64_t, int64_t); \
-  template void argmax(const Cpu&, int64_t*, const T*, int64_t, int64_t);                          \
-  template void amax(const Cpu&, float*, const T*, int64_t);                                       \
-  template void has_nan(const Cpu&, uint8_t*, const T*, int64_t);
-AG_INSTANTIATE(float)
-AG_INSTANTIATE(double)
+AG_INSTANTIATE_FLOATING(sum)
+AG_INSTANTIATE_FLOATING(max)
+AG_INSTANTIATE_FLOATING(max_grad)
+AG_INSTANTIATE_FLOATING(argmax)
+AG_INSTANTIATE_FLOATING(amax)
+AG_INSTANTIATE_FLOATING(has_nan)
 
 }  // namespace altgrad::kernels

@@ -254,24 +254,16 @@ void cross_entropy_grad(const Cpu&, T* dx, const T* dy, const T* weight, const T
   });
 }
 
-#define AG_INSTANTIATE(T)                                                                                  \
-  template void softmax(const Cpu&, T*, const T*, int64_t, int64_t);                                       \
-  template void softmax_grad(const Cpu&, T*, const T*, const T*, int64_t, int64_t);                        \
-  template void log_softmax(const Cpu&, T*, const T*, int64_t, int64_t);                                   \
-  template void log_softmax_grad(const Cpu&, T*, const T*, const T*, int64_t, int64_t);                    \
-  template void layer_norm(const Cpu&, T*, Moments<T>*, const T*, const T*, const T*, int64_t, int64_t,    \
-                           double);                                                                        \
-  template void layer_norm_grad(const Cpu&, T*, double, T*, T*, const T*, const T*, const Moments<T>*,     \
-                                const T*, int64_t, int64_t);                                               \
-  template void rms_norm(const Cpu&, T*, T*, const T*, const T*, int64_t, int64_t, double);                \
-  template void rms_norm_grad(const Cpu&, T*, double, T*, const T*, const T*, const T*, const T*, int64_t, \
-                              int64_t);                                                                    \
-  template void cross_entropy(const Cpu&, T*, LogSumExp<T>*, const T*, const int64_t*, int64_t, int64_t,   \
-                              int64_t);                                                                    \
-  template void target_weight(const Cpu&, T*, const int64_t*, int64_t, int64_t);                           \
-  template void cross_entropy_grad(const Cpu&, T*, const T*, const T*, const T*, const LogSumExp<T>*,      \
-                                   const int64_t*, int64_t, int64_t, int64_t);
-AG_INSTANTIATE(float)
-AG_INSTANTIATE(double)
+AG_INSTANTIATE_FLOATING(softmax)
+AG_INSTANTIATE_FLOATING(softmax_grad)
+AG_INSTANTIATE_FLOATING(log_softmax)
+AG_INSTANTIATE_FLOATING(log_softmax_grad)
+AG_INSTANTIATE_FLOATING(layer_norm)
+AG_INSTANTIATE_FLOATING(layer_norm_grad)
+AG_INSTANTIATE_FLOATING(rms_norm)
+AG_INSTANTIATE_FLOATING(rms_norm_grad)
+AG_INSTANTIATE_FLOATING(cross_entropy)
+AG_INSTANTIATE_FLOATING(target_weight)
+AG_INSTANTIATE_FLOATING(cross_entropy_grad)
 
 }  // namespace altgrad::kernels
