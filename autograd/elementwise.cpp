@@ -78,7 +78,7 @@ Tensor silu(const Tensor& x) { return unary<Silu>(x); }
 
 Tensor clamp(const Tensor& x, double low, double high) {
   if (!(low <= high)) fail("clamp: low ", low, " is not below high ", high, " for x ", x.shape());
-  return unary(x, Clamp{low, high});
+  return unary(x, Clamp{{}, low, high});
 }
 
 }  // namespace altgrad

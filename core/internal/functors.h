@@ -6,6 +6,9 @@
 
 #include <altgrad/core/internal/math.h>
 
+#include <algorithm>
+#include <cstddef>
+
 namespace altgrad {
 
 // What the derivative is computed from, so that the tape keeps nothing else alive: the input x, the result y, or
@@ -13,73 +16,75 @@ namespace altgrad {
 // value_and_derivative(x).
 enum class Saved { nothing, x, y, derivative };
 
+// An op's name as a template argument.
+template <size_t size>
+struct OpName {
+  char text[size];
+  constexpr OpName(const char (&name)[size]) { std::copy_n(name, size, text); }
+};
+// What a functor says of itself.
+template <OpName op>
+struct Named {
+  static constexpr const char* name = op.text;
+};
+template <OpName op, Saved saved>
+struct Elementwise : Named<op> {
+  static constexpr Saved saved_for_backward = saved;
+};
+// The same for functions of a tensor and a number c, which is no tensor.
+template <OpName op, Saved saved>
+struct WithNumber {
+  static constexpr const char* name = op.text;
+  static constexpr Saved saved_for_backward = saved;
+  double c;
+};
+
 template <class T>
 struct ValueAndDerivative {
   T value, derivative;
 };
 
-struct Neg {
-  static constexpr const char* name = "neg";
-  static constexpr auto saved_for_backward = Saved::nothing;
+struct Neg : Elementwise<"neg", Saved::nothing> {
   AG_HD auto value(auto x) const { return -x; }
   AG_HD auto derivative(auto) const { return -1; }
 };
-struct Abs {
-  static constexpr const char* name = "abs";
-  static constexpr auto saved_for_backward = Saved::x;
+struct Abs : Elementwise<"abs", Saved::x> {
   AG_HD auto value(auto x) const { return std::abs(x); }
   AG_HD auto derivative(auto x) const { return x > 0 ? 1 : x < 0 ? -1 : x == 0 ? 0 : x; }  // NaN stays
 };
-struct Exp {
-  static constexpr const char* name = "exp";
-  static constexpr auto saved_for_backward = Saved::y;
+struct Exp : Elementwise<"exp", Saved::y> {
   AG_HD auto value(auto x) const { return math::exp(x); }
   AG_HD auto derivative(auto y) const { return y; }
 };
-struct Log {
-  static constexpr const char* name = "log";
-  static constexpr auto saved_for_backward = Saved::x;
+struct Log : Elementwise<"log", Saved::x> {
   AG_HD auto value(auto x) const { return std::log(x); }
   AG_HD auto derivative(auto x) const { return 1 / x; }
 };
-struct Sqrt {
-  static constexpr const char* name = "sqrt";
-  static constexpr auto saved_for_backward = Saved::y;
+struct Sqrt : Elementwise<"sqrt", Saved::y> {
   AG_HD auto value(auto x) const { return std::sqrt(x); }
   AG_HD auto derivative(auto y) const { return decltype(y)(0.5) / y; }
 };
-struct Pow {
-  static constexpr const char* name = "pow";
-  static constexpr auto saved_for_backward = Saved::x;
-  double p;
-  AG_HD auto value(auto x) const { return std::pow(x, decltype(x)(p)); }
+struct Pow : WithNumber<"pow", Saved::x> {
+  AG_HD auto value(auto x) const { return std::pow(x, decltype(x)(c)); }
   template <class T>
   AG_HD T derivative(T x) const {
-    return p == 0 ? T(0) : T(p) * std::pow(x, T(p - 1));
+    return c == 0 ? T(0) : T(c) * std::pow(x, T(c - 1));
   }
 };
-struct TanhFn {
-  static constexpr const char* name = "tanh";
-  static constexpr auto saved_for_backward = Saved::y;
+struct TanhFn : Elementwise<"tanh", Saved::y> {
   AG_HD auto value(auto x) const { return math::tanh(x); }
   AG_HD auto derivative(auto y) const { return 1 - y * y; }
 };
-struct SigmoidFn {
-  static constexpr const char* name = "sigmoid";
-  static constexpr auto saved_for_backward = Saved::y;
+struct SigmoidFn : Elementwise<"sigmoid", Saved::y> {
   AG_HD auto value(auto x) const { return math::sigmoid(x); }
   AG_HD auto derivative(auto y) const { return y * (1 - y); }
 };
-struct Relu {
-  static constexpr const char* name = "relu";
-  static constexpr auto saved_for_backward = Saved::y;
+struct Relu : Elementwise<"relu", Saved::y> {
   AG_HD auto value(auto x) const { return x < 0 ? 0 : x; }  // NaN stays
   AG_HD auto derivative(auto y) const { return y > 0 ? decltype(y)(1) : 0; }
 };
 // x Phi(x), with derivative Phi(x) + x phi(x)
-struct GeluErf {
-  static constexpr const char* name = "gelu";
-  static constexpr auto saved_for_backward = Saved::derivative;
+struct GeluErf : Elementwise<"gelu", Saved::derivative> {
   AG_HD auto value(auto x) const { return value_and_derivative(x).value; }
   template <class T>
   AG_HD ValueAndDerivative<T> value_and_derivative(T x) const {
@@ -88,9 +93,7 @@ struct GeluErf {
   }
 };
 // x (1 + tanh u) / 2 = x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3)
-struct GeluTanh {
-  static constexpr const char* name = "gelu";
-  static constexpr auto saved_for_backward = Saved::derivative;
+struct GeluTanh : Elementwise<"gelu", Saved::derivative> {
   AG_HD auto value(auto x) const { return value_and_derivative(x).value; }
   template <class T>
   AG_HD ValueAndDerivative<T> value_and_derivative(T x) const {
@@ -99,9 +102,7 @@ struct GeluTanh {
     return {x * s, s + u * s * (T(1) - s) * c * (T(1) + T(0.134145) * u * u)};
   }
 };
-struct Silu {
-  static constexpr const char* name = "silu";
-  static constexpr auto saved_for_backward = Saved::derivative;
+struct Silu : Elementwise<"silu", Saved::derivative> {
   AG_HD auto value(auto x) const { return value_and_derivative(x).value; }
   template <class T>
   AG_HD ValueAndDerivative<T> value_and_derivative(T x) const {
@@ -109,9 +110,7 @@ struct Silu {
     return {x * s, s + x * s * (T(1) - s)};
   }
 };
-struct Clamp {
-  static constexpr const char* name = "clamp";
-  static constexpr auto saved_for_backward = Saved::x;
+struct Clamp : Elementwise<"clamp", Saved::x> {
   double low, high;
   template <class T>
   AG_HD T value(T x) const {
@@ -122,46 +121,28 @@ struct Clamp {
     return x < T(low) || x > T(high) ? T(0) : T(1);
   }
 };
-// Arithmetic with a number c, which is no tensor: x + c, x - c, c - x, x c, x / c, c / x.
-struct AddNumber {
-  static constexpr const char* name = "add";
-  static constexpr auto saved_for_backward = Saved::nothing;
-  double c;
+// Arithmetic with a number: x + c, x - c, c - x, x c, x / c, c / x.
+struct AddNumber : WithNumber<"add", Saved::nothing> {
   AG_HD auto value(auto x) const { return x + decltype(x)(c); }
   AG_HD auto derivative(auto) const { return 1; }
 };
-struct SubNumber {
-  static constexpr const char* name = "sub";
-  static constexpr auto saved_for_backward = Saved::nothing;
-  double c;
+struct SubNumber : WithNumber<"sub", Saved::nothing> {
   AG_HD auto value(auto x) const { return x - decltype(x)(c); }
   AG_HD auto derivative(auto) const { return 1; }
 };
-struct SubFromNumber {
-  static constexpr const char* name = "sub";
-  static constexpr auto saved_for_backward = Saved::nothing;
-  double c;
+struct SubFromNumber : WithNumber<"sub", Saved::nothing> {
   AG_HD auto value(auto x) const { return decltype(x)(c) - x; }
   AG_HD auto derivative(auto) const { return -1; }
 };
-struct MulNumber {
-  static constexpr const char* name = "mul";
-  static constexpr auto saved_for_backward = Saved::nothing;
-  double c;
+struct MulNumber : WithNumber<"mul", Saved::nothing> {
   AG_HD auto value(auto x) const { return x * decltype(x)(c); }
   AG_HD auto derivative(auto x) const { return decltype(x)(c); }
 };
-struct DivNumber {
-  static constexpr const char* name = "div";
-  static constexpr auto saved_for_backward = Saved::nothing;
-  double c;
+struct DivNumber : WithNumber<"div", Saved::nothing> {
   AG_HD auto value(auto x) const { return x / decltype(x)(c); }
   AG_HD auto derivative(auto x) const { return 1 / decltype(x)(c); }
 };
-struct DivOfNumber {
-  static constexpr const char* name = "div";
-  static constexpr auto saved_for_backward = Saved::x;
-  double c;
+struct DivOfNumber : WithNumber<"div", Saved::x> {
   AG_HD auto value(auto x) const { return decltype(x)(c) / x; }
   AG_HD auto derivative(auto x) const { return -(decltype(x)(c) / x) / x; }
 };
@@ -172,35 +153,29 @@ struct DivOfNumber {
 #define AG_VALUE_AND_DERIVATIVE_FUNCTORS(X) X(GeluErf) X(GeluTanh) X(Silu)
 
 // Functions of two numbers have two partial derivatives. Those of Add and Sub are constants, which need no kernel.
-struct Add {
-  static constexpr const char* name = "add";
+struct Add : Named<"add"> {
   AG_HD auto value(auto a, auto b) const { return a + b; }
 };
-struct Sub {
-  static constexpr const char* name = "sub";
+struct Sub : Named<"sub"> {
   AG_HD auto value(auto a, auto b) const { return a - b; }
 };
-struct Mul {
-  static constexpr const char* name = "mul";
+struct Mul : Named<"mul"> {
   AG_HD auto value(auto a, auto b) const { return a * b; }
   AG_HD auto derivative_a(auto, auto b) const { return b; }
   AG_HD auto derivative_b(auto a, auto) const { return a; }
 };
-struct Div {
-  static constexpr const char* name = "div";
+struct Div : Named<"div"> {
   AG_HD auto value(auto a, auto b) const { return a / b; }
   AG_HD auto derivative_a(auto, auto b) const { return 1 / b; }
   AG_HD auto derivative_b(auto a, auto b) const { return -(a / b) / b; }  // b * b would leave the floats
 };
 // Where a or b is NaN, that is the result.
-struct Maximum {
-  static constexpr const char* name = "maximum";
+struct Maximum : Named<"maximum"> {
   AG_HD auto value(auto a, auto b) const { return a > b || a != a ? a : b; }
   AG_HD auto derivative_a(auto a, auto b) const { return a > b ? 1 : a == b ? decltype(a)(0.5) : 0; }
   AG_HD auto derivative_b(auto a, auto b) const { return derivative_a(b, a); }
 };
-struct Minimum {
-  static constexpr const char* name = "minimum";
+struct Minimum : Named<"minimum"> {
   AG_HD auto value(auto a, auto b) const { return a < b || a != a ? a : b; }
   AG_HD auto derivative_a(auto a, auto b) const { return Maximum().derivative_a(b, a); }
   AG_HD auto derivative_b(auto a, auto b) const { return Maximum().derivative_a(a, b); }
@@ -208,12 +183,10 @@ struct Minimum {
 #define AG_BINARY_FUNCTORS(X) X(Add) X(Sub) AG_BINARY_DERIVATIVE_FUNCTORS(X)
 #define AG_BINARY_DERIVATIVE_FUNCTORS(X) X(Mul) X(Div) X(Maximum) X(Minimum)
 
-struct Greater {
-  static constexpr const char* name = "greater";
+struct Greater : Named<"greater"> {
   AG_HD bool value(auto a, auto b) const { return a > b; }
 };
-struct Equal {
-  static constexpr const char* name = "equal";
+struct Equal : Named<"equal"> {
   AG_HD bool value(auto a, auto b) const { return a == b; }
 };
 #define AG_COMPARE_FUNCTORS(X) X(Greater) X(Equal)
