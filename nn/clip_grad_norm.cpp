@@ -24,9 +24,8 @@ Tensor clip_grad_norm_(std::span<const Tensor> parameters, double max_norm) {
   }
   const Tensor norm = Tensor::empty({}, {DType::f64, on.value_or(Device::cpu())});
   dispatch_device(norm.device(), [&](const auto& device) {
-    const auto count = int64_t(grads.size());
-    kernels::grad_norm(device, norm.ptr<double>(), grads.data(), count);
-    kernels::clip_grads(device, grads.data(), count, norm.ptr<double>(), max_norm);
+    kernels::grad_norm(device, norm.ptr<double>(), grads);
+    kernels::clip_grads(device, grads, norm.ptr<double>(), max_norm);
   });
   return norm;
 }

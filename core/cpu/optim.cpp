@@ -4,25 +4,24 @@
 #include <altgrad/core/internal/kernels/optim.h>
 
 #include <cmath>
-#include <span>
 
 namespace altgrad::kernels {
 namespace {
 
 constexpr int64_t task_size = 1 << 15;
 
-// update(p, begin, end): elements [begin, end) of parameter p, which together are all elements of all
-// parameters.
+// update(p, begin, end): elements [begin, end) of parameter p, which together are all elements of all parameters.
 template <class Param, class F>
-void for_all_elements(const Param* params, int64_t count, F&& update) {
+void for_all_elements(std::span<const Param> params, F&& update) {
   int64_t total = 0;
-  for (int64_t i = 0; i < count; ++i) total += params[i].n;
+  for (const Param& p : params) total += p.n;
   parallel_tasks((total + task_size - 1) / task_size, [&](int64_t task) {
-    int64_t begin = task * task_size, end = begin + task_size;  // counted from the start of parameter i
-    for (int64_t i = 0; i < count && end > 0; ++i) {
-      if (begin < params[i].n) update(params[i], std::max<int64_t>(begin, 0), std::min(end, params[i].n));
-      begin -= params[i].n;
-      end -= params[i].n;
+    int64_t begin = task * task_size, end = begin + task_size;  // counted from the start of p
+    for (const Param& p : params) {
+      if (end <= 0) break;
+      if (begin < p.n) update(p, std::max<int64_t>(begin, 0), std::min(end, p.n));
+      begin -= p.n;
+      end -= p.n;
     }
   });
 }
@@ -45,9 +44,9 @@ void with_elements(const Gradient& g, F&& f) {
 // m and v are divided by 1 - beta^step, as they start from zero. They are weighted sums, not m += (1 - beta1) (g
 // - m): where beta is small and the old value large, that difference loses g.
 template <class T>
-void adamw(const Cpu&, const AdamWParam<T>* params, int64_t count, double beta1, double beta2, double eps) {
-  for_all_elements(params, count, [=](const AdamWParam<T>& p, int64_t begin, int64_t end) {
-    T* __restrict w = p.w, * __restrict m = p.m, * __restrict v = p.v;
+void adamw(const Cpu&, std::span<const optim::ParamView<T>> params, double beta1, double beta2, double eps) {
+  for_all_elements(params, [=](const optim::ParamView<T>& p, int64_t begin, int64_t end) {
+    T* __restrict w = p.w, * __restrict m = p.state[0], * __restrict v = p.state[1];
     const T* __restrict g = p.g;
     const T keep = T(1 - *p.lr * p.weight_decay), epsilon = T(eps);
     const T old1 = T(beta1), new1 = T(1 - beta1), old2 = T(beta2), new2 = T(1 - beta2);
@@ -62,9 +61,9 @@ void adamw(const Cpu&, const AdamWParam<T>* params, int64_t count, double beta1,
 }
 
 template <class T>
-void sgd(const Cpu&, const SgdParam<T>* params, int64_t count, double momentum, bool nesterov) {
-  for_all_elements(params, count, [=](const SgdParam<T>& p, int64_t begin, int64_t end) {
-    T* __restrict w = p.w, * __restrict v = p.v;
+void sgd(const Cpu&, std::span<const optim::ParamView<T>> params, double momentum, bool nesterov) {
+  for_all_elements(params, [=](const optim::ParamView<T>& p, int64_t begin, int64_t end) {
+    T* __restrict w = p.w, * __restrict v = p.state[0];
     const T* __restrict g = p.g;
     const T lr = T(*p.lr), decay = T(p.weight_decay), mu = T(momentum);
     if (!v) {
@@ -79,9 +78,9 @@ void sgd(const Cpu&, const SgdParam<T>* params, int64_t count, double momentum, 
   });
 }
 
-void grad_norm(const Cpu&, double* norm, const Gradient* grads, int64_t count) {
+void grad_norm(const Cpu&, double* norm, std::span<const Gradient> grads) {
   double sum = 0;
-  for (const Gradient& g : std::span(grads, size_t(count))) {
+  for (const Gradient& g : grads) {
     with_elements(g, [&](const auto* x) {
       sum += chunked_sum(g.n, [=](int64_t begin, int64_t end) {
         double squares = 0;
@@ -94,11 +93,10 @@ void grad_norm(const Cpu&, double* norm, const Gradient* grads, int64_t count) {
   *norm = std::sqrt(sum);
 }
 
-void clip_grads(const Cpu&, const Gradient* grads, int64_t count, const double* norm, double max_norm) {
+void clip_grads(const Cpu&, std::span<const Gradient> grads, const double* norm, double max_norm) {
   if (!(std::isfinite(*norm) && *norm > max_norm)) return;
   const double factor = max_norm / *norm;
-  for (const Gradient& g :
-       std::span(grads, size_t(count))) {  // one after the other: a gradient may be given twice
+  for (const Gradient& g : grads) {  // one after the other: a gradient may be given twice
     with_elements(g, [&]<class T>(T* x) {
       parallel_for(g.n, task_size, [=](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) x[i] *= T(factor);

@@ -2,8 +2,8 @@
 // kernels::adamw.
 #include <altgrad/nn/optim/adamw.h>
 
+#include <altgrad/core/dispatch.h>
 #include <altgrad/core/internal/kernels/optim.h>
-#include <altgrad/nn/internal/fused_update.h>
 
 namespace altgrad::optim {
 
@@ -17,11 +17,10 @@ AdamW::AdamW(std::vector<ParamGroup> groups, AdamWOptions options)
 }
 
 void AdamW::step() {
-  const auto item = []<class T>(const ParamView<T>& p) {
-    return kernels::AdamWParam<T>{p.w, p.state[0], p.state[1], p.g, p.n, p.lr, p.step, p.weight_decay};
-  };
-  detail::fused_update(begin_step(), item, [&](const auto& device, const auto* params, int64_t count) {
-    kernels::adamw(device, params, count, options_.betas[0], options_.betas[1], options_.eps);
+  const Step& step = begin_step();
+  dispatch_device(step.device, [&](const auto& device) {
+    kernels::adamw(device, std::span(step.f32), options_.betas[0], options_.betas[1], options_.eps);
+    kernels::adamw(device, std::span(step.f64), options_.betas[0], options_.betas[1], options_.eps);
   });
 }
 

@@ -14,9 +14,9 @@
 // or device.
 #pragma once
 
+#include <altgrad/core/param_view.h>
 #include <altgrad/nn/module.h>
 
-#include <array>
 #include <optional>
 #include <string>
 #include <vector>
@@ -28,19 +28,6 @@ namespace altgrad::optim {
 struct ParamGroup {
   std::vector<Tensor> params;
   std::optional<double> lr = {}, weight_decay = {};
-};
-
-constexpr size_t max_state = 4;  ///< tensors that an optimizer may keep of each parameter
-
-/// A parameter that has a gradient, as a kernel sees it: n elements of each, in memory of its device.
-template <class T>
-struct ParamView {
-  T* w;                             ///< values
-  const T* g;                       ///< gradient
-  std::array<T*, max_state> state;  ///< what is kept of it, in the order of the names; null beyond
-  int64_t n;
-  const double *lr, *step;  ///< on the device, as they change; step counts its updates, this one included
-  double weight_decay;
 };
 
 /// What a step updates. The memory is valid until the parameters, gradients or the optimizer change.

@@ -1,8 +1,8 @@
 // d = g + weight_decay w, v = momentum v + d, w -= lr v (nesterov: lr (d + momentum v)): kernels::sgd.
 #include <altgrad/nn/optim/sgd.h>
 
+#include <altgrad/core/dispatch.h>
 #include <altgrad/core/internal/kernels/optim.h>
-#include <altgrad/nn/internal/fused_update.h>
 
 namespace altgrad::optim {
 
@@ -15,11 +15,10 @@ SGD::SGD(std::vector<ParamGroup> groups, SGDOptions options)
 }
 
 void SGD::step() {
-  const auto item = []<class T>(const ParamView<T>& p) {
-    return kernels::SgdParam<T>{p.w, p.state[0], p.g, p.n, p.lr, p.weight_decay};
-  };
-  detail::fused_update(begin_step(), item, [&](const auto& device, const auto* params, int64_t count) {
-    kernels::sgd(device, params, count, options_.momentum, options_.nesterov);
+  const Step& step = begin_step();
+  dispatch_device(step.device, [&](const auto& device) {
+    kernels::sgd(device, std::span(step.f32), options_.momentum, options_.nesterov);
+    kernels::sgd(device, std::span(step.f64), options_.momentum, options_.nesterov);
   });
 }
 

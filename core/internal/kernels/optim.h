@@ -3,34 +3,18 @@
 
 #include <altgrad/core/device.h>
 #include <altgrad/core/dtype.h>
+#include <altgrad/core/param_view.h>
+
+#include <span>
 
 namespace altgrad::kernels {
 
-// One parameter: its values, state and gradient, with its group's settings. The learning rate and the number of its
-// updates, this one included, lie in memory of the device: they change from step to step.
+// Loshchilov & Hutter, "Decoupled weight decay regularization", 2019, algorithm 2; m = state[0], v = state[1]
 template <class T>
-struct AdamWParam {
-  T *w, *m, *v;
-  const T* g;
-  int64_t n;
-  const double* lr;
-  const double* step;
-  double weight_decay;
-};
-// Loshchilov & Hutter, "Decoupled weight decay regularization", 2019, algorithm 2.
+void adamw(const Cpu&, std::span<const optim::ParamView<T>> params, double beta1, double beta2, double eps);
+// d = g + weight_decay * w; v = momentum * v + d; w -= lr * (nesterov ? d + momentum * v : v); v = state[0], null without
 template <class T>
-void adamw(const Cpu&, const AdamWParam<T>* params, int64_t count, double beta1, double beta2, double eps);
-template <class T>
-struct SgdParam {
-  T *w, *v;  // v: momentum, null without
-  const T* g;
-  int64_t n;
-  const double* lr;
-  double weight_decay;
-};
-// d = g + weight_decay * w; v = momentum * v + d; w -= lr * (nesterov ? d + momentum * v : v)
-template <class T>
-void sgd(const Cpu&, const SgdParam<T>* params, int64_t count, double momentum, bool nesterov);
+void sgd(const Cpu&, std::span<const optim::ParamView<T>> params, double momentum, bool nesterov);
 
 // A gradient of n elements, f32 or f64.
 struct Gradient {
@@ -39,8 +23,8 @@ struct Gradient {
   DType dtype;
 };
 // The 2-norm of all gradients together; squares are summed in f64, gradient by gradient.
-void grad_norm(const Cpu&, double* norm, const Gradient* grads, int64_t count);
+void grad_norm(const Cpu&, double* norm, std::span<const Gradient> grads);
 // All gradients times max_norm / *norm, where *norm is finite and above max_norm.
-void clip_grads(const Cpu&, const Gradient* grads, int64_t count, const double* norm, double max_norm);
+void clip_grads(const Cpu&, std::span<const Gradient> grads, const double* norm, double max_norm);
 
 }  // namespace altgrad::kernels
