@@ -33,6 +33,11 @@ constexpr DTypeFacts facts_of(DType t) {
   }
   return {0, "none of DType", false, false};  // cast from another number
 }
+constexpr DType dtype_at(const float*) { return DType::f32; }
+constexpr DType dtype_at(const double*) { return DType::f64; }
+constexpr DType dtype_at(const int64_t*) { return DType::i64; }
+constexpr DType dtype_at(const uint8_t*) { return DType::u8; }
+constexpr DType dtype_at(const bfloat16*) { return DType::bf16; }
 }  // namespace detail
 
 constexpr size_t size_of(DType t) { return detail::facts_of(t).size; }
@@ -42,21 +47,9 @@ constexpr bool is_floating(DType t) { return detail::facts_of(t).floating; }
 constexpr bool is_integer(DType t) { return detail::facts_of(t).integer; }
 inline std::ostream& operator<<(std::ostream& out, DType t) { return out << name_of(t); }
 
-/// The DType of a C++ type; the primary template is left undefined for types no tensor holds.
+/// The DType of a C++ type; does not compile for types that no tensor holds.
 template <class T>
-struct DTypeOf;
-template <>
-struct DTypeOf<float> : std::integral_constant<DType, DType::f32> {};
-template <>
-struct DTypeOf<double> : std::integral_constant<DType, DType::f64> {};
-template <>
-struct DTypeOf<int64_t> : std::integral_constant<DType, DType::i64> {};
-template <>
-struct DTypeOf<uint8_t> : std::integral_constant<DType, DType::u8> {};
-template <>
-struct DTypeOf<bfloat16> : std::integral_constant<DType, DType::bf16> {};
-template <class T>
-inline constexpr DType dtype_of = DTypeOf<T>::value;
+inline constexpr DType dtype_of = detail::dtype_at(static_cast<T*>(nullptr));
 
 /// Can a T hold x, for integers without the digits after the point?
 template <class T>
