@@ -14,6 +14,14 @@
 ALTGRAD_API_BEGIN
 namespace altgrad {
 
+/// The elements of an array, vector or span, or those in braces, for a function's argument: nothing is copied.
+template <class T>
+struct ListOf : std::span<const T> {
+  using std::span<const T>::span;
+  ListOf(std::span<const T> list) : std::span<const T>(list) {}
+  ListOf(std::initializer_list<T> list) : std::span<const T>(list.begin(), list.size()) {}
+};
+
 class Shape {
  public:
   static constexpr int max_dim = 8;
