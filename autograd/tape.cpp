@@ -4,7 +4,6 @@
 #include <altgrad/autograd/internal/arena.h>
 #include <altgrad/autograd/internal/common.h>
 #include <altgrad/autograd/internal/scopes.h>
-#include <altgrad/core/dispatch.h>
 #include <altgrad/core/internal/kernels/elementwise.h>
 
 #include <pthread.h>

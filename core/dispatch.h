@@ -13,7 +13,6 @@
 #include <altgrad/core/tensor.h>
 
 #include <optional>
-#include <type_traits>
 
 /// The overloads of a kernel as one function object.
 #define AG_KERNEL(name) [](const auto&... args) { name(args...); }

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <ostream>
-#include <vector>
 
 namespace altgrad {
 

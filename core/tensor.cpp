@@ -8,7 +8,6 @@
 #include <altgrad/core/internal/kernels/random.h>
 
 #include <cstring>
-#include <ostream>
 
 namespace altgrad {
 namespace {

@@ -7,7 +7,6 @@
 #include <altgrad/fp8/internal/kernels.h>
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 
 namespace altgrad::fp8 {

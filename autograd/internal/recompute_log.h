@@ -2,7 +2,6 @@
 // what replayed() (autograd/op_writer.h) gave in the first run.
 #pragma once
 
-#include <altgrad/core/random.h>
 #include <altgrad/core/tensor.h>
 
 #include <cstddef>

@@ -1,7 +1,6 @@
 // How an operand is rounded, whatever its form (fp8/qtensor.cpp), and its gradient (fp8/quantize.cpp).
 #pragma once
 
-#include <altgrad/core/random.h>
 #include <altgrad/fp8/qtensor.h>
 #include <altgrad/fp8/quantize.h>
 

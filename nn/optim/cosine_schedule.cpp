@@ -1,5 +1,4 @@
 // The formula, in the default floating-point environment, so that a learning rate has the same bits everywhere.
-#include <altgrad/core/error.h>
 #include <altgrad/core/float_environment.h>
 #include <altgrad/nn/optim.h>
 
