@@ -159,7 +159,9 @@ void print(std::ostream& out, const Module& module, const std::string& indent) {
 
 // For error texts: the names there are or, of more than a dozen, the dozen most like the one that was asked
 // for (that have the most characters at both ends in common with it).
-std::string nearest(std::vector<std::string> names, std::string_view asked) {
+std::string nearest(const auto& named, std::string_view asked) {
+  std::vector<std::string> names;
+  for (const auto& [name, found] : named) names.push_back(name);
   const size_t most = 12, all = names.size();
   if (names.empty()) return "; there are none";
   if (all > most) {
@@ -228,17 +230,13 @@ int64_t Module::num_parameters() const {
 Tensor& Module::parameter(std::string_view path) const {
   const Lookup found(*this, path);
   if (found.tensor && found.is_parameter) return *found.tensor;
-  std::vector<std::string> names;
-  for (const auto& [name, t] : named_parameters()) names.push_back(name);
-  fail("parameter: ", type_name(), " has no parameter \"", path, '"', nearest(std::move(names), path));
+  fail("parameter: ", type_name(), " has no parameter \"", path, '"', nearest(named_parameters(), path));
 }
 
 Module& Module::module(std::string_view path) const {
   const Lookup found(*this, path);
   if (found.module) return *found.module;
-  std::vector<std::string> names;
-  for (const auto& [name, m] : named_modules()) names.push_back(name);
-  fail("module: ", type_name(), " has no module \"", path, '"', nearest(std::move(names), path));
+  fail("module: ", type_name(), " has no module \"", path, '"', nearest(named_modules(), path));
 }
 
 class Module::SetMode final : public EachModule {
