@@ -1,6 +1,6 @@
 // Linear algebra. Every product and every gradient is one GEMM that reads its operands where they are,
 // transposed by flags.
-#include <altgrad/autograd/op_writer.h>
+#include <altgrad/autograd/internal/common.h>
 #include <altgrad/autograd/ops.h>
 #include <altgrad/core/internal/kernels/gemm.h>
 
@@ -128,22 +128,24 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
                        Matmul::Sizes{batch.numel(), m, n, k, a_repeats}, shape);
 }
 
-Tensor linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b) {
-  check_same_kind("linear", x, w);
-  check_floating("linear", x);
-  if (x.dim() == 0) fail("linear: x ", x.shape(), " needs at least one axis, of in_features");
-  if (w.dim() != 2) fail("linear: weight ", w.shape(), " needs two axes, (out_features, in_features)");
+void detail::check_linear(const char* op, const Tensor& x, const Tensor& w, const std::optional<Tensor>& b) {
+  check_same_kind(op, x, w);
+  check_floating(op, x);
+  if (x.dim() == 0) fail(op, ": x ", x.shape(), " needs at least one axis, of in_features");
+  if (w.dim() != 2) fail(op, ": weight ", w.shape(), " needs two axes, (out_features, in_features)");
   if (x.size(-1) != w.size(1)) {
-    fail("linear: x ", x.shape(), " does not match weight ", w.shape(), ": in_features ", x.size(-1), " vs ",
+    fail(op, ": x ", x.shape(), " does not match weight ", w.shape(), ": in_features ", x.size(-1), " vs ",
          w.size(1));
   }
-  if (b) {
-    check_same_kind("linear", x, *b);
-    if (!(b->shape() == Shape{w.size(0)})) {
-      fail("linear: bias ", b->shape(), " does not match weight ", w.shape(), ": needs shape (", w.size(0),
-           ")");
-    }
+  if (!b) return;
+  check_same_kind(op, x, *b);
+  if (b->shape() != Shape{w.size(0)}) {
+    fail(op, ": bias ", b->shape(), " does not match weight ", w.shape(), ": needs shape (", w.size(0), ")");
   }
+}
+
+Tensor linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b) {
+  detail::check_linear("linear", x, w, b);
   return apply<LinearOp>(x, w, b);
 }
 

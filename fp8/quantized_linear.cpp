@@ -3,7 +3,7 @@
 // look at them.
 #include <altgrad/fp8/quantized_linear.h>
 
-#include <altgrad/autograd/op_writer.h>
+#include <altgrad/autograd/internal/common.h>
 #include <altgrad/fp8/internal/operand.h>
 
 namespace altgrad::fp8 {
@@ -14,19 +14,6 @@ void check_format(const char* role, const Format& format) {
   if (!format.has_sign) {
     fail("QuantizedLinear: the ", role, " format ", format.name, " has no sign and is for scales only");
   }
-}
-
-void check_shapes(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b) {
-  constexpr const char* op = "quantized_linear";
-  if (w.dim() != 2) fail(op, ": weight must be (out, in), got ", w.shape());
-  if (x.dim() < 1 || x.size(-1) != w.size(1)) {
-    fail(op, ": x ", x.shape(), " does not match weight ", w.shape(), ": in_features ",
-         x.dim() < 1 ? 1 : x.size(-1), " vs ", w.size(1));
-  }
-  if (b && b->shape() != Shape{w.size(0)})
-    fail(op, ": bias ", b->shape(), " does not match weight ", w.shape());
-  check_same_kind(op, x, w);
-  if (b) check_same_kind(op, *b, w);
 }
 
 // The names under which a layer's histories are saved.
@@ -77,7 +64,7 @@ struct QuantizedLinearOp final : Op {
 
 Tensor quantized_linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b,
                         LinearQuantizers& quantizers, bool training) {
-  check_shapes(x, w, b);
+  altgrad::detail::check_linear("quantized_linear", x, w, b);
   return apply<QuantizedLinearOp>(x, w, b, quantizers, training);
 }
 

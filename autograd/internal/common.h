@@ -1,4 +1,4 @@
-// What the ops share, beside what op_writer.h gives to all: checks of ids, broadcasting.
+// What the ops share, beside what op_writer.h gives to all: checks, broadcasting.
 #pragma once
 
 #include <altgrad/autograd/op_writer.h>
@@ -8,6 +8,8 @@ namespace altgrad::detail {
 
 // Throws where ids are not i64 or one is neither in [0, high) nor `ignore`, with its position and the range.
 void check_ids(const char* op, const Tensor& ids, int64_t high, std::optional<int64_t> ignore = {});
+// Throws where x (..., in), w (out, in) and b (out) are not floating or do not fit each other.
+void check_linear(const char* op, const Tensor& x, const Tensor& w, const std::optional<Tensor>& b);
 // Throws where x is not floating.
 bool has_nan(const char* op, const Tensor& x);
 
