@@ -10,12 +10,9 @@ template <class T>
 void gather(const Cpu&, T* y, const T* x, const int64_t* ids, int64_t outer, int64_t n, int64_t count,
             int64_t inner) {
   if (inner == 0) return;  // outer * count may be anything
-  parallel_for(outer * count, std::max<int64_t>(1, (1 << 14) / std::max<int64_t>(1, inner)),
-               [=](int64_t begin, int64_t end) {
-                 for (int64_t i = begin; i < end; ++i) {
-                   std::copy_n(x + (i / count * n + ids[i % count]) * inner, inner, y + i * inner);
-                 }
-               });
+  parallel_rows(outer * count, inner, 1 << 14, [=](int64_t i) {
+    std::copy_n(x + (i / count * n + ids[i % count]) * inner, inner, y + i * inner);
+  });
 }
 
 // A thread owns a block of columns of one outer index and adds the rows in the order of ids: no two threads

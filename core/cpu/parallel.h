@@ -63,6 +63,14 @@ void parallel_for(int64_t n, int64_t grain, F&& f) {
   error.rethrow();
 }
 
+// f(r) for each of `rows` rows of n elements, on at most one thread for every `grain` elements.
+template <class F>
+void parallel_rows(int64_t rows, int64_t n, int64_t grain, F&& f) {
+  parallel_for(rows, std::max<int64_t>(1, grain / std::max<int64_t>(1, n)), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) f(r);
+  });
+}
+
 // f(i) for each task: for tasks that are few or large. Each thread has a run of neighbours, the same each time, whose
 // memory so stays in its cache.
 template <class F>

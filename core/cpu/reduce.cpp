@@ -72,11 +72,8 @@ void sum(const Cpu&, T* y, const T* x, int64_t outer, int64_t n, int64_t inner, 
     *y = T(chunked_sum(n, [=](int64_t begin, int64_t end) { return sum_of(x, begin, end, identity); }) /
            divisor);
   } else if (inner == 1) {
-    parallel_for(outer, std::max<int64_t>(1, task_work / std::max<int64_t>(1, n)),
-                 [=](int64_t begin, int64_t end) {
-                   for (int64_t o = begin; o < end; ++o)
-                     y[o] = T(sum_of(x + o * n, 0, n, identity) / divisor);
-                 });
+    parallel_rows(outer, n, task_work,
+                  [=](int64_t o) { y[o] = T(sum_of(x + o * n, 0, n, identity) / divisor); });
   } else if (outer == 1 && n >= 64) {  // few rows are better walked by columns
     column_sums(
         std::array{y}, n, inner,
@@ -129,14 +126,10 @@ void max_grad(const Cpu&, T* dx, const T* dy, const T* x, const T* y, int64_t ou
 
 template <class T>
 void argmax(const Cpu&, int64_t* y, const T* x, int64_t rows, int64_t n) {
-  const auto below = [](T a, T b) {
-    return a < b || (std::isnan(b) && !std::isnan(a));
-  };  // NaN is the largest
-  parallel_for(rows, std::max<int64_t>(1, task_work / std::max<int64_t>(1, n)),
-               [=](int64_t begin, int64_t end) {
-                 for (int64_t r = begin; r < end; ++r)
-                   y[r] = std::max_element(x + r * n, x + (r + 1) * n, below) - (x + r * n);
-               });
+  // NaN is the largest.
+  const auto below = [](T a, T b) { return a < b || (std::isnan(b) && !std::isnan(a)); };
+  parallel_rows(rows, n, task_work,
+                [=](int64_t r) { y[r] = std::max_element(x + r * n, x + (r + 1) * n, below) - (x + r * n); });
 }
 
 template <class T>

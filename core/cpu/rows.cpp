@@ -12,14 +12,7 @@
 namespace altgrad::kernels {
 namespace {
 
-// f(row) for every row, shared among threads.
-template <class F>
-void for_rows(int64_t rows, int64_t n, F&& f) {
-  parallel_for(rows, std::max<int64_t>(1, (1 << 13) / std::max<int64_t>(1, n)),
-               [&](int64_t begin, int64_t end) {
-                 for (int64_t r = begin; r < end; ++r) f(r);
-               });
-}
+constexpr int64_t grain = 1 << 13;
 
 // Reductions go through so many partial results, so that none waits for the one before: two vectors' in AVX2.
 constexpr int64_t parts = 16;
@@ -98,7 +91,7 @@ T inverse_rms(T mean_square, double eps, int64_t n, F f) {
 
 template <class T>
 void softmax(const Cpu&, T* y, const T* x, int64_t rows, int64_t n) {
-  for_rows(rows, n, [=](int64_t r) {
+  parallel_rows(rows, n, grain, [=](int64_t r) {
     const T* __restrict in = x + r * n;
     T* __restrict out = y + r * n;
     const T top = row_max(in, n);
@@ -110,7 +103,7 @@ void softmax(const Cpu&, T* y, const T* x, int64_t rows, int64_t n) {
 
 template <class T>
 void softmax_grad(const Cpu&, T* dx, const T* dy, const T* y, int64_t rows, int64_t n) {
-  for_rows(rows, n, [=](int64_t r) {
+  parallel_rows(rows, n, grain, [=](int64_t r) {
     const T* __restrict g = dy + r * n, * __restrict p = y + r * n;
     T* __restrict out = dx + r * n;
     const T dot = row_sum<T>(n, [=](int64_t i) { return g[i] * p[i]; });
@@ -120,7 +113,7 @@ void softmax_grad(const Cpu&, T* dx, const T* dy, const T* y, int64_t rows, int6
 
 template <class T>
 void log_softmax(const Cpu&, T* y, const T* x, int64_t rows, int64_t n) {
-  for_rows(rows, n, [=](int64_t r) {
+  parallel_rows(rows, n, grain, [=](int64_t r) {
     const T* __restrict in = x + r * n;
     T* __restrict out = y + r * n;
     const T top = row_max(in, n);
@@ -131,7 +124,7 @@ void log_softmax(const Cpu&, T* y, const T* x, int64_t rows, int64_t n) {
 
 template <class T>
 void log_softmax_grad(const Cpu&, T* dx, const T* dy, const T* y, int64_t rows, int64_t n) {
-  for_rows(rows, n, [=](int64_t r) {
+  parallel_rows(rows, n, grain, [=](int64_t r) {
     const T* __restrict g = dy + r * n, * __restrict log_p = y + r * n;
     T* __restrict out = dx + r * n;
     const T total = row_sum<T>(n, [=](int64_t i) { return g[i]; });
@@ -142,7 +135,7 @@ void log_softmax_grad(const Cpu&, T* dx, const T* dy, const T* y, int64_t rows, 
 template <class T>
 void layer_norm(const Cpu&, T* y, Moments<T>* moments, const T* x, const T* w, const T* b, int64_t rows,
                 int64_t n, double eps) {
-  for_rows(rows, n, [=](int64_t r) {
+  parallel_rows(rows, n, grain, [=](int64_t r) {
     const T* __restrict in = x + r * n, * __restrict gain = w;
     T* __restrict out = y + r * n;
     const T share = T(1) / T(n), first = in[0];
@@ -172,8 +165,6 @@ void layer_norm(const Cpu&, T* y, Moments<T>* moments, const T* x, const T* w, c
   });
 }
 
-// With h = (x - mean) rstd and g = dy w:  dx = rstd (g - mean(g) - h mean(g h)),  dw = sum(dy h),  db =
-// sum(dy)
 template <class T>
 void layer_norm_grad(const Cpu&, T* dx, double beta, T* dw, T* db, const T* dy, const T* x,
                      const Moments<T>* moments, const T* w, int64_t rows, int64_t n) {
@@ -195,7 +186,7 @@ void layer_norm_grad(const Cpu&, T* dx, double beta, T* dw, T* db, const T* dy, 
 
 template <class T>
 void rms_norm(const Cpu&, T* y, T* rstd, const T* x, const T* w, int64_t rows, int64_t n, double eps) {
-  for_rows(rows, n, [=](int64_t r) {
+  parallel_rows(rows, n, grain, [=](int64_t r) {
     const T* __restrict in = x + r * n, * __restrict gain = w;
     T* __restrict out = y + r * n;
     const T squares = row_sum<T>(n, [=](int64_t i) { return in[i] * in[i]; });
@@ -205,7 +196,6 @@ void rms_norm(const Cpu&, T* y, T* rstd, const T* x, const T* w, int64_t rows, i
   });
 }
 
-// With h = x rstd and g = dy w:  dx = rstd (g - h mean(g h)),  dw = sum(dy h)
 template <class T>
 void rms_norm_grad(const Cpu&, T* dx, double beta, T* dw, const T* dy, const T* x, const T* rstd, const T* w,
                    int64_t rows, int64_t n) {
@@ -223,7 +213,7 @@ void rms_norm_grad(const Cpu&, T* dx, double beta, T* dw, const T* dy, const T* 
 template <class T>
 void cross_entropy(const Cpu&, T* loss, LogSumExp<T>* lse, const T* x, const int64_t* targets, int64_t rows,
                    int64_t n, int64_t ignore) {
-  for_rows(rows, n, [=](int64_t r) {
+  parallel_rows(rows, n, grain, [=](int64_t r) {
     const T* __restrict in = x + r * n;
     const T top = row_max(in, n);
     const T log_sum = std::log(row_sum<T>(n, [=](int64_t i) { return math::exp_bounded(in[i] - top); }));
@@ -241,7 +231,7 @@ template <class T>
 void cross_entropy_grad(const Cpu&, T* dx, const T* dy, const T* weight, const T* x, const LogSumExp<T>* lse,
                         const int64_t* targets, int64_t rows, int64_t n, int64_t ignore) {
   const T scale = *dy * *weight;
-  for_rows(rows, n, [=](int64_t r) {
+  parallel_rows(rows, n, grain, [=](int64_t r) {
     const T* __restrict in = x + r * n;
     T* __restrict out = dx + r * n;
     if (targets[r] == ignore) {
