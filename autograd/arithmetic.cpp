@@ -58,7 +58,7 @@ Tensor compare(const Tensor& a, const Tensor& b) {
   Tensor y = Tensor::empty(broadcast_shapes(F::name, a.shape(), b.shape()), {DType::u8, a.device()});
   const kernels::LoopNest loops = detail::broadcast(y.shape(), a.shape(), b.shape());
   dispatch_all(a, [&]<class T>(const auto& device) {
-    kernels::compare(device, F(), y.ptr<uint8_t>(), a.ptr<T>(), b.ptr<T>(), loops);
+    kernels::binary(device, F(), y.ptr<uint8_t>(), a.ptr<T>(), b.ptr<T>(), loops);
   });
   return y;
 }

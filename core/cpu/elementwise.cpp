@@ -93,19 +93,10 @@ void unary_grad(const Cpu&, F f, T* dx, const T* dy, const T* saved, int64_t n) 
   });
 }
 
-template <class F, class T>
-void binary(const Cpu&, F f, T* y, const T* a, const T* b, const LoopNest& s) {
+template <class F, class Y, class T>
+void binary(const Cpu&, F f, Y* y, const T* a, const T* b, const LoopNest& s) {
   for_rows(s, [&, y, f](int64_t i, int64_t at_a, int64_t at_b, int64_t n) {
-    T* __restrict out = y + i;
-    for_pairs(a + at_a, last_a(s), b + at_b, last_b(s), n,
-              [=](int64_t j, T p, T q) { out[j] = f.value(p, q); });
-  });
-}
-
-template <class F, class T>
-void compare(const Cpu&, F f, uint8_t* y, const T* a, const T* b, const LoopNest& s) {
-  for_rows(s, [&, y, f](int64_t i, int64_t at_a, int64_t at_b, int64_t n) {
-    uint8_t* __restrict out = y + i;
+    Y* __restrict out = y + i;
     for_pairs(a + at_a, last_a(s), b + at_b, last_b(s), n,
               [=](int64_t j, T p, T q) { out[j] = f.value(p, q); });
   });
@@ -188,11 +179,11 @@ AG_UNARY_FUNCTORS(AG_UNARY_GRAD)
 AG_NUMBER_FUNCTORS(AG_UNARY_GRAD)
 #define AG_UNARY_WITH_DERIVATIVE(F) AG_INSTANTIATE_FLOATING(unary_with_derivative, F)
 AG_VALUE_AND_DERIVATIVE_FUNCTORS(AG_UNARY_WITH_DERIVATIVE)
-#define AG_BINARY(F) AG_INSTANTIATE_FLOATING(binary, F)
+#define AG_BINARY(F) AG_INSTANTIATE_FOR(binary<F, float, float>) AG_INSTANTIATE_FOR(binary<F, double, double>)
 AG_BINARY_FUNCTORS(AG_BINARY)
 #define AG_BINARY_GRAD(F) AG_INSTANTIATE_FLOATING(binary_grad, F)
 AG_BINARY_DERIVATIVE_FUNCTORS(AG_BINARY_GRAD)
-#define AG_COMPARE(F) AG_INSTANTIATE_ALL(compare, F)
+#define AG_COMPARE(F) AG_INSTANTIATE_ALL(binary, F, uint8_t)
 AG_COMPARE_FUNCTORS(AG_COMPARE)
 
 AG_INSTANTIATE_FLOATING(where)

@@ -16,16 +16,12 @@ void unary_with_derivative(const Cpu&, F f, T* y, T* derivative, const T* x, int
 template <class F, class T>
 void unary_grad(const Cpu&, F f, T* dx, const T* dy, const T* saved, int64_t n);
 
-// y = f.value(a, b), y contiguous over s
-template <class F, class T>
-void binary(const Cpu&, F f, T* y, const T* a, const T* b, const LoopNest& s);
+// y = f.value(a, b), y contiguous over s: of dtype T, or u8 where f compares
+template <class F, class Y, class T>
+void binary(const Cpu&, F f, Y* y, const T* a, const T* b, const LoopNest& s);
 // da = dy * f.derivative_a(a, b), db = dy * f.derivative_b(a, b), both contiguous over s, each may be null
 template <class F, class T>
 void binary_grad(const Cpu&, F f, T* da, T* db, const T* dy, const T* a, const T* b, const LoopNest& s);
-
-// y = f.value(a, b) as 0 or 1
-template <class F, class T>
-void compare(const Cpu&, F f, uint8_t* y, const T* a, const T* b, const LoopNest& s);
 
 // dst[offset by s.a] = src[offset by s.b]: permute, narrow, cat, expand and their backwards.
 template <class T>
