@@ -37,15 +37,11 @@ void CausalSelfAttention::visit(nn::Visitor& v) {
   v("resid_dropout", resid_dropout);
 }
 
-std::string CausalSelfAttention::extra_repr() const { return concat("n_head=", n_head); }
-
 MLP::MLP(const GPTConfig& c)
     : c_fc(nn::Linear(c.n_embd, 4 * validated(c).n_embd, {.bias = c.bias})),
       gelu(nn::GELU()),
       c_proj(nn::Linear(4 * c.n_embd, c.n_embd, {.bias = c.bias})),
       dropout(nn::Dropout(c.dropout)) {}
-
-Tensor MLP::forward(const Tensor& x) { return dropout(c_proj(gelu(c_fc(x)))); }
 
 void MLP::visit(nn::Visitor& v) {
   v("c_fc", c_fc);
@@ -110,8 +106,6 @@ GPT::GPT(const GPTConfig& c)
     }
   }
 }
-
-Tensor GPT::forward(const Tensor& ids) { return lm_head(transformer(ids)); }
 
 Tensor GPT::loss(const Tensor& ids, const Tensor& targets) {
   if (targets.shape() != ids.shape()) {

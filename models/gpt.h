@@ -27,14 +27,14 @@ struct CausalSelfAttention final : nn::ModuleOf<CausalSelfAttention, nn::Layer> 
   explicit CausalSelfAttention(const GPTConfig& config);
   Tensor forward(const Tensor& x) override;
   void visit(nn::Visitor& v) override;
-  std::string extra_repr() const override;  ///< n_head=4
+  std::string extra_repr() const override { return concat("n_head=", n_head); }
 };
 
 /// x (..., C) -> (..., C), with 4 C hidden features
 struct MLP final : nn::ModuleOf<MLP, nn::Layer> {
   nn::Slot<nn::Layer> c_fc, gelu, c_proj, dropout;
   explicit MLP(const GPTConfig& config);
-  Tensor forward(const Tensor& x) override;
+  Tensor forward(const Tensor& x) override { return dropout(c_proj(gelu(c_fc(x)))); }
   void visit(nn::Visitor& v) override;
 };
 
@@ -77,7 +77,7 @@ class GPT final : public nn::ModuleOf<GPT, nn::Layer> {
 
   /// ids (B, T) i64 in [0, V) -> logits (B, T, V). Throws std::invalid_argument on another shape, T >
   /// block_size or an id out of range.
-  Tensor forward(const Tensor& ids) override;
+  Tensor forward(const Tensor& ids) override { return lm_head(transformer(ids)); }
   /// The mean cross-entropy of the logits with targets (B, T), in nats, shape (); a target of -100 is left out.
   Tensor loss(const Tensor& ids, const Tensor& targets);
 

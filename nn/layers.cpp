@@ -1,4 +1,4 @@
-// What the layers hold and how it starts; their forwards are single ops and stand in the header.
+// What the layers hold and how it starts; what is a single line stands in the header.
 #include <altgrad/nn/init.h>
 #include <altgrad/nn/layers.h>
 
@@ -50,11 +50,6 @@ Linear::Linear(Tensor weight, std::optional<Tensor> bias)
   }
 }
 
-void Linear::visit(Visitor& v) {
-  v("weight", weight_);
-  v("bias", bias_);
-}
-
 std::string Linear::extra_repr() const {
   return concat("in_features=", in_features(), ", out_features=", out_features(),
                 ", bias=", name_of(bias_.has_value()));
@@ -64,8 +59,6 @@ Embedding::Embedding(int64_t num_embeddings, int64_t dim)
     : weight_(parameter_of("Embedding", {num_embeddings, dim})) {
   init::normal_(weight_, 0, 1);
 }
-
-std::string Embedding::extra_repr() const { return concat(weight_.size(0), ", ", weight_.size(1)); }
 
 LayerNorm::LayerNorm(int64_t n, NormOptions options)
     : weight_(full_parameter("LayerNorm", n, 1)), eps_(checked_eps("LayerNorm", options.eps)) {
@@ -79,14 +72,8 @@ std::string LayerNorm::extra_repr() const {
 RMSNorm::RMSNorm(int64_t n, NormOptions options)
     : weight_(full_parameter("RMSNorm", n, 1)), eps_(checked_eps("RMSNorm", options.eps)) {}
 
-std::string RMSNorm::extra_repr() const { return concat(weight_.size(0), ", eps=", eps_); }
-
 Dropout::Dropout(double p) : p_(p) {
   if (!(p >= 0 && p < 1)) fail("Dropout: p must be in [0, 1), got ", p);
 }
-
-std::string Dropout::extra_repr() const { return concat("p=", p_); }
-
-std::string GELU::extra_repr() const { return form_ == Gelu::tanh ? "approximate=tanh" : "approximate=none"; }
 
 }  // namespace altgrad::nn

@@ -26,7 +26,7 @@ class Linear final : public ModuleOf<Linear, Layer> {
   int64_t out_features() const { return weight_.size(0); }
 
   Tensor forward(const Tensor& x) override { return linear(x, weight_, bias_); }
-  void visit(Visitor& v) override;
+  void visit(Visitor& v) override { v("weight", weight_), v("bias", bias_); }
   std::string extra_repr() const override;  ///< in_features=64, out_features=192, bias=true
 
  private:
@@ -41,7 +41,7 @@ class Embedding final : public ModuleOf<Embedding, Layer> {
   const Tensor& weight() const { return weight_; }
   Tensor forward(const Tensor& ids) override { return embedding(ids, weight_); }
   void visit(Visitor& v) override { v("weight", weight_); }
-  std::string extra_repr() const override;
+  std::string extra_repr() const override { return concat(weight_.size(0), ", ", weight_.size(1)); }
 
  private:
   Tensor weight_;
@@ -70,7 +70,7 @@ class RMSNorm final : public ModuleOf<RMSNorm, Layer> {
   explicit RMSNorm(int64_t n, NormOptions options = {});
   Tensor forward(const Tensor& x) override { return rms_norm(x, weight_, eps_); }
   void visit(Visitor& v) override { v("weight", weight_); }
-  std::string extra_repr() const override;
+  std::string extra_repr() const override { return concat(weight_.size(0), ", eps=", eps_); }
 
  private:
   Tensor weight_;
@@ -83,7 +83,7 @@ class Dropout final : public ModuleOf<Dropout, Layer> {
  public:
   explicit Dropout(double p = 0.5);
   Tensor forward(const Tensor& x) override { return training() && p_ > 0 ? dropout(x, p_) : x; }
-  std::string extra_repr() const override;
+  std::string extra_repr() const override { return concat("p=", p_); }
 
  private:
   double p_;
@@ -97,7 +97,9 @@ class GELU final : public ModuleOf<GELU, Layer> {
  public:
   explicit GELU(Gelu form = Gelu::erf) : form_(form) {}
   Tensor forward(const Tensor& x) override { return gelu(x, form_); }
-  std::string extra_repr() const override;
+  std::string extra_repr() const override {
+    return form_ == Gelu::tanh ? "approximate=tanh" : "approximate=none";
+  }
 
  private:
   Gelu form_;
