@@ -10,7 +10,6 @@
 #include <limits>
 
 namespace altgrad::fp8 {
-
 namespace {
 enum Count { recorded_count, non_finite_count, clipped_count, num_counts };
 constexpr float infinity = std::numeric_limits<float>::infinity();

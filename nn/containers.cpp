@@ -5,7 +5,6 @@
 #include <stdexcept>
 
 namespace altgrad::nn {
-
 namespace {
 
 // May the owner have this layer? It is a level deeper there.

@@ -7,7 +7,6 @@
 #include <cmath>
 
 namespace altgrad::nn::init {
-
 namespace {
 
 void check_weight(const char* name, const Tensor& t) {

@@ -5,7 +5,6 @@
 #include <cmath>
 
 namespace altgrad::nn {
-
 namespace {
 
 // A parameter still to be initialised. All sizes must be positive.

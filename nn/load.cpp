@@ -11,7 +11,6 @@
 #include <unordered_set>
 
 namespace altgrad::nn {
-
 namespace {
 
 bool is_auxiliary(std::string_view path) { return path.substr(path.rfind('.') + 1).starts_with('_'); }

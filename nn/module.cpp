@@ -15,7 +15,6 @@
 #include <unordered_set>
 
 namespace altgrad::nn {
-
 namespace {
 
 using detail::visit;
@@ -304,7 +303,6 @@ std::ostream& operator<<(std::ostream& out, const Module& module) {
 }
 
 namespace detail {
-
 namespace {
 constexpr int max_level = 1000;
 thread_local int level = 0;

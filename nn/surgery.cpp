@@ -8,7 +8,6 @@
 #include <unordered_set>
 
 namespace altgrad::nn {
-
 namespace {
 
 // Asks fn about every module and plans the edits; apply() makes them.

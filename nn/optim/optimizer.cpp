@@ -63,9 +63,7 @@ Optimizer::Optimizer(const char* name, std::vector<ParamGroup> groups, double lr
 }
 
 void Optimizer::zero_grad() {
-  for (const ParamGroup& group : groups_) {
-    for (const Tensor& p : group.params) p.set_grad(Tensor());
-  }
+  for_each_parameter(groups_, [](const ParamGroup&, const Tensor& p, size_t) { p.set_grad(Tensor()); });
 }
 
 const ParamGroup& Optimizer::first_group() const {
