@@ -59,10 +59,15 @@ Tensor expand_to(const Tensor& x, const Shape& shape) {
   if (x.shape() == shape) return x;
   if (x.numel() == shape.numel()) return x.alias(shape);
   Tensor y = Tensor::empty(shape, x.options());
-  const kernels::LoopNest loops = broadcast(shape, shape, x.shape());
-  dispatch_all(
-      x, [&]<class T>(const auto& device) { kernels::copy_strided(device, y.ptr<T>(), x.ptr<T>(), loops); });
+  copy_strided(y, 0, x, 0, broadcast(shape, shape, x.shape()));
   return y;
+}
+
+void copy_strided(const Tensor& dst, int64_t to, const Tensor& src, int64_t from,
+                  const kernels::LoopNest& s) {
+  dispatch_all(src, [&]<class T>(const auto& device) {
+    kernels::copy_strided(device, dst.ptr<T>() + to, src.ptr<T>() + from, s);
+  });
 }
 
 }  // namespace altgrad::detail

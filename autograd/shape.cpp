@@ -1,7 +1,6 @@
 // Ops that move elements. Tensors have no strides, so each but reshape copies, in one strided pass.
 #include <altgrad/autograd/internal/common.h>
 #include <altgrad/autograd/ops.h>
-#include <altgrad/core/internal/kernels/elementwise.h>
 #include <altgrad/core/internal/kernels/gather.h>
 
 namespace altgrad {
@@ -28,10 +27,7 @@ struct Slices {
     kernels::LoopNest loops;
     loops.add_loop(outer, dst_is_whole ? whole : part, dst_is_whole ? part : whole);
     loops.add_loop(part, 1, 1);
-    dispatch_all(src, [&]<class T>(const auto& device) {
-      kernels::copy_strided(device, dst.ptr<T>() + (dst_is_whole ? offset : 0),
-                            src.ptr<T>() + (dst_is_whole ? 0 : offset), loops);
-    });
+    detail::copy_strided(dst, dst_is_whole ? offset : 0, src, dst_is_whole ? 0 : offset, loops);
   }
 };
 
@@ -120,9 +116,7 @@ struct Permute final : Op {
     for (int i = 0; i < dim; ++i) {
       loops.add_loop(sizes[i], y.shape().product(i + 1, dim), shape.product(axes[i] + 1, dim));
     }
-    dispatch_all(x, [&]<class T>(const auto& device) {
-      kernels::copy_strided(device, y.ptr<T>(), x.ptr<T>(), loops);
-    });
+    detail::copy_strided(y, 0, x, 0, loops);
     return y;
   }
 };

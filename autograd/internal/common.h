@@ -22,6 +22,8 @@ inline int64_t rows_of(const Tensor& x) { return x.numel() == 0 ? 0 : x.numel() 
 
 // The index space of `out`, into which a and b broadcast.
 kernels::LoopNest broadcast(const Shape& out, const Shape& a, const Shape& b);
+// kernels::copy_strided for any dtype, from element `to` of dst and `from` of src on.
+void copy_strided(const Tensor& dst, int64_t to, const Tensor& src, int64_t from, const kernels::LoopNest& s);
 // x repeated to `shape`; x itself, or an alias, where nothing is repeated. Not recorded.
 Tensor expand_to(const Tensor& x, const Shape& shape);
 
