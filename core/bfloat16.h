@@ -7,7 +7,6 @@
 #pragma once
 
 #include <altgrad/core/export.h>
-#include <altgrad/core/host_device.h>
 
 #include <bit>
 #include <concepts>

@@ -5,7 +5,6 @@
 #pragma once
 
 #include <altgrad/core/export.h>
-#include <altgrad/core/host_device.h>
 
 #include <array>
 #include <cstdint>

@@ -5,7 +5,6 @@
 
 #include <altgrad/core/export.h>
 #include <altgrad/core/fast_math.h>
-#include <altgrad/core/host_device.h>
 
 #include <bit>
 #include <concepts>

@@ -3,7 +3,7 @@
 // f64 over all normal results: exp 2.1e-7, tanh 2e-7, normal_cdf 7e-7 down to x = -2 and 5e-6 to x = -12.
 #pragma once
 
-#include <altgrad/core/host_device.h>
+#include <altgrad/core/export.h>
 #include <altgrad/core/internal/strict_math.h>
 
 #include <bit>

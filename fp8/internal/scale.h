@@ -3,7 +3,7 @@
 // stands in for an amax that is not finite.
 #pragma once
 
-#include <altgrad/core/host_device.h>
+#include <altgrad/core/export.h>
 #include <altgrad/core/internal/strict_math.h>
 #include <altgrad/fp8/scaling.h>
 
