@@ -20,7 +20,8 @@ Tensor clip_grad_norm_(std::span<const Tensor> parameters, double max_norm) {
     if (!is_floating(g.dtype())) {
       fail("clip_grad_norm: needs a floating dtype, got a gradient of ", g.dtype(), ", shape ", g.shape());
     }
-    grads.push_back({g.raw(), g.numel(), g.dtype()});
+    dispatch("clip_grad_norm", g,
+             [&]<class T>(const auto&) { grads.emplace_back(std::span(g.ptr<T>(), size_t(g.numel()))); });
   }
   const Tensor norm = Tensor::empty({}, {DType::f64, on.value_or(Device::cpu())});
   dispatch_device(norm.device(), [&](const auto& device) {

@@ -26,19 +26,6 @@ void for_all_elements(std::span<const Param> params, F&& update) {
   });
 }
 
-// f(elements of the gradient's type)
-template <class F>
-void with_elements(const Gradient& g, F&& f) {
-  switch (g.dtype) {
-    case DType::f32: return f(static_cast<float*>(g.data));
-    case DType::f64: return f(static_cast<double*>(g.data));
-    case DType::i64:
-    case DType::u8:
-    case DType::bf16: break;
-  }
-  __builtin_unreachable();
-}
-
 }  // namespace
 
 // m and v are divided by 1 - beta^step, as they start from zero. They are weighted sums, not m += (1 - beta1) (g
@@ -80,29 +67,26 @@ void sgd(const Cpu&, std::span<const optim::ParamView<T>> params, double momentu
 
 void grad_norm(const Cpu&, double* norm, std::span<const Gradient> grads) {
   double sum = 0;
-  for (const Gradient& g : grads) {
-    with_elements(g, [&](const auto* x) {
-      sum += chunked_sum(g.n, [=](int64_t begin, int64_t end) {
-        double squares = 0;
+  const auto add = [&](auto x) {
+    sum += chunked_sum(int64_t(x.size()), [data = x.data()](int64_t begin, int64_t end) {
+      double squares = 0;
 #pragma omp simd reduction(+ : squares)
-        for (int64_t i = begin; i < end; ++i) squares += double(x[i]) * double(x[i]);
-        return squares;
-      });
+      for (int64_t i = begin; i < end; ++i) squares += double(data[i]) * double(data[i]);
+      return squares;
     });
-  }
+  };
+  for (const Gradient& g : grads) std::visit(add, g);
   *norm = std::sqrt(sum);
 }
 
 void clip_grads(const Cpu&, std::span<const Gradient> grads, const double* norm, double max_norm) {
   if (!(std::isfinite(*norm) && *norm > max_norm)) return;
-  const double factor = max_norm / *norm;
-  for (const Gradient& g : grads) {  // one after the other: a gradient may be given twice
-    with_elements(g, [&]<class T>(T* x) {
-      parallel_for(g.n, task_size, [=](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) x[i] *= T(factor);
-      });
+  const auto scale = [factor = max_norm / *norm]<class T>(std::span<T> x) {
+    parallel_for(int64_t(x.size()), task_size, [=, data = x.data()](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) data[i] *= T(factor);
     });
-  }
+  };
+  for (const Gradient& g : grads) std::visit(scale, g);  // one after the other: a gradient may be given twice
 }
 
 AG_INSTANTIATE_FLOATING(adamw)

@@ -2,10 +2,10 @@
 #pragma once
 
 #include <altgrad/core/device.h>
-#include <altgrad/core/dtype.h>
 #include <altgrad/core/param_view.h>
 
 #include <span>
+#include <variant>
 
 namespace altgrad::kernels {
 
@@ -16,12 +16,8 @@ void adamw(const Cpu&, std::span<const optim::ParamView<T>> params, double beta1
 template <class T>
 void sgd(const Cpu&, std::span<const optim::ParamView<T>> params, double momentum, bool nesterov);
 
-// A gradient of n elements, f32 or f64.
-struct Gradient {
-  void* data;
-  int64_t n;
-  DType dtype;
-};
+// The elements of a gradient, in memory of the device.
+using Gradient = std::variant<std::span<float>, std::span<double>>;
 // The 2-norm of all gradients together; squares are summed in f64, gradient by gradient.
 void grad_norm(const Cpu&, double* norm, std::span<const Gradient> grads);
 // All gradients times max_norm / *norm, where *norm is finite and above max_norm.
