@@ -12,10 +12,7 @@
 namespace altgrad::fp8 {
 namespace {
 
-struct NamedModule {
-  std::string path;
-  std::shared_ptr<nn::Module> module;
-};
+using NamedModule = std::pair<std::string, std::shared_ptr<nn::Module>>;
 
 // Every module below a root under every name it has: a pattern may name a shared layer by any of them.
 class AllNames final : public nn::detail::PathVisitor {
@@ -25,7 +22,7 @@ class AllNames final : public nn::detail::PathVisitor {
 
  private:
   void at_module(nn::SlotBase&, const std::shared_ptr<nn::Module>& module) override {
-    found.push_back({path(), module});
+    found.emplace_back(path(), module);
     module->visit(*this);
   }
 };

@@ -94,8 +94,6 @@ void attention(const Cpu&, T* y, LogSumExp<T>* lse, const T* qkv, int64_t batch,
   });
 }
 
-// With P the softmax of S = scale q k^T and delta = rowsum(dy * y):
-//   dv = P^T dy,  dS = P * (dy v^T - delta),  dq = scale dS k,  dk = scale dS^T q
 // One thread has all strips of a head, so its dk and dv are sums in a fixed order. The last strip comes
 // first: it reaches all keys, so it sets dk and dv and the others add to them.
 template <class T>
