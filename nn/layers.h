@@ -26,7 +26,10 @@ class Linear final : public ModuleOf<Linear, Layer> {
   int64_t out_features() const { return weight_.size(0); }
 
   Tensor forward(const Tensor& x) override { return linear(x, weight_, bias_); }
-  void visit(Visitor& v) override { v("weight", weight_), v("bias", bias_); }
+  void visit(Visitor& v) override {
+    v("weight", weight_);
+    v("bias", bias_);
+  }
   std::string extra_repr() const override;  ///< in_features=64, out_features=192, bias=true
 
  private:
@@ -56,7 +59,10 @@ class LayerNorm final : public ModuleOf<LayerNorm, Layer> {
  public:
   explicit LayerNorm(int64_t n, NormOptions options = {});
   Tensor forward(const Tensor& x) override { return layer_norm(x, weight_, bias_, eps_); }
-  void visit(Visitor& v) override { v("weight", weight_), v("bias", bias_); }
+  void visit(Visitor& v) override {
+    v("weight", weight_);
+    v("bias", bias_);
+  }
   std::string extra_repr() const override;
 
  private:
