@@ -1,0 +1,2 @@
+#include "catch.h"
+TEST_CASE("x") { CHECK(true); }
