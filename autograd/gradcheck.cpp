@@ -4,6 +4,7 @@
 #include <altgrad/autograd/internal/common.h>
 #include <altgrad/autograd/internal/recompute_log.h>
 #include <altgrad/autograd/ops.h>
+#include <altgrad/core/internal/ids.h>
 
 #include <cmath>
 #include <iomanip>
@@ -148,7 +149,7 @@ GradcheckResult gradcheck(const std::function<Tensor(std::span<const Tensor>)>& 
       const double numeric = central_difference(call, move, step, at.v, restore);
       move(0);
       compare(result, options.tolerance, analytic.ptr<double>()[i], numeric,
-              [&] { return concat("input ", k, ", element ", detail::position(x.shape(), i)); });
+              [&] { return concat("input ", k, ", element ", position(x.shape(), i)); });
     }
   }
   return result;

@@ -58,7 +58,8 @@ struct bfloat16 {
 
   template <std::integral T>
   AG_HD static constexpr std::uint16_t rounded(T x) {
-    const bool negative = x < T{};
+    bool negative = false;
+    if constexpr (std::signed_integral<T>) negative = x < T{};
     std::uint64_t u = static_cast<std::uint64_t>(x);
     if (negative) u = 0 - u;
     if (u == 0) return 0;

@@ -1,6 +1,5 @@
 // The CUDA side of a build without CUDA: no device, and an error for whoever asks for one.
 #include <altgrad/core/cuda/cuda.h>
-#include <altgrad/core/device.h>
 #include <altgrad/core/error.h>
 
 namespace altgrad {
@@ -8,12 +7,18 @@ namespace altgrad {
 int cuda_device_count() { return 0; }
 
 namespace cuda {
-
-void* allocate(size_t, int device) {
+namespace {
+[[noreturn]] void fail_without(int device) {
   fail_runtime("device cuda:", device, ": altgrad was built without CUDA");
 }
-void free(void*, int) {}
-void copy(void*, const void*, size_t) { fail_runtime("altgrad was built without CUDA"); }
+}  // namespace
+
+void* allocate(size_t, int device) { fail_without(device); }
+void free(void*, int device) { fail_without(device); }
+void copy(void*, Device to, const void*, Device from, size_t) {
+  fail_without(to.is_cpu() ? from.index : to.index);
+}
+void synchronize(int device) { fail_without(device); }
 
 }  // namespace cuda
 }  // namespace altgrad

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <iosfwd>
 
+struct CUstream_st;
+
 ALTGRAD_API_BEGIN
 namespace altgrad {
 
@@ -26,8 +28,16 @@ std::ostream& operator<<(std::ostream& out, const Device& device);  ///< cpu, cu
 /// Counts the usable CUDA devices: 0 where altgrad was built without CUDA or no driver answers. Never throws.
 int cuda_device_count();
 
-/// The CPU as a value: what kernels are overloaded on (core/dispatch.h).
+/// Waits for all that was started on the device: kernels and copies of a GPU run while the host goes on. Throws what they
+/// have found wrong: std::invalid_argument for an id out of range. On the CPU nothing is left to wait for.
+void synchronize(Device device);
+
+/// Devices as values: what kernels are overloaded on (core/dispatch.h).
 struct Cpu {};
+struct Cuda {
+  int index;
+  CUstream_st* stream;  ///< a cudaStream_t, the device's only one: what is started there runs in that order
+};
 
 }  // namespace altgrad
 ALTGRAD_API_END

@@ -5,17 +5,19 @@
 // that no caller waits for it, and trusts its arguments: the op has checked them. Tensors are contiguous and row-major;
 // no kernel allocates one. launch() calls it on its tensors' device with their dtype:
 //   launch("softmax", AG_KERNEL(softmax), y, x, rows, n);
-// dispatch() and dispatch_device() are for what needs more than one call. Only CPU tensors exist in this build:
-// allocating others throws.
+// dispatch() and dispatch_device() are for what needs more than one call.
 #pragma once
 
 #include <altgrad/core/float_environment.h>
 #include <altgrad/core/tensor.h>
 
 #include <optional>
+#include <type_traits>
 
 /// The overloads of a kernel as one function object.
-#define AG_KERNEL(name) [](const auto&... args) { name(args...); }
+#define AG_KERNEL(name)                                        \
+  [](const auto&... args) requires requires { name(args...); } \
+  { name(args...); }
 
 ALTGRAD_API_BEGIN
 namespace altgrad {
@@ -27,13 +29,34 @@ void check_same_kind(const char* op, const Tensor& a, const Tensor& b);
 void check_floating(const char* op, const Tensor& x);
 void check_floating(const char* op, DType dtype, const Shape& shape);
 
+namespace detail {
+/// For its life a GPU is the calling thread's current one (core/cuda/runtime.cpp).
+class CurrentCuda {
+ public:
+  explicit CurrentCuda(int index);
+  ~CurrentCuda();
+  CurrentCuda(const CurrentCuda&) = delete;
+  CurrentCuda& operator=(const CurrentCuda&) = delete;
+  const Cuda& device() const { return device_; }
+
+ private:
+  Cuda device_;
+  int before_;
+};
+}  // namespace detail
+
 /// Calls f(device) with the value that kernels are overloaded on.
 template <class F>
 decltype(auto) dispatch_device(Device device, F&& f) {
   const DefaultFloatEnvironment environment;
   switch (device.type) {
     case DeviceType::cpu: return f(Cpu{});
-    case DeviceType::cuda: break;  // there is no memory to have asked for it with
+    case DeviceType::cuda:
+#if defined(ALTGRAD_CUDA)
+      return f(detail::CurrentCuda(device.index).device());
+#else
+      fail_runtime("device ", device, ": altgrad was built without CUDA");
+#endif
   }
   __builtin_unreachable();
 }
@@ -93,6 +116,15 @@ const A& argument(const A& x) {
   return x;
 }
 
+template <class Kernel, class On, class... Args>
+void call_kernel(const char* op, Device where, const Kernel& kernel, const On& device, const Args&... args) {
+  if constexpr (std::is_same_v<On, Cpu> || std::is_invocable_v<const Kernel&, const On&, const Args&...>) {
+    kernel(device, args...);
+  } else {
+    fail_runtime(op, ": has no kernel for ", where);
+  }
+}
+
 inline const Tensor* defined_tensor(const Tensor& x) { return x.defined() ? &x : nullptr; }
 template <class A>
 const Tensor* defined_tensor(const A&) {
@@ -109,13 +141,16 @@ detail::StructsIn<Struct> structs_in(const Tensor& x) {
 
 /// Calls a kernel on the device of the first tensor among the arguments that is defined. Tensors, also optional ones,
 /// become pointers to elements of its dtype, null where undefined or absent; pass x.ptr<U>() for one of another dtype.
-/// All else is handed on as it is. Throws as check_floating does for that tensor.
+/// All else is handed on as it is. Throws as check_floating does for that tensor, and std::runtime_error where the kernel is
+/// not overloaded on its device.
 template <class Kernel, class... Args>
 void launch(const char* op, Kernel kernel, const Args&... args) {
   const Tensor* first = nullptr;
   ((first = first ? first : detail::defined_tensor(args)), ...);
   if (!first) fail(op, ": launch needs a tensor among its arguments");
-  dispatch(op, *first, [&]<class T>(const auto& device) { kernel(device, detail::argument<T>(args)...); });
+  dispatch(op, *first, [&]<class T>(const auto& device) {
+    detail::call_kernel(op, first->device(), kernel, device, detail::argument<T>(args)...);
+  });
 }
 
 }  // namespace altgrad

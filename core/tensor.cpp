@@ -14,9 +14,10 @@ namespace {
 
 void copy_bytes(void* dst, Device to, const void* src, Device from, size_t bytes) {
   if (bytes == 0) return;
-  switch ((to.is_cpu() ? from : to).type) {
-    case DeviceType::cpu: std::memcpy(dst, src, bytes); break;
-    case DeviceType::cuda: cuda::copy(dst, src, bytes); break;
+  if (to.is_cpu() && from.is_cpu()) {
+    std::memcpy(dst, src, bytes);
+  } else {
+    cuda::copy(dst, to, src, from, bytes);
   }
 }
 

@@ -18,13 +18,19 @@ std::string compiler() {
 #endif
 }
 
+#if defined(ALTGRAD_CUDA)
+constexpr bool has_cuda = true;
+#else
+constexpr bool has_cuda = false;
+#endif
+
 }  // namespace
 
 BuildInfo build_info() {
   return {.version = ALTGRAD_VERSION,
           .compiler = compiler(),
           .native = ALTGRAD_NATIVE_BUILD,
-          .cuda = false,
+          .cuda = has_cuda,
           .isa = cpu::isa_names[size_t(cpu::isa())],
           .threads = num_threads()};
 }

@@ -51,10 +51,10 @@ auto AmaxHistory::on_host(F f) const {
   return (detail::History{values.ptr<float>(), values.numel(), counts.ptr<int64_t>()}.*f)();
 }
 
-AmaxHistory::AmaxHistory(int64_t length) {
+AmaxHistory::AmaxHistory(int64_t length, Device device) {
   if (length < 1) fail("AmaxHistory: length ", length, ", must be at least 1");
-  values_ = Tensor::zeros({length});
-  counts_ = Tensor::zeros({num_counts}, {.dtype = DType::i64});
+  values_ = Tensor::zeros({length}, {.device = device});
+  counts_ = Tensor::zeros({num_counts}, {DType::i64, device});
 }
 
 void AmaxHistory::update(float amax) {

@@ -17,7 +17,7 @@ struct History;
 class AmaxHistory {
  public:
   /// Throws std::invalid_argument where length < 1.
-  explicit AmaxHistory(int64_t length);
+  explicit AmaxHistory(int64_t length, Device device = Device::cpu());
 
   /// Records an amax in place of the oldest one. One that is not finite is counted, not recorded. Throws
   /// std::invalid_argument where it is negative.

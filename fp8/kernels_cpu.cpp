@@ -3,6 +3,7 @@
 #include <altgrad/fp8/internal/kernels.h>
 
 #include <altgrad/core/cpu/parallel.h>
+#include <altgrad/core/internal/instantiate.h>
 #include <altgrad/core/internal/kernels/reduce.h>
 
 #include <algorithm>
@@ -14,18 +15,11 @@
 #include <emmintrin.h>
 #endif
 
-namespace altgrad::kernels {
+namespace altgrad::kernels::inline on_cpu {
 namespace {
 
 constexpr int64_t grain = 1 << 14;
 constexpr int64_t run = 256;  // elements whose random words are drawn together
-
-template <class T>
-T quotient(T x, T scale) {
-  constexpr T limit = std::numeric_limits<T>::max();
-  const T q = x / scale, bounded = q > limit ? limit : q < -limit ? -limit : q;
-  return std::abs(x) <= limit ? bounded : q;
-}
 
 // y = finish(rounder(q(x))) on one thread; words may be null. All by value or __restrict, or the loops do not
 // vectorise.
@@ -62,12 +56,12 @@ class SharedLargest {
 // x / scale for floats of moderate size, without dividing: the residual of x * (1 / scale) brings it to the
 // correctly rounded quotient (Markstein, "Computation of elementary functions on the IBM RISC System/6000 processor",
 // 1990), but that -0 becomes 0.
-float quotient(float x, float scale, float inverse) {
+float fast_quotient(float x, float scale, float inverse) {
   const float q = x * inverse;
   return std::fma(std::fma(-q, scale, x), inverse, q);
 }
 
-// May NearestRounder and the quotient above be used, for |x| <= 2^80?
+// May NearestRounder and fast_quotient be used, for |x| <= 2^80?
 bool has_nearest(const fp8::Rounder<float>& rounder, float scale) {
   return cpu::has_fma() && rounder.has_nearest() && scale >= 0x1p-40f && scale <= 0x1p60f;
 }
@@ -77,7 +71,7 @@ template <class Out, class F>
 void round_nearest(Out* __restrict y, const float* __restrict x, float scale,
                    const fp8::NearestRounder<float> nearest, int64_t n, F finish) {
   const float inverse = 1 / scale;
-  for (int64_t i = 0; i < n; ++i) y[i] = finish(nearest(quotient(x[i], scale, inverse), x[i]));
+  for (int64_t i = 0; i < n; ++i) y[i] = finish(nearest(fast_quotient(x[i], scale, inverse), x[i]));
 }
 
 // The same where no |x| is above max * scale, so that x / scale <= max, but for a last bit, which rounding drops. Whether
@@ -89,7 +83,7 @@ float round_unsaturated(Out* __restrict y, const float* __restrict x, float scal
   uint32_t top = 0;
   for (int64_t i = 0; i < n; ++i) {  // the sign is that of x * inverse, which is at hand
     top = std::max(top, std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu);
-    y[i] = finish(nearest.operator()<false>(quotient(x[i], scale, inverse), x[i] * inverse));
+    y[i] = finish(nearest.operator()<false>(fast_quotient(x[i], scale, inverse), x[i] * inverse));
   }
   return std::bit_cast<float>(top);
 }
@@ -232,4 +226,4 @@ AG_INSTANTIATE_FOR(quantize<double, double>)
 AG_INSTANTIATE_FLOATING(encode)
 AG_INSTANTIATE_FLOATING(zero_saturated)
 
-}  // namespace altgrad::kernels
+}  // namespace altgrad::kernels::inline on_cpu

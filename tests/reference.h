@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <deque>
 #include <numeric>
 
 #include "catch.h"
@@ -21,7 +22,7 @@ using Index = std::vector<int64_t>;
 
 inline Tensor randn(const Shape& shape, uint64_t seed = 1, DType dtype = DType::f64) {
   Generator generator(seed);
-  return Tensor::randn(shape, {.dtype = dtype}, generator);
+  return here::randn(shape, {dtype}, generator);
 }
 
 // Distinct multiples of 0.1, offset to keep 0 and +-1 away, and shuffled: no kink or tie within 0.02.
@@ -33,7 +34,7 @@ inline Tensor spread(const Shape& shape, uint64_t seed = 1) {
   Generator generator(seed);
   const altgrad::RandomStream random = generator.next();
   for (size_t i = x.size(); i > 1; --i) std::swap(x[i - 1], x[random.word(i) % i]);
-  return t;
+  return on_device(t);
 }
 
 // Calls f(index) for every index of the shape, the last axis fastest.
@@ -48,8 +49,20 @@ void for_each_index(const Shape& shape, F&& f) {
   }
 }
 
+// t on the host. Of one that lies elsewhere the copy is kept, as loops ask for element after element: it may not change.
+inline Tensor kept_on_host(const Tensor& t) {
+  if (t.device().is_cpu()) return t;
+  static std::deque<std::pair<Tensor, Tensor>> copies;  // with the tensors, whose addresses so stay theirs
+  for (const auto& [from, copy] : copies) {
+    if (from.id() == t.id()) return copy;
+  }
+  if (copies.size() == 8) copies.pop_front();
+  return copies.emplace_back(t, host(t)).second;
+}
+
 // The element of t at the index, which may have more axes in front, and counts as 0 along axes of size 1.
-inline double at(const Tensor& t, const Index& index) {
+inline double at(const Tensor& x, const Index& index) {
+  const Tensor t = kept_on_host(x);
   const size_t lead = index.size() - size_t(t.dim());
   int64_t offset = 0;
   for (int axis = 0; axis < t.dim(); ++axis) {
@@ -65,7 +78,7 @@ inline double at(const Tensor& t, const Index& index) {
   return NAN;
 }
 
-// A tensor of f(index).
+// A tensor of f(index), on the host.
 template <class F>
 Tensor make(const Shape& shape, F&& f) {
   std::vector<double> all;

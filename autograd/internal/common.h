@@ -13,9 +13,6 @@ void check_linear(const char* op, const Tensor& x, const Tensor& w, const std::o
 // Throws where x is not floating.
 bool has_nan(const char* op, const Tensor& x);
 
-// Where element i of a tensor of this shape lies: "(0, 2)".
-std::string position(const Shape& shape, int64_t i);
-
 // How many rows, along the last axis, a kernel is to walk. Rows without elements are none: there may be more of them
 // than can be walked.
 inline int64_t rows_of(const Tensor& x) { return x.numel() == 0 ? 0 : x.numel() / x.size(-1); }

@@ -2,13 +2,14 @@
 // ever in memory. Queries, keys and values are read where they lie in the packed qkv.
 #include <altgrad/core/cpu/matmul.h>
 #include <altgrad/core/cpu/parallel.h>
+#include <altgrad/core/internal/instantiate.h>
 #include <altgrad/core/internal/kernels/attention.h>
 #include <altgrad/core/internal/math.h>
 
 #include <cmath>
 #include <limits>
 
-namespace altgrad::kernels {
+namespace altgrad::kernels::inline on_cpu {
 namespace {
 
 constexpr int64_t strip = 32;  // queries handled together, and the unit of keys they are scored against
@@ -147,4 +148,4 @@ void attention_grad(const Cpu&, T* dqkv, const T* dy, const T* qkv, const T* y, 
 AG_INSTANTIATE_FLOATING(attention)
 AG_INSTANTIATE_FLOATING(attention_grad)
 
-}  // namespace altgrad::kernels
+}  // namespace altgrad::kernels::inline on_cpu

@@ -1,10 +1,9 @@
 // Elementwise kernels: plain loops over the named functors, which the compiler vectorises.
 #include <altgrad/core/cpu/parallel.h>
-#include <altgrad/core/dtype.h>
-#include <altgrad/core/internal/functors.h>
+#include <altgrad/core/internal/elementwise_instances.h>
 #include <altgrad/core/internal/kernels/elementwise.h>
 
-namespace altgrad::kernels {
+namespace altgrad::kernels::inline on_cpu {
 namespace {
 
 constexpr int64_t grain = 1 << 14;
@@ -150,13 +149,7 @@ void cast(const Cpu&, To* y, const From* x, int64_t n) {
   parallel_for(n, grain, [=](int64_t begin, int64_t end) {
     To* __restrict out = y;
     const From* __restrict in = x;
-    if constexpr (!std::is_integral_v<From> && std::is_integral_v<To>) {
-      constexpr To low = std::numeric_limits<To>::min(), high = std::numeric_limits<To>::max();
-      for (int64_t i = begin; i < end; ++i)
-        out[i] = fits<To>(in[i]) ? To(in[i]) : in[i] < 0 ? low : in[i] > 0 ? high : To(0);
-    } else {
-      for (int64_t i = begin; i < end; ++i) out[i] = To(in[i]);
-    }
+    for (int64_t i = begin; i < end; ++i) out[i] = converted<To>(in[i]);
   });
 }
 
@@ -170,30 +163,6 @@ void axpy(const Cpu&, T* y, const T* x, double alpha, int64_t n) {
   });
 }
 
-#define AG_UNARY(F) AG_INSTANTIATE_FLOATING(unary, F)
-AG_UNARY_FUNCTORS(AG_UNARY)
-AG_NUMBER_FUNCTORS(AG_UNARY)
-AG_VALUE_AND_DERIVATIVE_FUNCTORS(AG_UNARY)
-#define AG_UNARY_GRAD(F) AG_INSTANTIATE_FLOATING(unary_grad, F)
-AG_UNARY_FUNCTORS(AG_UNARY_GRAD)
-AG_NUMBER_FUNCTORS(AG_UNARY_GRAD)
-#define AG_UNARY_WITH_DERIVATIVE(F) AG_INSTANTIATE_FLOATING(unary_with_derivative, F)
-AG_VALUE_AND_DERIVATIVE_FUNCTORS(AG_UNARY_WITH_DERIVATIVE)
-#define AG_BINARY(F) AG_INSTANTIATE_FOR(binary<F, float, float>) AG_INSTANTIATE_FOR(binary<F, double, double>)
-AG_BINARY_FUNCTORS(AG_BINARY)
-#define AG_BINARY_GRAD(F) AG_INSTANTIATE_FLOATING(binary_grad, F)
-AG_BINARY_DERIVATIVE_FUNCTORS(AG_BINARY_GRAD)
-#define AG_COMPARE(F) AG_INSTANTIATE_ALL(binary, F, uint8_t)
-AG_COMPARE_FUNCTORS(AG_COMPARE)
+AG_INSTANTIATE_ELEMENTWISE
 
-AG_INSTANTIATE_FLOATING(where)
-AG_INSTANTIATE_FLOATING(axpy)
-AG_INSTANTIATE_ALL(fill)
-AG_INSTANTIATE_ALL(copy_strided)
-AG_INSTANTIATE_ALL(cast, float)
-AG_INSTANTIATE_ALL(cast, double)
-AG_INSTANTIATE_ALL(cast, int64_t)
-AG_INSTANTIATE_ALL(cast, uint8_t)
-AG_INSTANTIATE_ALL(cast, bfloat16)
-
-}  // namespace altgrad::kernels
+}  // namespace altgrad::kernels::inline on_cpu

@@ -1,10 +1,11 @@
 // Gathering rows by index, and adding them back.
 #include <altgrad/core/cpu/parallel.h>
+#include <altgrad/core/internal/instantiate.h>
 #include <altgrad/core/internal/kernels/gather.h>
 
 #include <algorithm>
 
-namespace altgrad::kernels {
+namespace altgrad::kernels::inline on_cpu {
 
 template <class T>
 void gather(const Cpu&, T* y, const T* x, const int64_t* ids, int64_t outer, int64_t n, int64_t count,
@@ -34,14 +35,13 @@ void gather_grad(const Cpu&, T* dx, double beta, const T* dy, const int64_t* ids
   });
 }
 
-void find_out_of_range(const Cpu&, int64_t* at, const int64_t* ids, int64_t count, int64_t high,
-                       int64_t allowed) {
-  const int64_t* const found =
-      std::find_if(ids, ids + count, [=](int64_t id) { return (id < 0 || id >= high) && id != allowed; });
-  *at = found == ids + count ? -1 : found - ids;
+void check_ids(const Cpu&, const IdRange& range, const int64_t* ids) {
+  const int64_t* const end = ids + range.shape.numel();
+  const int64_t* const wrong = std::find_if(ids, end, [&](int64_t id) { return !range.holds(id); });
+  if (wrong != end) fail_id(range, wrong - ids, *wrong);
 }
 
 AG_INSTANTIATE_FLOATING(gather)
 AG_INSTANTIATE_FLOATING(gather_grad)
 
-}  // namespace altgrad::kernels
+}  // namespace altgrad::kernels::inline on_cpu

@@ -8,8 +8,7 @@
 #include <algorithm>
 #include <cstdint>
 
-namespace altgrad {
-namespace kernels {
+namespace altgrad::kernels::inline on_cpu {
 namespace {
 
 // Below this many multiplications for each thread, starting threads costs more than it saves.
@@ -162,5 +161,4 @@ void gemm(const Cpu&, float* c, const bfloat16* a, const bfloat16* b, const floa
 AG_INSTANTIATE(float)
 AG_INSTANTIATE(double)
 
-}  // namespace kernels
-}  // namespace altgrad
+}  // namespace altgrad::kernels::inline on_cpu

@@ -1,11 +1,12 @@
 // Optimizer updates. The parameters count as one long range, cut into tasks of equal size: a model's many
 // small parameters cost one parallel region between them, and where the cuts fall depends on the sizes alone.
 #include <altgrad/core/cpu/parallel.h>
+#include <altgrad/core/internal/instantiate.h>
 #include <altgrad/core/internal/kernels/optim.h>
 
 #include <cmath>
 
-namespace altgrad::kernels {
+namespace altgrad::kernels::inline on_cpu {
 namespace {
 
 constexpr int64_t task_size = 1 << 15;
@@ -92,4 +93,4 @@ void clip_grads(const Cpu&, std::span<const Gradient> grads, const double* norm,
 AG_INSTANTIATE_FLOATING(adamw)
 AG_INSTANTIATE_FLOATING(sgd)
 
-}  // namespace altgrad::kernels
+}  // namespace altgrad::kernels::inline on_cpu

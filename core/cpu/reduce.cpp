@@ -1,13 +1,14 @@
 // Reductions. Sums are carried in f64 and cut into pieces that depend on the size alone, so they do not
 // change with the number of threads.
 #include <altgrad/core/cpu/column_sums.h>
+#include <altgrad/core/internal/instantiate.h>
 #include <altgrad/core/internal/kernels/reduce.h>
 
 #include <bit>
 #include <cmath>
 #include <limits>
 
-namespace altgrad::kernels {
+namespace altgrad::kernels::inline on_cpu {
 namespace {
 
 constexpr int64_t columns = 64;  // inner elements handled together
@@ -151,4 +152,4 @@ AG_INSTANTIATE_FLOATING(argmax)
 AG_INSTANTIATE_FLOATING(amax)
 AG_INSTANTIATE_FLOATING(has_nan)
 
-}  // namespace altgrad::kernels
+}  // namespace altgrad::kernels::inline on_cpu

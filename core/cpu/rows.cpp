@@ -2,6 +2,7 @@
 // rows, made in the same pass. What is subtracted from a row is kept in two parts, the large one first, so that
 // numbers that are near each other and far from 0 keep their digits.
 #include <altgrad/core/cpu/column_sums.h>
+#include <altgrad/core/internal/instantiate.h>
 #include <altgrad/core/internal/kernels/rows.h>
 #include <altgrad/core/internal/math.h>
 
@@ -9,7 +10,7 @@
 #include <array>
 #include <limits>
 
-namespace altgrad::kernels {
+namespace altgrad::kernels::inline on_cpu {
 namespace {
 
 constexpr int64_t grain = 1 << 13;
@@ -256,4 +257,4 @@ AG_INSTANTIATE_FLOATING(cross_entropy)
 AG_INSTANTIATE_FLOATING(target_weight)
 AG_INSTANTIATE_FLOATING(cross_entropy_grad)
 
-}  // namespace altgrad::kernels
+}  // namespace altgrad::kernels::inline on_cpu

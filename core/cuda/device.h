@@ -3,10 +3,10 @@
 // on tensor cores; all else in a kernel is CUDA C++ as it stands.
 #pragma once
 
+#include <altgrad/core/cuda/check.h>
+
 #include <cstddef>
 #include <cstdint>
-#include <stdexcept>
-#include <string>
 #include <tuple>
 
 #if defined(__CUDACC__)
@@ -27,10 +27,6 @@
 #endif
 
 namespace altgrad::cuda {
-
-inline void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
-}
 
 struct Grid {
   dim3 blocks, threads;  // of whole warps

@@ -4,10 +4,13 @@
 // type, so that a float stays one.
 #pragma once
 
+#include <altgrad/core/dtype.h>
 #include <altgrad/core/internal/math.h>
 
 #include <algorithm>
 #include <cstddef>
+#include <limits>
+#include <type_traits>
 
 namespace altgrad {
 
@@ -190,5 +193,16 @@ struct Equal : Named<"equal"> {
   AG_HD bool value(auto a, auto b) const { return a == b; }
 };
 #define AG_COMPARE_FUNCTORS(X) X(Greater) X(Equal)
+
+// x as a To; where that is an integer it saturates, and NaN is 0.
+template <class To, class From>
+AG_HD To converted(From x) {
+  if constexpr (!std::is_integral_v<From> && std::is_integral_v<To>) {
+    constexpr To low = std::numeric_limits<To>::min(), high = std::numeric_limits<To>::max();
+    return fits<To>(x) ? To(x) : x < 0 ? low : x > 0 ? high : To(0);
+  } else {
+    return To(x);
+  }
+}
 
 }  // namespace altgrad

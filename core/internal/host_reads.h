@@ -1,5 +1,5 @@
 // How often this thread has asked a tensor for a number, by item(): on a device each time is a wait for all that was
-// started there. For the test that a training step does it for the batch's ids alone.
+// started there. For the test that a training step has none.
 #pragma once
 
 #include <cstdint>

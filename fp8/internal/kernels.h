@@ -1,6 +1,5 @@
 // The kernels of fp8/, overloaded on the device as those in core/internal/kernels. Scales and amaxes lie in memory of
-// the device. q(x) is x / *scale, but for finite x kept within the finite T's, so that rounding saturates it instead of
-// seeing Inf.
+// the device. q(x) is quotient(x, *scale).
 #pragma once
 
 #include <altgrad/core/bfloat16.h>
@@ -12,6 +11,7 @@
 
 #include <array>
 #include <bit>
+#include <cmath>
 #include <limits>
 #include <optional>
 
@@ -44,6 +44,14 @@ struct NearestRounder {
 
 namespace altgrad::kernels {
 
+// x / scale, but for finite x kept within the finite T's, so that rounding saturates it instead of seeing Inf.
+template <class T>
+AG_HD T quotient(T x, T scale) {
+  constexpr T limit = std::numeric_limits<T>::max();
+  const T q = x / scale, bounded = q > limit ? limit : q < -limit ? -limit : q;
+  return std::abs(x) <= limit ? bounded : q;
+}
+
 constexpr float unknown_amax = std::numeric_limits<float>::infinity();
 
 // How a tensor is rounded: to the rounder's format, element i by word i of `random` where there is one.
@@ -52,6 +60,8 @@ struct Rounding {
   fp8::Rounder<T> rounder;
   std::optional<RandomStream> random;
 };
+
+inline namespace on_cpu {
 
 // y = rounder(q(x)) * *scale, or, in bf16, rounder(q(x)), for formats whose numbers bf16 holds. amax may be null; *amax is
 // the largest |x| as a float, NaN where x holds one, or unknown_amax, and then becomes it: in f32 it is found on the way. Where *scale is NaN, x is not rounded, only looked at; where it is
@@ -77,5 +87,28 @@ void update_scale(const Cpu&, float* scale, const fp8::detail::History& history,
 void predict_scale(const Cpu&, float* scale, const fp8::detail::History& history,
                    const fp8::detail::ScaleRule& rule);
 void record_amax(const Cpu&, const fp8::detail::History& history, const float* amax);
+
+}  // namespace on_cpu
+
+// The same on a GPU (fp8/kernels_cuda.cu).
+inline namespace on_cuda {
+
+template <class Out, class T>
+void quantize(const Cuda&, Out* y, const T* x, const float* scale, const Rounding<T>& rounding, int64_t n,
+              float* amax, const float* rounded_with = nullptr);
+void dequantize(const Cuda&, float* y, const bfloat16* x, const float* scale, int64_t n);
+template <class T>
+void encode(const Cuda&, uint8_t* codes, const T* x, const float* scale, const Rounding<T>& rounding,
+            int64_t n);
+void decode(const Cuda&, float* y, const uint8_t* codes, const std::array<float, 256>& table, int64_t n);
+template <class T>
+void zero_saturated(const Cuda&, T* dx, const T* dy, const T* x, const float* scale, T max, int64_t n);
+void update_scale(const Cuda&, float* scale, const fp8::detail::History& history, const float* amax,
+                  const fp8::detail::ScaleRule& rule);
+void predict_scale(const Cuda&, float* scale, const fp8::detail::History& history,
+                   const fp8::detail::ScaleRule& rule);
+void record_amax(const Cuda&, const fp8::detail::History& history, const float* amax);
+
+}  // namespace on_cuda
 
 }  // namespace altgrad::kernels

@@ -29,6 +29,11 @@ void Optimizer::check_setting(const char* what, double value) const {
     fail(name_, ": ", what, " must be finite and not negative, got ", value);
 }
 
+void Optimizer::check_has_gradient(const Tensor& p, size_t i) const {
+  if (!is_floating(p.dtype()))
+    fail(name_, ": parameter ", i, " of shape ", p.shape(), " is ", p.dtype(), ", which has no gradient");
+}
+
 Optimizer::Optimizer(const char* name, std::vector<ParamGroup> groups, double lr, double weight_decay,
                      std::vector<std::string> state)
     : name_(name), groups_(std::move(groups)) {
@@ -41,9 +46,7 @@ Optimizer::Optimizer(const char* name, std::vector<ParamGroup> groups, double lr
   std::set<const void*> memory;
   for_each_parameter(groups_, [&](const ParamGroup&, const Tensor& p, size_t i) {
     if (!p.defined()) fail(name_, ": parameter ", i, " is undefined");
-    if (!is_floating(p.dtype())) {
-      fail(name_, ": parameter ", i, " of shape ", p.shape(), " is ", p.dtype(), ", which has no gradient");
-    }
+    check_has_gradient(p, i);
     if (!memory.insert(p.raw()).second) {
       fail(name_, ": parameter ", i, " of shape ", p.shape(), " was given before");
     }
@@ -93,6 +96,7 @@ void Optimizer::check_parameters() const {
     if (i >= parameters_.size() || p.id() != parameters_[i].id()) {
       fail(name_, ": parameter ", i, " of shape ", p.shape(), " is not one that the optimizer was made for");
     }
+    check_has_gradient(p, i);
   });
   if (count != parameters_.size()) {
     fail(name_, ": made for ", parameters_.size(), " parameters, its groups now hold ", count);
@@ -152,7 +156,8 @@ const Step& Optimizer::begin_step() {
   for_each_parameter(groups_, [&](const ParamGroup& group, const Tensor& p, size_t i) {
     if (!p.has_grad()) return;
     const auto g = size_t(&group - groups_.data());
-    p.dtype() == DType::f32 ? list(step_.f32, p, g, i) : list(step_.f64, p, g, i);
+    if (p.dtype() == DType::f32) list(step_.f32, p, g, i);
+    if (p.dtype() == DType::f64) list(step_.f64, p, g, i);
   });
   return step_;
 }

@@ -87,6 +87,7 @@ class Optimizer {
     std::string name;
     std::vector<Tensor> tensors;  // by the parameter's position
   };
+  void check_has_gradient(const Tensor& p, size_t i) const;
   void check_updates(const Tensor& updates) const;
   const ParamGroup& first_group() const;
   void check_parameters() const;

@@ -85,12 +85,12 @@ TEST_CASE("softmax and cross_entropy are exponentials, sums and logarithms", "[f
     compare([](const auto& in) { return log_softmax(in[0]); },
             [=](const auto& in) { return log_probabilities(in[0]); }, {x});
     Generator generator(4);
-    const Tensor targets = Tensor::randint(n, {rows}, Device::cpu(), generator);
-    const Tensor columns = Tensor::arange(n).reshape({1, n}),
+    const Tensor targets = here::randint(n, {rows}, Device::cpu(), generator);
+    const Tensor columns = here::arange(n).reshape({1, n}),
                  chosen = equal(columns, targets.reshape({rows, 1}));
     compare([=](const auto& in) { return cross_entropy(in[0], targets); },
             [=, rows = rows](const auto& in) {
-              const Tensor zero = Tensor::zeros({}, in[0].options());
+              const Tensor zero = here::zeros({}, in[0].options());
               return -sum(where(chosen, log_probabilities(in[0]), zero)) / double(rows);
             },
             {x});
@@ -125,8 +125,8 @@ TEST_CASE("gelu and silu make value and slope at once, and the same value alone"
   for (const Case& c : cases) {
     for (const DType dtype : {DType::f32, DType::f64}) {
       CAPTURE(c.name, dtype == DType::f32);
-      const Tensor x = points.to(dtype).clone().requires_grad(true);
-      const Tensor alone = c.op(x), dy = Tensor::full({n}, -2, {.dtype = dtype});
+      const Tensor x = on_device(points.to(dtype).clone()).requires_grad(true);
+      const Tensor alone = c.op(x), dy = here::full({n}, -2, {.dtype = dtype});
       Tape tape;
       const Tensor y = c.op(x);
       CHECK(same_bits(y, alone));
@@ -137,11 +137,10 @@ TEST_CASE("gelu and silu make value and slope at once, and the same value alone"
         worst = std::max(worst, std::abs(dx[size_t(i)] / -2 - c.slope(points.ptr<double>()[i])));
       CHECK(worst < (dtype == DType::f32 ? 2e-6 : 1e-14));
 
-      const Tensor far =
-          Tensor::from({-1e30f, -40.f, 40.f, 1e30f}, {4}).to(dtype).clone().requires_grad(true);
+      const Tensor far = here::from({-1e30f, -40.f, 40.f, 1e30f}, {4}).to(dtype).clone().requires_grad(true);
       Tape second;
       second.backward(sum(c.op(far)));
-      CHECK(distance(far.grad(), Tensor::from({0.f, 0.f, 1.f, 1.f}, {4})) < 1e-14);
+      CHECK(distance(far.grad(), here::from({0.f, 0.f, 1.f, 1.f}, {4})) < 1e-14);
     }
   }
 }

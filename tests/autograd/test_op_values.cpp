@@ -81,26 +81,26 @@ TEST_CASE("arithmetic broadcasts as NumPy does, forward and backward", "[ops]") 
 }
 
 TEST_CASE("where, expand and equal broadcast too", "[ops]") {
-  const Tensor c = Tensor::from<uint8_t>({1, 0, 2}, {3, 1}), a = randn({2, 1, 4}, 1), b = randn({}, 2);
+  const Tensor c = here::from<uint8_t>({1, 0, 2}, {3, 1}), a = randn({2, 1, 4}, 1), b = randn({}, 2);
   CHECK(distance(where(c, a, b),
                  make({2, 3, 4}, [&](const Index& i) { return at(c, i) ? at(a, i) : at(b, i); })) == 0);
   CHECK(distance(expand(c, {2, 3, 2}), make({2, 3, 2}, [&](const Index& i) { return at(c, i); })) == 0);
-  const Tensor x = Tensor::from({1.0, NaN, 3.0}, {3}), y = Tensor::from({1.0, NaN, 2.0}, {3});
+  const Tensor x = here::from({1.0, NaN, 3.0}, {3}), y = here::from({1.0, NaN, 2.0}, {3});
   CHECK(values(equal(x, y)) == std::vector<double>{1, 0, 0});
   CHECK(values(greater(x, y)) == std::vector<double>{0, 0, 1});
-  CHECK(values(equal(Tensor::from({1, 2}, {2}), Tensor::from({1, 3}, {2}))) == std::vector<double>{1, 0});
+  CHECK(values(equal(here::from({1, 2}, {2}), here::from({1, 3}, {2}))) == std::vector<double>{1, 0});
   // A copy even where nothing is repeated.
   const Tensor same = expand(x, {3});
   CHECK_FALSE(same.is(x));
   // Broadcasting and zero sizes.
-  CHECK(expand(Tensor::ones({1, 3}), {0, 3}).shape() == Shape{0, 3});
-  CHECK(where(Tensor::zeros({0, 1}, {.dtype = DType::u8}), Tensor::ones({3}), Tensor::ones({1})).shape() ==
+  CHECK(expand(here::ones({1, 3}), {0, 3}).shape() == Shape{0, 3});
+  CHECK(where(here::zeros({0, 1}, {.dtype = DType::u8}), here::ones({3}), here::ones({1})).shape() ==
         Shape{0, 3});
 }
 
 TEST_CASE("scalars take the tensor's dtype", "[ops]") {
   for (const DType dtype : {DType::f32, DType::f64}) {
-    const Tensor x = Tensor::full({2}, 3, {.dtype = dtype});
+    const Tensor x = here::full({2}, 3, {.dtype = dtype});
     for (const Tensor& y :
          {x + 1.0, 1.0 + x, 7.0 - x, x - (-1.0), x * (4.0 / 3.0), 2.0 * x - 2.0, 12.0 / x, x / 0.75}) {
       CHECK(y.dtype() == dtype);
@@ -139,7 +139,7 @@ TEST_CASE("elementwise ops are their functions, in both dtypes, and pass NaN on"
   };
   std::vector<double> points = {0.0, -0.0, 1, -1, 2, 1e-3, 1e-20, -1e-20, 20, -20, 80, -80, NaN};
   for (double x = -12; x < 12; x += 0.0917) points.push_back(double(float(x)));
-  const Tensor wide = Tensor::from(points, {int64_t(points.size())}), narrow = wide.to(DType::f32);
+  const Tensor wide = here::from(points, {int64_t(points.size())}), narrow = wide.to(DType::f32);
   for (const Case& c : cases) {
     const std::vector<double> y64 = values(c.op(wide)), y32 = values(c.op(narrow));
     for (size_t i = 0; i < points.size(); ++i) {
@@ -158,7 +158,7 @@ TEST_CASE("elementwise ops are their functions, in both dtypes, and pass NaN on"
 
 TEST_CASE("slopes at kinks are as documented", "[ops]") {
   const auto slopes = [](Tensor (*op)(const Tensor&), std::vector<double> at) {
-    const Tensor x = Tensor::from(at, {int64_t(at.size())}).requires_grad(true);
+    const Tensor x = here::from(at, {int64_t(at.size())}).requires_grad(true);
     Tape tape;
     tape.backward(sum(op(x)));
     return values(x.grad());
@@ -167,9 +167,9 @@ TEST_CASE("slopes at kinks are as documented", "[ops]") {
   CHECK(slopes([](const Tensor& x) { return abs(x); }, {-1, 0, 1}) == std::vector<double>{-1, 0, 1});
   CHECK(slopes([](const Tensor& x) { return clamp(x, -1, 1); }, {-2, -1, 0, 1, 2}) ==
         std::vector<double>{0, 1, 1, 1, 0});
-  CHECK(slopes([](const Tensor& x) { return maximum(x, Tensor::zeros({3}, x.options())); }, {-1, 0, 1}) ==
+  CHECK(slopes([](const Tensor& x) { return maximum(x, here::zeros({3}, x.options())); }, {-1, 0, 1}) ==
         std::vector<double>{0, 0.5, 1});
-  CHECK(slopes([](const Tensor& x) { return minimum(x, Tensor::zeros({3}, x.options())); }, {-1, 0, 1}) ==
+  CHECK(slopes([](const Tensor& x) { return minimum(x, here::zeros({3}, x.options())); }, {-1, 0, 1}) ==
         std::vector<double>{1, 0.5, 0});
   CHECK(slopes([](const Tensor& x) { return max(x); }, {2, 1, 2, 2}) ==
         std::vector<double>{1. / 3, 0, 1. / 3, 1. / 3});
@@ -185,9 +185,9 @@ TEST_CASE("slopes at kinks are as documented", "[ops]") {
   CHECK(slopes([](const Tensor& x) { return relu(x); }, {NaN}) == std::vector<double>{0});
   CHECK(slopes([](const Tensor& x) { return clamp(x, -1, 1); }, {NaN}) == std::vector<double>{1});
   CHECK(slopes([](const Tensor& x) { return pow(x, 0); }, {NaN}) == std::vector<double>{0});
-  CHECK(slopes([](const Tensor& x) { return maximum(x, Tensor::zeros({1}, x.options())); }, {NaN}) ==
+  CHECK(slopes([](const Tensor& x) { return maximum(x, here::zeros({1}, x.options())); }, {NaN}) ==
         std::vector<double>{0});
-  CHECK(slopes([](const Tensor& x) { return minimum(Tensor::full({2}, NaN, x.options()), x); }, {1, NaN}) ==
+  CHECK(slopes([](const Tensor& x) { return minimum(here::full({2}, NaN, x.options()), x); }, {1, NaN}) ==
         std::vector<double>{0, 0});
   const std::vector<double> of_max = slopes([](const Tensor& x) { return max(x); }, {1, NaN, 2});
   CHECK((of_max[0] == 0 && std::isnan(of_max[1]) && of_max[2] == 0));
@@ -204,7 +204,7 @@ TEST_CASE("slopes at kinks are as documented", "[ops]") {
 TEST_CASE("pow at the edges is C's, also where roots differ", "[ops]") {
   const auto check = [](double exponent, double x, double value, double slope) {
     CAPTURE(exponent, x);
-    const Tensor leaf = Tensor::full({}, x, {.dtype = DType::f64}).requires_grad(true);
+    const Tensor leaf = here::full({}, x, {.dtype = DType::f64}).requires_grad(true);
     Tape tape;
     const Tensor y = pow(leaf, exponent);
     tape.backward(y);
@@ -225,11 +225,11 @@ TEST_CASE("pow at the edges is C's, also where roots differ", "[ops]") {
 TEST_CASE("dropout zeroes a share p, scales the rest and repeats its mask in backward", "[ops]") {
   const int64_t n = 40000;
   const double p = 0.3;
-  const Tensor x = Tensor::ones({n}).requires_grad(true);
+  const Tensor x = here::ones({n}).requires_grad(true);
   Generator generator(3);
   Tape tape;
   const Tensor y = dropout(x, p, generator), z = dropout(x, p, generator);
-  tape.backward(y, Tensor::ones({n}));
+  tape.backward(y, here::ones({n}));
   const std::vector<double> v = values(y);
   int64_t zeros = 0;
   for (double value : v) {
@@ -307,38 +307,38 @@ TEST_CASE("reductions over any axes agree with plain loops", "[ops]") {
 
 TEST_CASE("reductions of nothing, of one element and of NaN", "[ops]") {
   const TensorOptions f64{.dtype = DType::f64};
-  CHECK(sum(Tensor::zeros({0}, f64)).item<double>() == 0);
-  CHECK(values(sum(Tensor::zeros({0, 2}, f64), {0})) == std::vector<double>{0, 0});
-  CHECK(sum(Tensor::zeros({0, 2}, f64), {1}).shape() == Shape{0});
-  CHECK(std::isnan(mean(Tensor::zeros({0}, f64)).item<double>()));
-  CHECK(max(Tensor::zeros({0, 2}, f64), {1}).shape() == Shape{0});
-  CHECK(sum(Tensor::full({}, 3, f64)).item<double>() == 3);
-  CHECK(max(Tensor::full({}, 3, f64)).item<double>() == 3);
-  CHECK(var(Tensor::full({1}, 3, f64), {0}, false, 0).item<double>() == 0);
-  CHECK(std::isnan(var(Tensor::full({1}, 3, f64)).item<double>()));
-  const Tensor x = Tensor::from({1.0, NaN, -inf, 5.0, 2.0, -inf}, {2, 3});
+  CHECK(sum(here::zeros({0}, f64)).item<double>() == 0);
+  CHECK(values(sum(here::zeros({0, 2}, f64), {0})) == std::vector<double>{0, 0});
+  CHECK(sum(here::zeros({0, 2}, f64), {1}).shape() == Shape{0});
+  CHECK(std::isnan(mean(here::zeros({0}, f64)).item<double>()));
+  CHECK(max(here::zeros({0, 2}, f64), {1}).shape() == Shape{0});
+  CHECK(sum(here::full({}, 3, f64)).item<double>() == 3);
+  CHECK(max(here::full({}, 3, f64)).item<double>() == 3);
+  CHECK(var(here::full({1}, 3, f64), {0}, false, 0).item<double>() == 0);
+  CHECK(std::isnan(var(here::full({1}, 3, f64)).item<double>()));
+  const Tensor x = here::from({1.0, NaN, -inf, 5.0, 2.0, -inf}, {2, 3});
   CHECK(std::isnan(max(x).item<double>()));
   const std::vector<double> rows = values(max(x, {1}));
   CHECK((std::isnan(rows[0]) && rows[1] == 5));
-  CHECK(max(Tensor::full({3}, -inf, f64)).item<double>() == -inf);
+  CHECK(max(here::full({3}, -inf, f64)).item<double>() == -inf);
   // A sum has no reason to be the input's own memory.
-  const Tensor one = Tensor::full({1, 1}, 4, f64), total = sum(one, {0});
+  const Tensor one = here::full({1, 1}, 4, f64), total = sum(one, {0});
   CHECK_FALSE(total.is(one));
   CHECK_FALSE(sum(one, std::initializer_list<int>{}).is(one));
 }
 
 TEST_CASE("a sum of many f32 numbers does not drift", "[ops]") {
-  const Tensor x = Tensor::full({1 << 22}, 0.1f);
+  const Tensor x = here::full({1 << 22}, 0.1f);
   CHECK(sum(x).item<double>() == Approx(double(0.1f) * (1 << 22)).epsilon(1e-6));
 }
 
 TEST_CASE("argmax gives the first of the largest along the last axis", "[ops]") {
-  const Tensor x = Tensor::from({1.f, 3.f, 3.f, -1.f, -1.f, -2.f, 0.f, 0.f, 7.f}, {3, 3});
+  const Tensor x = here::from({1.f, 3.f, 3.f, -1.f, -1.f, -2.f, 0.f, 0.f, 7.f}, {3, 3});
   const Tensor at_max = argmax(x);
   CHECK(at_max.dtype() == DType::i64);
   CHECK(values(at_max) == std::vector<double>{1, 0, 2});
-  CHECK(argmax(Tensor::ones({4})).shape() == Shape{});
-  CHECK(argmax(Tensor::ones({0, 2})).shape() == Shape{0});
+  CHECK(argmax(here::ones({4})).shape() == Shape{});
+  CHECK(argmax(here::ones({0, 2})).shape() == Shape{0});
 }
 
 TEST_CASE("ops take tensors without elements, forward and backward", "[ops]") {
@@ -356,30 +356,30 @@ TEST_CASE("ops take tensors without elements, forward and backward", "[ops]") {
       [](const Tensor& x) { return max(x, {1}); },
       [](const Tensor& x) { return softmax(log_softmax(x, 0)); },
       [](const Tensor& x) {
-        return layer_norm(rms_norm(x, Tensor::ones({3})), Tensor::ones({3}), Tensor::ones({3}));
+        return layer_norm(rms_norm(x, here::ones({3})), here::ones({3}), here::ones({3}));
       },
       [](const Tensor& x) {
-        return linear(x, Tensor::ones({2, 3}), Tensor::ones({2}));
+        return linear(x, here::ones({2, 3}), here::ones({2}));
       },
       [](const Tensor& x) { return matmul(x.transpose(), x); },
       [](const Tensor& x) {
         return stack({x, x.clone()}).permute({2, 0, 1}).narrow(1, 0, 1).reshape({0, 3});
       },
       [](const Tensor& x) {
-        return index_select(x, 1, Tensor::from({2, 0}, {2}));
+        return index_select(x, 1, here::from({2, 0}, {2}));
       },
       [](const Tensor& x) {
         return expand(x, {4, 0, 3}).to(DType::f64);
       },
       [](const Tensor& x) { return mse_loss(x, x * 2.0); },
-      [](const Tensor& x) { return cross_entropy(x, Tensor::zeros({0}, {.dtype = DType::i64})); },
+      [](const Tensor& x) { return cross_entropy(x, here::zeros({0}, {.dtype = DType::i64})); },
   };
   for (size_t i = 0; i < ops.size(); ++i) {
     CAPTURE(i);
-    const Tensor x = Tensor::ones({0, 3}).requires_grad(true);
+    const Tensor x = here::ones({0, 3}).requires_grad(true);
     Tape tape;
     const Tensor y = ops[i](x);
-    tape.backward(y, Tensor::ones(y.shape(), y.options()));
+    tape.backward(y, here::ones(y.shape(), y.options()));
     CHECK(x.grad().shape() == Shape{0, 3});
   }
 }

@@ -20,8 +20,8 @@ struct Row {
 };
 
 Tensor positive(const Shape& shape) { return exp(randn(shape, 9)); }
-const Tensor ids = Tensor::from({2, 0, 2, 1, 2, 4}, {2, 3});
-const Tensor mask = Tensor::from<uint8_t>({1, 0, 0, 1}, {1, 4});
+const Tensor ids = here::from({2, 0, 2, 1, 2, 4}, {2, 3});
+const Tensor mask = here::from<uint8_t>({1, 0, 0, 1}, {1, 4});
 
 const std::vector<Row> rows = {
     {"add", [](Inputs x) { return x[0] + x[1]; }, {randn({3, 4}, 1), randn({3, 4}, 2)}},

@@ -14,7 +14,7 @@ using reference::randn;
 namespace {
 constexpr DType dtypes[] = {DType::f32, DType::f64, DType::i64, DType::u8, DType::bf16};
 Tensor counting(const Shape& shape, DType dtype) {
-  return Tensor::arange(shape.numel()).alias(shape).to(dtype);
+  return here::arange(shape.numel()).alias(shape).to(dtype);
 }
 }  // namespace
 
@@ -25,9 +25,9 @@ TEST_CASE("reshape shares memory and fills in one size", "[ops][shape]") {
   CHECK(x.reshape({-1}).shape() == Shape{12});
   CHECK(x.reshape({2, -1, 6}).shape() == Shape{2, 1, 6});
   CHECK(x.reshape(Shape{12, 1}).shape() == Shape{12, 1});
-  CHECK(Tensor::ones({1}).reshape(Shape{}).shape() == Shape{});
-  CHECK(Tensor::ones({0, 3}).reshape({3, -1}).shape() == Shape{3, 0});
-  CHECK(Tensor::ones({0, 3}).reshape({5, 0}).shape() == Shape{5, 0});
+  CHECK(here::ones({1}).reshape(Shape{}).shape() == Shape{});
+  CHECK(here::ones({0, 3}).reshape({3, -1}).shape() == Shape{3, 0});
+  CHECK(here::ones({0, 3}).reshape({5, 0}).shape() == Shape{5, 0});
   CHECK(throws([&] { x.reshape({1, 1, 1, 1, 1, 1, 1, 1, -1}); }, {"reshape"}));
 }
 
@@ -71,19 +71,19 @@ TEST_CASE("moving elements works in eight dimensions and without elements", "[op
                  })) == 0);
   CHECK(same_bits(y.permute({1, 3, 5, 7, 6, 4, 2, 0}), x));
   CHECK(throws([&] { stack({x, x}); }, {"9 dimensions"}));
-  CHECK(Tensor::ones({0, 3}).transpose().shape() == Shape{3, 0});
-  CHECK(Tensor::ones({}).clone().shape() == Shape{});
-  CHECK(Tensor::ones({}).permute({}).shape() == Shape{});
-  CHECK(cat({Tensor::ones({0, 3}), Tensor::ones({0, 3})}).shape() == Shape{0, 3});
-  CHECK(Tensor::ones({0, 3}).narrow(0, 0, 0).shape() == Shape{0, 3});
-  CHECK(Tensor::ones({0, 4, 3}).narrow(1, 1, 2).shape() == Shape{0, 2, 3});
+  CHECK(here::ones({0, 3}).transpose().shape() == Shape{3, 0});
+  CHECK(here::ones({}).clone().shape() == Shape{});
+  CHECK(here::ones({}).permute({}).shape() == Shape{});
+  CHECK(cat({here::ones({0, 3}), here::ones({0, 3})}).shape() == Shape{0, 3});
+  CHECK(here::ones({0, 3}).narrow(0, 0, 0).shape() == Shape{0, 3});
+  CHECK(here::ones({0, 4, 3}).narrow(1, 1, 2).shape() == Shape{0, 2, 3});
 }
 
 TEST_CASE("to changes dtype, carries gradients between floating ones, and is the tensor itself otherwise",
           "[ops][shape]") {
-  const Tensor x = Tensor::from({1.25f, -2.75f}, {2}).requires_grad(true);
+  const Tensor x = here::from({1.25f, -2.75f}, {2}).requires_grad(true);
   CHECK(x.to(DType::f32).id() == x.id());
-  CHECK(x.to(Device::cpu()).id() == x.id());
+  CHECK(x.to(device()).id() == x.id());
   Tape tape;
   const Tensor y = x.to(DType::f64) * 3.0;
   CHECK(y.dtype() == DType::f64);
@@ -97,7 +97,7 @@ TEST_CASE("to changes dtype, carries gradients between floating ones, and is the
 }
 
 TEST_CASE("writing to a clone leaves the source alone", "[ops][shape]") {
-  const Tensor x = Tensor::ones({3}), y = x.clone();
+  const Tensor x = here::ones({3}), y = x.clone();
   y.fill_(2);
   CHECK(values(x) == std::vector<double>{1, 1, 1});
 }
@@ -109,8 +109,8 @@ TEST_CASE("views and copies of one gradient do not disturb each other", "[ops][s
   Tape tape;
   const Tensor r = x.reshape({6});
   const Tensor y = (r + z) + r * 2.0 + z * z + (z + r).reshape({2, 3}).reshape({6});
-  tape.backward(y, Tensor::ones({6}, {.dtype = DType::f64}));
-  CHECK(distance(x.grad(), Tensor::full({2, 3}, 4, {.dtype = DType::f64})) == 0);
+  tape.backward(y, here::ones({6}, {.dtype = DType::f64}));
+  CHECK(distance(x.grad(), here::full({2, 3}, 4, {.dtype = DType::f64})) == 0);
   CHECK(distance(z.grad(), z.detach() * 2.0 + 2.0) < 1e-15);
   CHECK_FALSE(x.grad().is(z.grad()));
 
@@ -118,7 +118,7 @@ TEST_CASE("views and copies of one gradient do not disturb each other", "[ops][s
   x.set_grad(Tensor()), z.set_grad(Tensor());
   Tape second;
   const Tensor twice = x * 2.0, flat = x.reshape({6}), total = z + flat;
-  second.backward(total + twice.reshape({6}), Tensor::ones({6}, {.dtype = DType::f64}));
-  CHECK(distance(x.grad(), Tensor::full({2, 3}, 3, {.dtype = DType::f64})) == 0);
-  CHECK(distance(z.grad(), Tensor::full({6}, 1, {.dtype = DType::f64})) == 0);
+  second.backward(total + twice.reshape({6}), here::ones({6}, {.dtype = DType::f64}));
+  CHECK(distance(x.grad(), here::full({2, 3}, 3, {.dtype = DType::f64})) == 0);
+  CHECK(distance(z.grad(), here::full({6}, 1, {.dtype = DType::f64})) == 0);
 }

@@ -62,8 +62,9 @@ struct LinearCase {
     altgrad::manual_seed(21);
     linear = std::make_shared<altgrad::nn::Linear>(in, out, altgrad::nn::LinearOptions{.bias = bias});
     linear->to(dtype);
-    x = Tensor::randn({2, 3, in}, {.dtype = dtype}).requires_grad(true);
-    dy = Tensor::randn({2, 3, out}, {.dtype = dtype});
+    linear->to(device());
+    x = here::randn({2, 3, in}, {.dtype = dtype}).requires_grad(true);
+    dy = here::randn({2, 3, out}, {.dtype = dtype});
   }
   // Forward and backward through a layer; gradients are left in x, weight and bias.
   Tensor run(altgrad::fp8::QuantizedLinear& layer) const {

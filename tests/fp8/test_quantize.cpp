@@ -29,20 +29,21 @@ Tensor probes(const Format& f, T scale) {
       values.push_back(T(-v) * scale);
     }
   }
-  const Tensor normal = Tensor::randn({1000}, {.dtype = dtype_of<T>});
-  for (T v : normal.data<T>()) values.push_back(v);
-  return Tensor::from(values, {int64_t(values.size())});
+  const Tensor normal = here::randn({1000}, {.dtype = dtype_of<T>});
+  const std::vector<T> drawn = ::values<T>(normal);
+  values.insert(values.end(), drawn.begin(), drawn.end());
+  return here::from(values, {int64_t(values.size())});
 }
 
 template <class T>
 void compare_with_reference(const Format& f, T scale) {
   const reference::Rounder round(f);
   const Tensor x = probes<T>(f, scale);
-  const Tensor y = quantize(x, f, float(scale));
-  for (int64_t i = 0; i < x.numel(); ++i) {
-    const T quotient = x.data<T>()[i] / scale, expected = T(round(double(quotient))) * scale;
-    INFO(f.name << ", scale " << scale << ", x " << x.data<T>()[i] << ", y " << y.data<T>()[i]);
-    REQUIRE(std::memcmp(&y.data<T>()[i], &expected, sizeof(T)) == 0);
+  const std::vector<T> in = values<T>(x), y = values<T>(quantize(x, f, float(scale)));
+  for (size_t i = 0; i < in.size(); ++i) {
+    const T quotient = in[i] / scale, expected = T(round(double(quotient))) * scale;
+    INFO(f.name << ", scale " << scale << ", x " << in[i] << ", y " << y[i]);
+    REQUIRE(std::memcmp(&y[i], &expected, sizeof(T)) == 0);
   }
 }
 
@@ -60,25 +61,26 @@ TEMPLATE_TEST_CASE("quantize is round(x / scale) * scale in every format of up t
 }
 
 TEST_CASE("quantize handles 16-bit formats", "[fp8]") {
-  const Tensor x = Tensor::from({1.f, 1.00048828125f, 65519.f, -3e-8f, 0.1f}, {5});
+  const Tensor x = here::from({1.f, 1.00048828125f, 65519.f, -3e-8f, 0.1f}, {5});
   const Tensor y = quantize(x, E5M10, 1);
   const float expected[] = {1.f, 1.f, 65504.f, -5.9604645e-8f, 0.099975586f};
-  for (int i = 0; i < 5; ++i) REQUIRE(y.data<float>()[i] == expected[i]);
+  for (size_t i = 0; i < 5; ++i) REQUIRE(values<float>(y)[i] == expected[i]);
 }
 
 TEST_CASE("quantize works on any shape, odd sizes and no elements", "[fp8]") {
   const reference::Rounder round(E5M2);
   for (const Shape& shape : {Shape{}, Shape{1}, Shape{0, 3}, Shape{7}, Shape{3, 5, 7}, Shape{65, 33}}) {
-    const Tensor x = Tensor::randn(shape), y = quantize(x, E5M2, 0.25f);
+    const Tensor x = here::randn(shape), y = quantize(x, E5M2, 0.25f);
     REQUIRE(y.shape() == shape);
-    for (int64_t i = 0; i < x.numel(); ++i) {
-      REQUIRE(y.data<float>()[i] == float(round(x.data<float>()[i] / 0.25f)) * 0.25f);
+    const std::vector<float> in = values<float>(x), out = values<float>(y);
+    for (size_t i = 0; i < in.size(); ++i) {
+      REQUIRE(out[i] == float(round(in[i] / 0.25f)) * 0.25f);
     }
   }
 }
 
 TEST_CASE("quantizing twice changes nothing more", "[fp8]") {
-  const Tensor x = Tensor::randn({1000});
+  const Tensor x = here::randn({1000});
   for (float scale : {1.0f, 0.125f, 0.0037f}) {
     const Tensor y = quantize(x, E4M3, scale);
     REQUIRE(same_bits(quantize(y, E4M3, scale), y));
@@ -86,9 +88,9 @@ TEST_CASE("quantizing twice changes nothing more", "[fp8]") {
 }
 
 TEST_CASE("quantize keeps NaN, Inf follows the overflow policy, values beyond max saturate", "[fp8]") {
-  const Tensor x = Tensor::from({nan_value, infinity, -infinity, 1e6f, -1e6f}, {5});
+  const Tensor x = here::from({nan_value, infinity, -infinity, 1e6f, -1e6f}, {5});
   const auto run = [&](const Format& f, Overflow overflow) {
-    return quantize(x, f, 2, {.overflow = overflow}).data<float>();
+    return values<float>(quantize(x, f, 2, {.overflow = overflow}));
   };
   for (const Format& f : {E4M3, E5M2, E3M4}) {
     for (Overflow overflow : {Overflow::to_special, Overflow::saturate_finite, Overflow::saturate_all}) {
@@ -107,41 +109,42 @@ TEST_CASE("quantize keeps NaN, Inf follows the overflow policy, values beyond ma
 }
 
 TEST_CASE("a finite value saturates even where x / scale is beyond the floats", "[fp8]") {
-  const Tensor x = Tensor::from({1e30f, -1e30f, infinity}, {3});
+  const Tensor x = here::from({1e30f, -1e30f, infinity}, {3});
   const float scale = 1e-20f;
-  const Tensor y = quantize(x, E4M3, scale);
-  REQUIRE(y.data<float>()[0] == 448 * scale);
-  REQUIRE(y.data<float>()[1] == -448 * scale);
-  REQUIRE(std::isnan(y.data<float>()[2]));
-  REQUIRE(encode(x.narrow(0, 0, 2), E4M3, scale).data<uint8_t>()[0] == 0x7E);
+  const std::vector<float> y = values<float>(quantize(x, E4M3, scale));
+  REQUIRE(y[0] == 448 * scale);
+  REQUIRE(y[1] == -448 * scale);
+  REQUIRE(std::isnan(y[2]));
+  REQUIRE(values<uint8_t>(encode(x.narrow(0, 0, 2), E4M3, scale))[0] == 0x7E);
 }
 
 TEST_CASE("rounding toward zero never grows a magnitude and is the last number not above it", "[fp8]") {
   const std::vector<double> grid = reference::magnitudes(E4M3);
   const Tensor x = probes<float>(E4M3, 1.0f);
-  const Tensor y = quantize(x, E4M3, 1, {.rounding = Rounding::toward_zero});
-  for (int64_t i = 0; i < x.numel(); ++i) {
-    const double a = std::abs(x.data<float>()[i]);
+  const std::vector<float> in = values<float>(x),
+                           y = values<float>(quantize(x, E4M3, 1, {.rounding = Rounding::toward_zero}));
+  for (size_t i = 0; i < in.size(); ++i) {
+    const double a = std::abs(in[i]);
     const double expected = *std::prev(std::upper_bound(grid.begin(), grid.end(), a));
-    REQUIRE(std::abs(y.data<float>()[i]) == expected);
-    REQUIRE(std::signbit(y.data<float>()[i]) == std::signbit(x.data<float>()[i]));
+    REQUIRE(std::abs(y[i]) == expected);
+    REQUIRE(std::signbit(y[i]) == std::signbit(in[i]));
   }
 }
 
 TEMPLATE_TEST_CASE("stochastic rounding of element i uses word i of one stream", "[fp8]", float, double) {
   for (int64_t n : {1, 3, 4, 5, 1023, 70001}) {
-    const Tensor x = Tensor::randn({n}, {.dtype = dtype_of<TestType>});
+    const Tensor x = here::randn({n}, {.dtype = dtype_of<TestType>});
     manual_seed(11);
     const RandomStream random = rounding_generator().next();
     const Generator::State after = rounding_generator().state();
     manual_seed(11);
-    const Tensor y = quantize(x, E4M3, 0.75f, {.rounding = Rounding::stochastic});
-    for (int64_t i = 0; i < n; ++i) {
-      const auto code = E4M3.encode(x.data<TestType>()[i] / TestType(0.75f), Rounding::stochastic,
-                                    Overflow::saturate_finite, random.word(uint64_t(i)));
-      if (y.data<TestType>()[i] != TestType(E4M3.decode(code)) * TestType(0.75f)) {
-        FAIL("element " << i << " of " << n << ": x " << x.data<TestType>()[i] << ", y "
-                        << y.data<TestType>()[i]);
+    const auto in = values<TestType>(x),
+               y = values<TestType>(quantize(x, E4M3, 0.75f, {.rounding = Rounding::stochastic}));
+    for (size_t i = 0; i < in.size(); ++i) {
+      const auto code = E4M3.encode(in[i] / TestType(0.75f), Rounding::stochastic, Overflow::saturate_finite,
+                                    random.word(i));
+      if (y[i] != TestType(E4M3.decode(code)) * TestType(0.75f)) {
+        FAIL("element " << i << " of " << n << ": x " << in[i] << ", y " << y[i]);
       }
     }
     REQUIRE(rounding_generator().state() == after);
@@ -152,15 +155,15 @@ TEST_CASE("stochastic rounding has the value as its mean and the two neighbours 
   manual_seed(5);
   const int64_t n = 200000;
   for (float v : {1.03f, -0.4f, 300.f, 0.0007f}) {
-    const Tensor y = quantize(Tensor::full({n}, v), E4M3, 1, {.rounding = Rounding::stochastic});
+    const Tensor y = quantize(here::full({n}, v), E4M3, 1, {.rounding = Rounding::stochastic});
     double total = 0, low = infinity, high = -infinity;
-    for (float q : y.data<float>()) {
+    for (float q : values<float>(y)) {
       total += q;
       low = std::min<double>(low, q);
       high = std::max<double>(high, q);
     }
     const double down =
-        quantize(Tensor::full({1}, v), E4M3, 1, {.rounding = Rounding::toward_zero}).item<double>();
+        quantize(here::full({1}, v), E4M3, 1, {.rounding = Rounding::toward_zero}).item<double>();
     REQUIRE((low == down || high == down));
     REQUIRE((low < v && v < high));
     // Five standard deviations of the mean of n draws of two values.
@@ -170,12 +173,12 @@ TEST_CASE("stochastic rounding has the value as its mean and the two neighbours 
 
 TEST_CASE("quantize draws no randomness unless asked to", "[fp8]") {
   manual_seed(1);
-  quantize(Tensor::ones({4}), E4M3, 1);
+  quantize(here::ones({4}), E4M3, 1);
   REQUIRE(default_generator().state() == Generator::State{1, 0});
 }
 
 TEST_CASE("quantize and encode give the same bits on 1, 2 and 3 threads", "[fp8]") {
-  const Tensor x = Tensor::randn({300007});
+  const Tensor x = here::randn({300007});
   Tensor values[4], random[4], codes[4];
   for (int threads : {1, 2, 3}) {
     const ThreadCount count(threads);
@@ -191,7 +194,7 @@ TEST_CASE("quantize and encode give the same bits on 1, 2 and 3 threads", "[fp8]
 }
 
 TEST_CASE("the straight-through gradient passes dy unchanged", "[fp8]") {
-  const Tensor x = Tensor::randn({5, 7}).requires_grad(true), weight = Tensor::randn({5, 7});
+  const Tensor x = here::randn({5, 7}).requires_grad(true), weight = here::randn({5, 7});
   Tape tape;
   tape.backward(sum(quantize(x, E4M3, 1e-4f) * weight));  // a scale at which most values saturate
   REQUIRE(same_bits(x.grad(), weight));
@@ -209,13 +212,14 @@ TEMPLATE_TEST_CASE("the clipped straight-through gradient is zero exactly where 
                                         std::nextafter(-edge, TestType(-1000)),
                                         1e5,
                                         TestType(-infinity)};
-  const Tensor x = Tensor::from(values, {9}).requires_grad(true);
-  const Tensor weight = Tensor::randn({9}, {.dtype = dtype_of<TestType>});
+  const Tensor x = here::from(values, {9}).requires_grad(true);
+  const Tensor weight = here::randn({9}, {.dtype = dtype_of<TestType>});
   Tape tape;
   const Tensor y = quantize(x, E4M3, 0.5f, {.overflow = Overflow::saturate_all, .ste = Ste::clipped});
   tape.backward(sum(y * weight));
-  for (int i = 0; i < 9; ++i) {
-    REQUIRE(x.grad().data<TestType>()[i] == (i < 5 ? weight.data<TestType>()[i] : TestType(0)));
+  const auto dx = ::values<TestType>(x.grad()), dy = ::values<TestType>(weight);
+  for (size_t i = 0; i < 9; ++i) {
+    REQUIRE(dx[i] == (i < 5 ? dy[i] : TestType(0)));
   }
 }
 
@@ -226,13 +230,13 @@ TEST_CASE("every code of every format of up to 8 bits survives decode and encode
     for (uint32_t code = 0; code < f.num_codes(); ++code) {
       if (std::isfinite(f.decode(code))) numbers.push_back(uint8_t(code));
     }
-    const Tensor codes = Tensor::from(numbers, {int64_t(numbers.size())});
+    const Tensor codes = here::from(numbers, {int64_t(numbers.size())});
     INFO(f.name);
     REQUIRE(codes.numel() >= int64_t(f.num_codes() * 3 / 4));
     for (float scale : {1.0f, 0.25f}) {
-      const Tensor values = decode(codes, f, scale);
-      REQUIRE(same_bits(encode(values, f, scale), codes));
-      REQUIRE(values.data<float>()[5] == float(f.decode(numbers[5])) * scale);
+      const Tensor decoded = decode(codes, f, scale);
+      REQUIRE(same_bits(encode(decoded, f, scale), codes));
+      REQUIRE(values<float>(decoded)[5] == float(f.decode(numbers[5])) * scale);
     }
   }
 }
@@ -252,24 +256,24 @@ TEST_CASE("decode of encode has the bits of quantize", "[fp8]") {
 }
 
 TEST_CASE("encode takes NaN where the format has one and throws where it has none", "[fp8]") {
-  const Tensor x = Tensor::from({1.f, nan_value}, {2});
+  const Tensor x = here::from({1.f, nan_value}, {2});
   const Tensor codes = encode(x, E4M3, 1);
-  REQUIRE(codes.data<uint8_t>()[1] == 0x7F);
-  REQUIRE(std::isnan(decode(codes, E4M3, 1).data<float>()[1]));
+  REQUIRE(values<uint8_t>(codes)[1] == 0x7F);
+  REQUIRE(std::isnan(values<float>(decode(codes, E4M3, 1))[1]));
   REQUIRE(throws([&] { encode(x, E3M4, 1); }, {"NaN", "E3M4"}));
 }
 
 TEST_CASE("decode gives NaN for what is no code of a narrow format", "[fp8]") {
-  const Tensor codes = Tensor::from(std::vector<uint8_t>{0x07, 0x0F, 0x10, 0xFF}, {4});
-  const auto values = decode(codes, float4_e2m1fn, 0.5f).data<float>();
-  REQUIRE(values[0] == 3);
-  REQUIRE(values[1] == -3);
-  REQUIRE(std::isnan(values[2]));
-  REQUIRE(std::isnan(values[3]));
+  const Tensor codes = here::from(std::vector<uint8_t>{0x07, 0x0F, 0x10, 0xFF}, {4});
+  const std::vector<float> decoded = values<float>(decode(codes, float4_e2m1fn, 0.5f));
+  REQUIRE(decoded[0] == 3);
+  REQUIRE(decoded[1] == -3);
+  REQUIRE(std::isnan(decoded[2]));
+  REQUIRE(std::isnan(decoded[3]));
 }
 
 TEST_CASE("quantize, encode and decode refuse a scale that is not positive and finite", "[fp8]") {
-  const Tensor x = Tensor::ones({2}), codes = Tensor::zeros({2}, {.dtype = DType::u8});
+  const Tensor x = here::ones({2}), codes = here::zeros({2}, {.dtype = DType::u8});
   for (float scale : {0.0f, -1.0f, infinity, -infinity, nan_value}) {
     REQUIRE(throws([&] { quantize(x, E4M3, scale); }, {"quantize", "scale"}));
     REQUIRE(throws([&] { encode(x, E4M3, scale); }, {"encode", "scale"}));
@@ -278,7 +282,7 @@ TEST_CASE("quantize, encode and decode refuse a scale that is not positive and f
 }
 
 TEST_CASE("quantize, encode and decode refuse other dtypes and formats that do not fit", "[fp8]") {
-  const Tensor ids = Tensor::zeros({2}, {.dtype = DType::i64}), x = Tensor::ones({2});
+  const Tensor ids = here::zeros({2}, {.dtype = DType::i64}), x = here::ones({2});
   REQUIRE_THROWS_AS(quantize(ids, E4M3, 1), std::invalid_argument);
   REQUIRE_THROWS_AS(encode(ids, E4M3, 1), std::invalid_argument);
   REQUIRE(throws([&] { decode(x, E4M3, 1); }, {"u8"}));

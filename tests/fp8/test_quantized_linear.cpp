@@ -55,7 +55,7 @@ TEST_CASE("quantized_linear forward produces quantized output", "[fp8]") {
   manual_seed(1);
   const auto linear = std::make_shared<nn::Linear>(64, 48);
   auto layer = QuantizedLinear::from_linear(linear, E4M3);
-  const Tensor x = Tensor::randn({4, 9, 64});
+  const Tensor x = here::randn({4, 9, 64});
   const Tensor y = layer(x), plain = (*linear)(x);
   REQUIRE(y.shape() == Shape{4, 9, 48});
   // A weight is off by at most 2^-4 of itself, or half the smallest step (2^-9) under the scale.
@@ -130,9 +130,9 @@ TEST_CASE("window scaling never clips a gradient, whatever the amax", "[fp8]") {
   manual_seed(8);
   for (const Format& f : {E4M3, E5M2, E3M4, float4_e2m1fn}) {
     for (int i = 0; i < 200; ++i) {
-      const auto linear = std::make_shared<nn::Linear>(1, 1, nn::LinearOptions{.bias = false});
+      const auto linear = std::make_shared<nn::Linear>(on_device(nn::Linear(1, 1, {.bias = false})));
       auto layer = QuantizedLinear::from_linear(linear, f, {.input_format = f, .ste = Ste::clipped});
-      const Tensor x = Tensor::randn({1, 1}).requires_grad(true);
+      const Tensor x = here::randn({1, 1}).requires_grad(true);
       Tape tape;
       tape.backward(layer(x));
       REQUIRE(x.grad().item<float>() != 0);
@@ -144,23 +144,23 @@ TEST_CASE("window scaling never clips a gradient, whatever the amax", "[fp8]") {
 TEST_CASE("stochastic rounding never leaves the range under window scaling", "[fp8]") {
   manual_seed(8);
   auto layer = QuantizedLinear::from_linear(
-      nn::Linear(64, 64), E4M3,
+      on_device(nn::Linear(64, 64)), E4M3,
       {.input_format = E4M3, .rounding = Rounding::stochastic, .overflow = Overflow::to_special});
   for (int i = 0; i < 50; ++i) {
-    const Tensor y = layer(Tensor::randn({16, 64}));
-    for (float v : y.data<float>()) REQUIRE(std::isfinite(v));
+    const Tensor y = layer(here::randn({16, 64}));
+    for (float v : values<float>(y)) REQUIRE(std::isfinite(v));
   }
 }
 
 TEST_CASE("a zero weight and a zero input are quantized to zero", "[fp8]") {
-  const auto linear = std::make_shared<nn::Linear>(Tensor::zeros({3, 4}).requires_grad(true));
+  const auto linear = std::make_shared<nn::Linear>(here::zeros({3, 4}).requires_grad(true));
   auto layer = QuantizedLinear::from_linear(linear, E4M3, {.input_format = E4M3, .grad_format = E5M2});
-  const Tensor x = Tensor::zeros({2, 4}).requires_grad(true);
+  const Tensor x = here::zeros({2, 4}).requires_grad(true);
   Tape tape;
   const Tensor y = layer(x);
-  tape.backward(y, Tensor::zeros({2, 3}));
+  tape.backward(y, here::zeros({2, 3}));
   for (const Tensor& t : {y, x.grad(), linear->weight().grad()}) {
-    for (float v : t.data<float>()) REQUIRE(v == 0);
+    for (float v : values<float>(t)) REQUIRE(v == 0);
   }
 }
 
@@ -180,7 +180,7 @@ TEST_CASE("every signed format runs through QuantizedLinear, forward and backwar
     const Tensor y = c.run(layer);
     for (const Tensor& t : {y, c.x.grad(), layer.weight().grad(), layer.bias()->grad()}) {
       double total = 0;
-      for (float v : t.data<float>()) total += std::abs(v);
+      for (float v : values<float>(t)) total += std::abs(v);
       REQUIRE(std::isfinite(total));
       REQUIRE(total > 0);
     }
@@ -219,8 +219,8 @@ TEST_CASE("a layer used twice on one tape adds both gradients", "[fp8]") {
 TEST_CASE("quantized_linear is deterministic, and the same but for the order of sums on 1, 2 and 3 threads",
           "[fp8]") {
   manual_seed(4);
-  const auto linear = std::make_shared<nn::Linear>(130, 257);
-  const Tensor x = Tensor::randn({150, 130}).requires_grad(true), dy = Tensor::randn({150, 257});
+  const auto linear = std::make_shared<nn::Linear>(on_device(nn::Linear(130, 257)));
+  const Tensor x = here::randn({150, 130}).requires_grad(true), dy = here::randn({150, 257});
   const auto run = [&](int threads) -> std::vector<Tensor> {
     const ThreadCount count(threads);
     manual_seed(6);

@@ -25,7 +25,7 @@ inline GPTConfig with_bias(GPTConfig c, bool bias) {
 inline void randomize(GPT& model) {
   for (auto& [name, p] : model.named_parameters()) {
     const double mean = p.dim() == 1 && name.ends_with("weight") ? 1 : 0, std = p.dim() == 1 ? 0.3 : 0.2;
-    p.copy_(Tensor::randn(p.shape(), p.options()) * std + mean);
+    p.copy_(here::randn(p.shape(), p.options()) * std + mean);
   }
 }
 

@@ -19,10 +19,11 @@ namespace {
 double largest_difference(GPT& model, const Tensor& ids) {
   const SlowGPT slow{model};
   const auto fast = values(model(ids));
+  const Tensor all_ids = host(ids);
   const int64_t t = ids.size(1), v = model.config().vocab_size;
   double worst = 0;
   for (int64_t b = 0; b < ids.size(0); ++b) {
-    const Rows expected = slow.logits(ids.data<int64_t>().subspan(size_t(b * t), size_t(t)));
+    const Rows expected = slow.logits(all_ids.data<int64_t>().subspan(size_t(b * t), size_t(t)));
     for (int64_t i = 0; i < t * v; ++i) {
       worst = std::max(worst, std::abs(expected[size_t(i / v)][size_t(i % v)] - fast[size_t(b * t * v + i)]));
     }
@@ -33,7 +34,8 @@ double largest_difference(GPT& model, const Tensor& ids) {
 }  // namespace
 
 TEST_CASE("GPT has nanoGPT's parameter names, in its order", "[gpt]") {
-  const GPT model({.n_layer = 1, .n_head = 2, .n_embd = 8, .block_size = 4, .vocab_size = 5});
+  const GPT model =
+      on_device(GPT({.n_layer = 1, .n_head = 2, .n_embd = 8, .block_size = 4, .vocab_size = 5}));
   std::vector<std::string> names;
   for (const auto& [name, p] : model.named_parameters()) names.push_back(name);
   CHECK(names == std::vector<std::string>{
@@ -62,7 +64,7 @@ TEST_CASE("GPT has nanoGPT's number of parameters", "[gpt]") {
 }
 
 TEST_CASE("the head of GPT is tied to the token embedding, also in a clone", "[gpt]") {
-  GPT model(small);
+  GPT model = on_device(GPT(small));
   const auto tied = [](GPT& m) {
     return m.parameter("transformer.wte.weight").is(m.parameter("lm_head.weight"));
   };
@@ -70,7 +72,7 @@ TEST_CASE("the head of GPT is tied to the token embedding, also in a clone", "[g
   GPT copy = nn::clone(model);
   CHECK(tied(copy));
   CHECK(!copy.parameter("lm_head.weight").is(model.parameter("lm_head.weight")));
-  const Tensor ids = Tensor::randint(11, {1, 8});
+  const Tensor ids = here::randint(11, {1, 8});
   const auto before = values(model(ids));
   CHECK(values(copy(ids)) == before);
   copy.parameter("lm_head.weight").fill_(0);
@@ -80,7 +82,7 @@ TEST_CASE("the head of GPT is tied to the token embedding, also in a clone", "[g
 
 TEST_CASE("GPT starts as GPT-2 does", "[gpt]") {
   manual_seed(3);
-  GPT model({.n_layer = 8, .n_head = 4, .n_embd = 64, .block_size = 64, .vocab_size = 200});
+  GPT model = on_device(GPT({.n_layer = 8, .n_head = 4, .n_embd = 64, .block_size = 64, .vocab_size = 200}));
   for (auto& [name, p] : model.named_parameters()) {
     INFO(name);
     const auto x = values(p);
@@ -97,17 +99,17 @@ TEST_CASE("GPT starts as GPT-2 does", "[gpt]") {
     CHECK(std::abs(std::sqrt(square / n) / std - 1) < 5 / std::sqrt(2 * n));
   }
   // All tokens are about equally likely.
-  const Tensor ids = Tensor::randint(200, {4, 64}), targets = Tensor::randint(200, {4, 64});
+  const Tensor ids = here::randint(200, {4, 64}), targets = here::randint(200, {4, 64});
   CHECK(model.loss(ids, targets).item<double>() == Approx(std::log(200.0)).margin(0.1));
 }
 
 TEST_CASE("GPT computes what a slow one in plain loops does", "[gpt]") {
   manual_seed(4);
   for (const bool bias : {false, true}) {
-    GPT model(with_bias(small, bias));
+    GPT model = on_device(GPT(with_bias(small, bias)));
     randomize(model);
-    const Tensor ids = Tensor::randint(11, {3, 8});
-    const Tensor few = Tensor::randint(11, {2, 5});  // fewer tokens than block_size
+    const Tensor ids = here::randint(11, {3, 8});
+    const Tensor few = here::randint(11, {2, 5});  // fewer tokens than block_size
     CHECK(largest_difference(model, ids) < 2e-5);
     model.to(DType::f64);
     CHECK(largest_difference(model, ids) < 1e-12);
@@ -117,30 +119,30 @@ TEST_CASE("GPT computes what a slow one in plain loops does", "[gpt]") {
 
 TEST_CASE("the loss of GPT is the mean cross-entropy of its logits", "[gpt]") {
   manual_seed(5);
-  GPT model(small);
+  GPT model = on_device(GPT(small));
   randomize(model);
   model.to(DType::f64);
-  const Tensor ids = Tensor::randint(11, {2, 8}), targets = Tensor::randint(11, {2, 8});
+  const Tensor ids = here::randint(11, {2, 8}), targets = here::randint(11, {2, 8});
   const auto logits = values(model(ids));
   double sum = 0;
   for (size_t row = 0; row < 16; ++row) {
     double total = 0;
     for (size_t v = 0; v < 11; ++v) total += std::exp(logits[row * 11 + v]);
-    sum += std::log(total) - logits[row * 11 + size_t(targets.data<int64_t>()[row])];
+    sum += std::log(total) - logits[row * 11 + size_t(values<int64_t>(targets)[row])];
   }
   CHECK(model.loss(ids, targets).item<double>() == Approx(sum / 16).epsilon(1e-12));
 }
 
 TEST_CASE("a later token leaves the logits of earlier ones as they are, to the bit", "[gpt]") {
   manual_seed(6);
-  GPT model(small);
+  GPT model = on_device(GPT(small));
   randomize(model);
-  const Tensor ids = Tensor::randint(10, {1, 8});
+  const Tensor ids = here::randint(10, {1, 8});
   const auto before = values(model(ids));
   for (size_t changed = 1; changed < 8; ++changed) {
-    const Tensor other = ids.clone();
-    other.data<int64_t>()[changed] += 1;
-    const auto after = values(model(other));
+    std::vector<int64_t> other = values<int64_t>(ids);
+    other[changed] += 1;
+    const auto after = values(model(here::from(other, {1, 8})));
     CHECK(std::equal(before.begin(), before.begin() + std::ptrdiff_t(changed) * 11, after.begin()));
     CHECK(!std::equal(before.begin() + std::ptrdiff_t(changed) * 11, before.end(),
                       after.begin() + std::ptrdiff_t(changed) * 11));
@@ -150,10 +152,10 @@ TEST_CASE("a later token leaves the logits of earlier ones as they are, to the b
 TEST_CASE("the gradient of a whole GPT is right, over all parameters at once", "[gpt]") {
   manual_seed(7);
   for (const bool bias : {false, true}) {
-    GPT model(with_bias(small, bias));
+    GPT model = on_device(GPT(with_bias(small, bias)));
     randomize(model);
     model.to(DType::f64);
-    const Tensor ids = Tensor::randint(11, {2, 8}), targets = Tensor::randint(11, {2, 8});
+    const Tensor ids = here::randint(11, {2, 8}), targets = here::randint(11, {2, 8});
     const auto check = gradcheck_directional([&] { return model.loss(ids, targets); }, model.parameters(),
                                              {.tolerance = 1e-7});
     INFO(check.message);
@@ -163,9 +165,9 @@ TEST_CASE("the gradient of a whole GPT is right, over all parameters at once", "
 
 TEST_CASE("every leaf that a GPT's tape saw is a named parameter, and every parameter gets a gradient",
           "[gpt]") {
-  GPT model(small);
+  GPT model = on_device(GPT(small));
   Tape tape;
-  const Tensor loss = model.loss(Tensor::randint(11, {2, 8}), Tensor::randint(11, {2, 8}));
+  const Tensor loss = model.loss(here::randint(11, {2, 8}), here::randint(11, {2, 8}));
   std::set<void*> named;
   for (const auto& [name, p] : model.named_parameters()) named.insert(p.raw());
   std::set<void*> seen;
@@ -180,13 +182,13 @@ TEST_CASE("every leaf that a GPT's tape saw is a named parameter, and every para
 
 TEST_CASE("GPT learns a small batch by heart, without asking the system for memory", "[gpt]") {
   manual_seed(8);
-  GPT model({.n_layer = 2, .n_head = 2, .n_embd = 32, .block_size = 8, .vocab_size = 11});
-  const Tensor ids = Tensor::randint(11, {4, 8}), targets = Tensor::randint(11, {4, 8});
+  GPT model = on_device(GPT({.n_layer = 2, .n_head = 2, .n_embd = 32, .block_size = 8, .vocab_size = 11}));
+  const Tensor ids = here::randint(11, {4, 8}), targets = here::randint(11, {4, 8});
   optim::AdamW opt(model.decay_groups(0.0), {.lr = 3e-3, .betas = {0.9, 0.99}});
   double loss_value = 0;
   int64_t allocations = 0;
   for (int step = 0; step < 150; ++step) {
-    if (step == 3) allocations = memory_stats().system_allocations;
+    if (step == 3) allocations = memory_stats(device()).system_allocations;
     Tape tape;
     const Tensor loss = model.loss(ids, targets);
     tape.backward(loss);
@@ -195,16 +197,16 @@ TEST_CASE("GPT learns a small batch by heart, without asking the system for memo
     loss_value = loss.item<double>();
   }
   CHECK(loss_value < 0.1);
-  CHECK(memory_stats().system_allocations == allocations);
+  CHECK(memory_stats(device()).system_allocations == allocations);
 }
 
 TEST_CASE("dropout acts on a GPT in training only", "[gpt]") {
   manual_seed(10);
   GPTConfig config = small;
   config.dropout = 0.5;
-  GPT model(config), plain(small);
+  GPT model = on_device(GPT(config)), plain = on_device(GPT(small));
   plain.load_state_dict(model.state_dict());
-  const Tensor ids = Tensor::randint(11, {2, 8});
+  const Tensor ids = here::randint(11, {2, 8});
   CHECK(values(model(ids)) != values(model(ids)));
   model.eval();
   CHECK(values(model(ids)) == values(plain(ids)));
@@ -220,9 +222,9 @@ TEST_CASE("dropout acts on a GPT in training only", "[gpt]") {
 
 TEST_CASE("the state of a GPT survives a file", "[gpt]") {
   manual_seed(11);
-  GPT model(small), other(small);
+  GPT model = on_device(GPT(small)), other = on_device(GPT(small));
   randomize(model);
-  const Tensor ids = Tensor::randint(11, {2, 8});
+  const Tensor ids = here::randint(11, {2, 8});
   REQUIRE(values(other(ids)) != values(model(ids)));
   const auto path = std::filesystem::temp_directory_path() / "altgrad_test_gpt.safetensors";
   save_safetensors(path.string(), model.state_dict());
@@ -232,7 +234,7 @@ TEST_CASE("the state of a GPT survives a file", "[gpt]") {
 }
 
 TEST_CASE("matrices decay, biases and norms do not, and each parameter is in one group", "[gpt]") {
-  GPT model(small);
+  GPT model = on_device(GPT(small));
   const auto groups = model.decay_groups(0.1);
   REQUIRE(groups.size() == 2);
   CHECK(groups[0].weight_decay == 0.1);
@@ -260,17 +262,22 @@ TEST_CASE("GPT says what is wrong with its arguments", "[gpt]") {
   CHECK(refuses({.dropout = 1.0}, "dropout"));
   CHECK(refuses({.dropout = NAN}, "dropout"));
 
-  GPT model(small);
-  const auto ids = [](Shape shape) { return Tensor::zeros(shape, {.dtype = DType::i64}); };
+  GPT model = on_device(GPT(small));
+  const auto ids = [](Shape shape) { return here::zeros(shape, {.dtype = DType::i64}); };
   CHECK(throws([&] { model(ids({1, 9})); }, {"GPT", "(1, 9)", "block_size 8"}));
   CHECK(throws([&] { model(ids({8})); }, {"GPT", "(8)"}));
   CHECK(throws([&] { model(ids({2, 0})); }, {"GPT", "(2, 0)"}));
-  CHECK(throws([&] { model(Tensor::zeros({1, 8})); }, {"f32"}));
-  CHECK(throws([&] { model(Tensor::full({1, 8}, 11, {.dtype = DType::i64})); }, {"embedding", "11"}));
+  CHECK(throws([&] { model(here::zeros({1, 8})); }, {"f32"}));
+  CHECK(throws(
+      [&] {
+        model(here::full({1, 8}, 11, {.dtype = DType::i64})), synchronize(device());
+      },
+      {"embedding", "11"}));
   CHECK(throws([&] { model.loss(ids({2, 8}), ids({2, 7})); }, {"GPT", "(2, 8)", "(2, 7)"}));
   CHECK(throws(
       [&] {
-        model.loss(ids({1, 8}), Tensor::full({1, 8}, 11, {.dtype = DType::i64}));
+        model.loss(ids({1, 8}), here::full({1, 8}, 11, {.dtype = DType::i64}));
+        synchronize(device());
       },
       {"cross_entropy", "11"}));
 }

@@ -18,7 +18,9 @@ namespace {
 
 models::GPT small_gpt() {
   manual_seed(31);
-  return models::GPT({.n_layer = 2, .n_head = 2, .n_embd = 16, .block_size = 12, .vocab_size = 23});
+  models::GPT model({.n_layer = 2, .n_head = 2, .n_embd = 16, .block_size = 12, .vocab_size = 23});
+  model.to(device());
+  return model;
 }
 bool tied(const models::GPT& model) {
   return model.parameter("transformer.wte.weight").is(model.parameter("lm_head.weight"));
@@ -30,7 +32,7 @@ bool is_quantized(const models::GPT& model, const std::string& path) {
 // Losses of a few steps on one batch.
 std::vector<double> train(models::GPT& model, int steps, double lr = 1e-2) {
   manual_seed(32);
-  const Tensor ids = Tensor::randint(23, {4, 12}), targets = Tensor::randint(23, {4, 12});
+  const Tensor ids = here::randint(23, {4, 12}), targets = here::randint(23, {4, 12});
   optim::AdamW opt(model.parameters(), {.lr = lr});
   std::vector<double> losses;
   for (int step = 0; step < steps; ++step) {
@@ -115,7 +117,7 @@ TEST_CASE("GPT: every leaf that the tape saw is among the parameters after surge
   models::GPT model = small_gpt();
   quantize_model(model, E4M3, {.input_format = E4M3, .grad_format = E5M2});
   Tape tape;
-  const Tensor loss = model.loss(Tensor::randint(23, {2, 12}), Tensor::randint(23, {2, 12}));
+  const Tensor loss = model.loss(here::randint(23, {2, 12}), here::randint(23, {2, 12}));
   const auto parameters = model.parameters();
   const auto leaves = tape.leaves();
   REQUIRE(leaves.size() == parameters.size());
@@ -162,7 +164,7 @@ TEST_CASE("GPT: generating changes no history", "[fp8]") {
   train(model, 2);
   StateDict before;
   for (auto& [name, tensor] : model.state_dict()) before[name] = tensor.clone();
-  model.generate(Tensor::zeros({1}, {.dtype = DType::i64}), 5);
+  model.generate(here::zeros({1}, {.dtype = DType::i64}), 5);
   for (auto& [name, tensor] : model.state_dict()) {
     INFO(name);
     REQUIRE(same_bits(tensor, before[name]));
@@ -179,7 +181,7 @@ TEST_CASE("GPT: state_dicts load before and after surgery, histories with them",
   other.load_state_dict(model.state_dict());
   model.eval();
   other.eval();
-  const Tensor ids = Tensor::randint(23, {2, 12});
+  const Tensor ids = here::randint(23, {2, 12});
   REQUIRE(same_bits(other.forward(ids), model.forward(ids)));
   REQUIRE_FALSE(same_bits(plain.forward(ids), model.forward(ids)));
   other.load_state_dict(plain.state_dict());  // without histories

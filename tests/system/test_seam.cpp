@@ -21,7 +21,7 @@ int64_t reads(F f) {
 
 }  // namespace
 
-TEST_CASE("a training step reads nothing but whether its ids are in range", "[seam]") {
+TEST_CASE("a training step reads nothing", "[seam]") {
   for (const fp8::Scaling scaling : {fp8::Scaling::window, fp8::Scaling::delayed, fp8::Scaling::current}) {
     for (const fp8::Ste ste : {fp8::Ste::identity, fp8::Ste::clipped}) {
       models::GPT model(
@@ -42,7 +42,7 @@ TEST_CASE("a training step reads nothing but whether its ids are in range", "[se
                 norm = nn::clip_grad_norm_(parameters, 1.0);
                 opt.step();
                 opt.zero_grad();
-              }) == 2);  // tokens and targets
+              }) == 0);
         CHECK(reads([&] { loss.item<float>(); }) == 1);
         CHECK(reads([&] { nn::clip_grad_norm(parameters, 1.0); }) == 1);
       }

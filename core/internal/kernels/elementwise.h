@@ -6,6 +6,8 @@
 
 namespace altgrad::kernels {
 
+inline namespace on_cpu {
+
 // y = f.value(x)
 template <class F, class T>
 void unary(const Cpu&, F f, T* y, const T* x, int64_t n);
@@ -36,5 +38,33 @@ void cast(const Cpu&, To* y, const From* x, int64_t n);
 // y += alpha * x
 template <class T>
 void axpy(const Cpu&, T* y, const T* x, double alpha, int64_t n);
+
+}  // namespace on_cpu
+
+// The same on a GPU (core/cuda/elementwise.cu).
+inline namespace on_cuda {
+
+template <class F, class T>
+void unary(const Cuda&, F f, T* y, const T* x, int64_t n);
+template <class F, class T>
+void unary_with_derivative(const Cuda&, F f, T* y, T* derivative, const T* x, int64_t n);
+template <class F, class T>
+void unary_grad(const Cuda&, F f, T* dx, const T* dy, const T* saved, int64_t n);
+template <class F, class Y, class T>
+void binary(const Cuda&, F f, Y* y, const T* a, const T* b, const LoopNest& s);
+template <class F, class T>
+void binary_grad(const Cuda&, F f, T* da, T* db, const T* dy, const T* a, const T* b, const LoopNest& s);
+template <class T>
+void copy_strided(const Cuda&, T* dst, const T* src, const LoopNest& s);
+template <class T>
+void where(const Cuda&, T* y, const uint8_t* condition, const T* a, const T* b, int64_t n);
+template <class T>
+void fill(const Cuda&, T* y, T value, int64_t n);
+template <class To, class From>
+void cast(const Cuda&, To* y, const From* x, int64_t n);
+template <class T>
+void axpy(const Cuda&, T* y, const T* x, double alpha, int64_t n);
+
+}  // namespace on_cuda
 
 }  // namespace altgrad::kernels

@@ -2,8 +2,11 @@
 #pragma once
 
 #include <altgrad/core/device.h>
+#include <altgrad/core/internal/ids.h>
 
 namespace altgrad::kernels {
+
+inline namespace on_cpu {
 
 template <class T>
 void gather(const Cpu&, T* y, const T* x, const int64_t* ids, int64_t outer, int64_t n, int64_t count,
@@ -13,8 +16,22 @@ void gather(const Cpu&, T* y, const T* x, const int64_t* ids, int64_t outer, int
 template <class T>
 void gather_grad(const Cpu&, T* dx, double beta, const T* dy, const int64_t* ids, int64_t outer, int64_t n,
                  int64_t count, int64_t inner);
-// *at = the first i for which ids[i] is outside [0, high), -1 where there is none; `allowed` is let pass.
-void find_out_of_range(const Cpu&, int64_t* at, const int64_t* ids, int64_t count, int64_t high,
-                       int64_t allowed);
+// Throws fail_id for the first of the ids that is not in range: at once, or, on a GPU, where the host next waits for it.
+void check_ids(const Cpu&, const IdRange& range, const int64_t* ids);
+
+}  // namespace on_cpu
+
+// The same on a GPU (core/cuda/gather.cu), where ids out of range are read as the nearest in range.
+inline namespace on_cuda {
+
+template <class T>
+void gather(const Cuda&, T* y, const T* x, const int64_t* ids, int64_t outer, int64_t n, int64_t count,
+            int64_t inner);
+template <class T>
+void gather_grad(const Cuda&, T* dx, double beta, const T* dy, const int64_t* ids, int64_t outer, int64_t n,
+                 int64_t count, int64_t inner);
+void check_ids(const Cuda&, const IdRange& range, const int64_t* ids);
+
+}  // namespace on_cuda
 
 }  // namespace altgrad::kernels

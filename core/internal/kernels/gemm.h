@@ -16,6 +16,9 @@ struct Gemm {
   int64_t batch = 1, stride_a = 0, stride_b = 0, stride_c = 0;
   const float *scale_a = nullptr, *scale_b = nullptr;  // factors of alpha that lie in memory of the device
 };
+
+inline namespace on_cpu {
+
 template <class T>
 void gemm(const Cpu&, T* c, const T* a, const T* b, const Gemm& g);
 
@@ -27,5 +30,19 @@ void linear(const Cpu&, T* y, const T* x, const T* w, const T* bias, int64_t row
 // machine has instructions for it.
 bool has_bf16(const Cpu&);
 void gemm(const Cpu&, float* c, const bfloat16* a, const bfloat16* b, const float* bias, const Gemm& g);
+
+}  // namespace on_cpu
+
+// The same on a GPU (core/cuda/gemm.cu).
+inline namespace on_cuda {
+
+template <class T>
+void gemm(const Cuda&, T* c, const T* a, const T* b, const Gemm& g);
+template <class T>
+void linear(const Cuda&, T* y, const T* x, const T* w, const T* bias, int64_t rows, int64_t n, int64_t k);
+bool has_bf16(const Cuda&);
+void gemm(const Cuda&, float* c, const bfloat16* a, const bfloat16* b, const float* bias, const Gemm& g);
+
+}  // namespace on_cuda
 
 }  // namespace altgrad::kernels

@@ -6,6 +6,8 @@
 
 namespace altgrad::kernels {
 
+inline namespace on_cpu {
+
 template <class T>
 void uniform(const Cpu&, T* y, RandomStream random, int64_t n);  // [0, 1)
 template <class T>
@@ -14,5 +16,20 @@ void randint(const Cpu&, int64_t* y, int64_t high, RandomStream random, int64_t 
 // y = x / (1 - p) with probability 1 - p, else 0; the same function is its own backward.
 template <class T>
 void dropout(const Cpu&, T* y, const T* x, double p, RandomStream random, int64_t n);
+
+}  // namespace on_cpu
+
+// The same on a GPU (core/cuda/random.cu).
+inline namespace on_cuda {
+
+template <class T>
+void uniform(const Cuda&, T* y, RandomStream random, int64_t n);
+template <class T>
+void normal(const Cuda&, T* y, RandomStream random, int64_t n);
+void randint(const Cuda&, int64_t* y, int64_t high, RandomStream random, int64_t n);
+template <class T>
+void dropout(const Cuda&, T* y, const T* x, double p, RandomStream random, int64_t n);
+
+}  // namespace on_cuda
 
 }  // namespace altgrad::kernels

@@ -5,6 +5,8 @@
 
 namespace altgrad::kernels {
 
+inline namespace on_cpu {
+
 // y = the sum / divisor; the sum itself need not be a T
 template <class T>
 void sum(const Cpu&, T* y, const T* x, int64_t outer, int64_t n, int64_t inner, double divisor);
@@ -24,5 +26,26 @@ void amax(const Cpu&, float* result, const T* x, int64_t n);
 // 1 where there is a NaN, else 0.
 template <class T>
 void has_nan(const Cpu&, uint8_t* result, const T* x, int64_t n);
+
+}  // namespace on_cpu
+
+// The same on a GPU (core/cuda/reduce.cu).
+inline namespace on_cuda {
+
+template <class T>
+void sum(const Cuda&, T* y, const T* x, int64_t outer, int64_t n, int64_t inner, double divisor);
+template <class T>
+void max(const Cuda&, T* y, const T* x, int64_t outer, int64_t n, int64_t inner);
+template <class T>
+void max_grad(const Cuda&, T* dx, const T* dy, const T* x, const T* y, int64_t outer, int64_t n,
+              int64_t inner);
+template <class T>
+void argmax(const Cuda&, int64_t* y, const T* x, int64_t rows, int64_t n);
+template <class T>
+void amax(const Cuda&, float* result, const T* x, int64_t n);
+template <class T>
+void has_nan(const Cuda&, uint8_t* result, const T* x, int64_t n);
+
+}  // namespace on_cuda
 
 }  // namespace altgrad::kernels

@@ -5,6 +5,22 @@
 
 namespace altgrad::kernels {
 
+// A row's mean is mean + rest: the one number that is nearest to it may be further off than the row's numbers are
+// from each other.
+template <class T>
+struct Moments {
+  T mean, rest, rstd;
+};
+
+// What makes a row's softmax again, exp((x - top) - log_sum): kept apart, as the sum of both loses log_sum's digits
+// where top is large.
+template <class T>
+struct LogSumExp {
+  T top, log_sum;  // max(x), log(sum(exp(x - top)))
+};
+
+inline namespace on_cpu {
+
 template <class T>
 void softmax(const Cpu&, T* y, const T* x, int64_t rows, int64_t n);
 // dx = y * (dy - sum(dy * y))
@@ -15,13 +31,6 @@ void log_softmax(const Cpu&, T* y, const T* x, int64_t rows, int64_t n);
 // dx = dy - exp(y) * sum(dy)
 template <class T>
 void log_softmax_grad(const Cpu&, T* dx, const T* dy, const T* y, int64_t rows, int64_t n);
-
-// A row's mean is mean + rest: the one number that is nearest to it may be further off than the row's numbers are
-// from each other.
-template <class T>
-struct Moments {
-  T mean, rest, rstd;
-};
 // y = (x - mean) * rstd * w + b, rstd = 1 / sqrt(var + eps); moments (rows); w, b (n), b may be null.
 template <class T>
 void layer_norm(const Cpu&, T* y, Moments<T>* moments, const T* x, const T* w, const T* b, int64_t rows,
@@ -37,13 +46,6 @@ template <class T>
 void rms_norm_grad(const Cpu&, T* dx, double beta, T* dw, const T* dy, const T* x, const T* rstd, const T* w,
                    int64_t rows, int64_t n);
 
-// What makes a row's softmax again, exp((x - top) - log_sum): kept apart, as the sum of both loses log_sum's digits
-// where top is large.
-template <class T>
-struct LogSumExp {
-  T top, log_sum;  // max(x), log(sum(exp(x - top)))
-};
-
 // Each row's loss[r] = log(sum(exp(x))) - x[target], 0 where target = ignore; lse (rows).
 template <class T>
 void cross_entropy(const Cpu&, T* loss, LogSumExp<T>* lse, const T* x, const int64_t* targets, int64_t rows,
@@ -55,5 +57,40 @@ void target_weight(const Cpu&, T* weight, const int64_t* targets, int64_t rows, 
 template <class T>
 void cross_entropy_grad(const Cpu&, T* dx, const T* dy, const T* weight, const T* x, const LogSumExp<T>* lse,
                         const int64_t* targets, int64_t rows, int64_t n, int64_t ignore);
+
+}  // namespace on_cpu
+
+// The same on a GPU (core/cuda/rows.cu).
+inline namespace on_cuda {
+
+template <class T>
+void softmax(const Cuda&, T* y, const T* x, int64_t rows, int64_t n);
+template <class T>
+void softmax_grad(const Cuda&, T* dx, const T* dy, const T* y, int64_t rows, int64_t n);
+template <class T>
+void log_softmax(const Cuda&, T* y, const T* x, int64_t rows, int64_t n);
+template <class T>
+void log_softmax_grad(const Cuda&, T* dx, const T* dy, const T* y, int64_t rows, int64_t n);
+template <class T>
+void layer_norm(const Cuda&, T* y, Moments<T>* moments, const T* x, const T* w, const T* b, int64_t rows,
+                int64_t n, double eps);
+template <class T>
+void layer_norm_grad(const Cuda&, T* dx, double beta, T* dw, T* db, const T* dy, const T* x,
+                     const Moments<T>* moments, const T* w, int64_t rows, int64_t n);
+template <class T>
+void rms_norm(const Cuda&, T* y, T* rstd, const T* x, const T* w, int64_t rows, int64_t n, double eps);
+template <class T>
+void rms_norm_grad(const Cuda&, T* dx, double beta, T* dw, const T* dy, const T* x, const T* rstd, const T* w,
+                   int64_t rows, int64_t n);
+template <class T>
+void cross_entropy(const Cuda&, T* loss, LogSumExp<T>* lse, const T* x, const int64_t* targets, int64_t rows,
+                   int64_t n, int64_t ignore);
+template <class T>
+void target_weight(const Cuda&, T* weight, const int64_t* targets, int64_t rows, int64_t ignore);
+template <class T>
+void cross_entropy_grad(const Cuda&, T* dx, const T* dy, const T* weight, const T* x, const LogSumExp<T>* lse,
+                        const int64_t* targets, int64_t rows, int64_t n, int64_t ignore);
+
+}  // namespace on_cuda
 
 }  // namespace altgrad::kernels

@@ -1,0 +1,28 @@
+// The largest magnitude of many numbers, by several blocks in any order: integers that order as the magnitudes do have one
+// maximum, whoever comes first.
+#pragma once
+
+#include <altgrad/core/cuda/launch.h>
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+namespace altgrad::cuda {
+
+// The bits of the smallest float that is not below |x|; those of NaN are larger than all others.
+AG_DEVICE unsigned magnitude_bits(float x) { return std::bit_cast<unsigned>(x) & 0x7fffffffu; }
+AG_DEVICE unsigned magnitude_bits(double x) {
+  const float nearest = float(std::fabs(x));
+  const bool below = double(nearest) < std::fabs(x);
+  return magnitude_bits(below ? std::nextafter(nearest, std::numeric_limits<float>::infinity()) : nearest);
+}
+
+// *top, which begins as 0, takes the block's largest.
+AG_DEVICE void take_largest(unsigned* top, unsigned own) {
+  own = block_reduce(own, 0u, Larger());
+  if (threadIdx.x == 0) atomicMax(top, own);
+}
+
+}  // namespace altgrad::cuda

@@ -1,0 +1,146 @@
+// Causal attention without a T x T matrix: forward, a block has a query and goes through the keys in tiles, with the softmax
+// made as it goes (Milakov & Gimelshein, "Online normalizer calculation for softmax", 2018); backward, a block has a query, for
+// dq, and then a key, for dk and dv, so that each is summed by one thread in a fixed order.
+#include <altgrad/core/internal/kernels/attention.h>
+
+#include <altgrad/core/cuda/launch.h>
+#include <altgrad/core/internal/instantiate.h>
+#include <altgrad/core/internal/math.h>
+
+#include <cmath>
+#include <limits>
+
+namespace altgrad::kernels::inline on_cuda {
+namespace {
+
+// Where one head lies: in qkv its q, k and v are `channels` apart and positions `stride`, in y positions are `channels` apart.
+struct Head {
+  int64_t channels, stride, qkv, y;
+  AG_DEVICE Head(int64_t pair, int64_t length, int64_t heads, int64_t size)
+      : channels(heads * size),
+        stride(3 * channels),
+        qkv(pair / heads * length * stride + pair % heads * size),
+        y(pair / heads * length * channels + pair % heads * size) {}
+};
+
+template <class T>
+AG_DEVICE T dot(const T* a, const T* b, int64_t n) {
+  T sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+// y[c] = scale * y[c] + the sum of weights[j] * x[j * stride + c] for j < n, for c < size; y is not read where scale is 0. A
+// barrier before it lets all threads' weights be seen, one after it lets them be overwritten.
+template <class T>
+AG_DEVICE void add_rows(T* y, T scale, const T* weights, const T* x, int64_t stride, int64_t n,
+                        int64_t size) {
+  cuda::each_of_row(size, [=](int64_t c) {
+    T sum = 0;
+    for (int64_t j = 0; j < n; ++j) sum += weights[j] * x[j * stride + c];
+    y[c] = scale == 0 ? sum : scale * y[c] + sum;
+  });
+}
+
+AG_DEVICE int64_t smaller(int64_t a, int64_t b) { return b < a ? b : a; }
+
+}  // namespace
+
+template <class T>
+void attention(const Cuda& device, T* y, LogSumExp<T>* lse, const T* qkv, int64_t batch, int64_t length,
+               int64_t heads, int64_t head_size) {
+  const T scale = T(1) / std::sqrt(T(head_size));
+  cuda::rows(device, "attention", batch * heads * length, std::max(length, head_size),
+             [=] AG_LAMBDA(int64_t r) {
+               AG_SHARED(T, weights, cuda::most_threads);
+               constexpr T none = -std::numeric_limits<T>::infinity();
+               const int64_t query = r % length, tile = blockDim.x;
+               const Head head(r / length, length, heads, head_size);
+               const T *const q = qkv + head.qkv + query * head.stride,
+                              *const k = qkv + head.qkv + head.channels, *const v = k + head.channels;
+               T* const out = y + head.y + query * head.channels;
+               T top = none, total = 0;
+               for (int64_t first = 0; first <= query; first += tile) {
+                 const int64_t key = first + threadIdx.x, count = smaller(tile, query + 1 - first);
+                 const T score = key <= query ? scale * dot(q, k + key * head.stride, head_size) : none;
+                 const T seen = top;
+                 top = cuda::Larger()(top, cuda::block_reduce(score, none, cuda::Larger()));
+                 const T base = top == none ? T(0) : top;  // else -inf - -inf
+                 const T weight = key <= query ? math::exp_bounded(score - base) : T(0),
+                         rescale = math::exp_bounded(seen - base);
+                 total = total * rescale + cuda::block_sum(weight);
+                 weights[threadIdx.x] = weight;
+                 __syncthreads();
+                 add_rows(out, first == 0 ? T(0) : rescale, weights, v + first * head.stride, head.stride,
+                          count, head_size);
+                 __syncthreads();
+               }
+               const T inverse = T(1) / total;
+               cuda::each_of_row(head_size, [=](int64_t c) { out[c] *= inverse; });
+               if (threadIdx.x == 0) lse[r] = {top, std::log(total)};
+             });
+}
+
+// With p = softmax(scale q k^T): dv = p^T dy, ds = scale p (dy v^T - delta), delta = dy . y, dq = ds k, dk = ds^T q.
+template <class T>
+void attention_grad(const Cuda& device, T* dqkv, const T* dy, const T* qkv, const T* y,
+                    const LogSumExp<T>* lse, int64_t batch, int64_t length, int64_t heads,
+                    int64_t head_size) {
+  const T scale = T(1) / std::sqrt(T(head_size));
+  const int64_t positions = batch * heads * length;
+  const cuda::Scratch<T> deltas(device, positions);
+  cuda::rows(
+      device, "attention_grad", positions, std::max(length, head_size),
+      [=, deltas = deltas.data()] AG_LAMBDA(int64_t r) {
+        AG_SHARED(T, ds, cuda::most_threads);
+        const int64_t query = r % length, tile = blockDim.x;
+        const Head head(r / length, length, heads, head_size);
+        const T *const q = qkv + head.qkv + query * head.stride, *const k = qkv + head.qkv + head.channels,
+                       *const v = k + head.channels, *const g = dy + head.y + query * head.channels,
+                       *const out = y + head.y + query * head.channels;
+        const T delta = cuda::row_sum<T>(head_size, [=](int64_t c) { return g[c] * out[c]; });
+        if (threadIdx.x == 0) deltas[r] = delta;
+        for (int64_t first = 0; first <= query; first += tile) {
+          const int64_t key = first + threadIdx.x, count = smaller(tile, query + 1 - first);
+          if (key <= query) {
+            const T score = scale * dot(q, k + key * head.stride, head_size);
+            const T p = math::exp_bounded((score - lse[r].top) - lse[r].log_sum);
+            ds[threadIdx.x] = scale * p * (dot(g, v + key * head.stride, head_size) - delta);
+          }
+          __syncthreads();
+          add_rows(dqkv + head.qkv + query * head.stride, T(first > 0), ds, k + first * head.stride,
+                   head.stride, count, head_size);
+          __syncthreads();
+        }
+      });
+  cuda::rows(device, "attention_grad", positions, std::max(length, head_size),
+             [=, deltas = deltas.data()] AG_LAMBDA(int64_t r) {
+               AG_SHARED(T, p, cuda::most_threads);
+               AG_SHARED(T, ds, cuda::most_threads);
+               const int64_t pair = r / length, key = r % length, tile = blockDim.x;
+               const Head head(pair, length, heads, head_size);
+               const T *const q = qkv + head.qkv, *const k = q + head.channels + key * head.stride,
+                              *const v = k + head.channels, *const g = dy + head.y;
+               T *const dk = dqkv + head.qkv + head.channels + key * head.stride, *const dv =
+                                                                                      dk + head.channels;
+               for (int64_t first = key; first < length; first += tile) {
+                 const int64_t query = first + threadIdx.x, at = pair * length + query,
+                               count = smaller(tile, length - first);
+                 if (query < length) {
+                   const T score = scale * dot(q + query * head.stride, k, head_size);
+                   p[threadIdx.x] = math::exp_bounded((score - lse[at].top) - lse[at].log_sum);
+                   ds[threadIdx.x] =
+                       scale * p[threadIdx.x] * (dot(g + query * head.channels, v, head_size) - deltas[at]);
+                 }
+                 __syncthreads();
+                 add_rows(dk, T(first > key), ds, q + first * head.stride, head.stride, count, head_size);
+                 add_rows(dv, T(first > key), p, g + first * head.channels, head.channels, count, head_size);
+                 __syncthreads();
+               }
+             });
+}
+
+AG_INSTANTIATE_FLOATING(attention)
+AG_INSTANTIATE_FLOATING(attention_grad)
+
+}  // namespace altgrad::kernels::inline on_cuda

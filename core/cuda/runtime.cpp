@@ -1,0 +1,201 @@
+// Devices by the CUDA runtime: a stream for each, copies, what kernels have found wrong. The host waits where it reads.
+#include <altgrad/core/cuda/runtime.h>
+
+#include <altgrad/core/cuda/check.h>
+#include <altgrad/core/cuda/cuda.h>
+#include <altgrad/core/dispatch.h>
+#include <altgrad/core/error.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <utility>
+
+namespace altgrad {
+namespace cuda {
+namespace {
+
+// Pinned memory that what the host copies to a device passes through, so that the host need not wait: two blocks that are
+// filled in turn, each when the device has read all that it held before.
+class Staging {
+ public:
+  Staging() {
+    for (Block& block : blocks_) {
+      check(cudaMallocHost(&block.data, size), "pinned memory");
+      check(cudaEventCreateWithFlags(&block.read, cudaEventDisableTiming), "an event");
+    }
+  }
+
+  void copy(void* dst, const void* src, size_t bytes, cudaStream_t stream) {
+    auto* to = static_cast<char*>(dst);
+    const auto* from = static_cast<const char*>(src);
+    while (bytes > 0) {
+      if (used_ == size) take_other_block(stream);
+      const size_t piece = std::min(bytes, size - used_);
+      char* const staged = static_cast<char*>(blocks_[current_].data) + used_;
+      std::memcpy(staged, from, piece);
+      check(cudaMemcpyAsync(to, staged, piece, cudaMemcpyHostToDevice, stream), "copy to a device");
+      used_ = std::min(size, (used_ + piece + unit - 1) / unit * unit);
+      to += piece, from += piece, bytes -= piece;
+    }
+  }
+
+ private:
+  static constexpr size_t size = size_t(4) << 20, unit = 64;
+  struct Block {
+    void* data;
+    cudaEvent_t read;
+  };
+
+  void take_other_block(cudaStream_t stream) {
+    check(cudaEventRecord(blocks_[current_].read, stream), "an event");
+    current_ = 1 - current_;
+    check(cudaEventSynchronize(blocks_[current_].read), "copy to a device");
+    used_ = 0;
+  }
+
+  Block blocks_[2];
+  int current_ = 0;
+  size_t used_ = 0;  // of the current block
+};
+
+// Makes a device the thread's current one.
+class Current {
+ public:
+  explicit Current(int index) {
+    check(cudaGetDevice(&before_), "the current device");
+    check(cudaSetDevice(index), "the current device");
+  }
+  ~Current() { cudaSetDevice(before_); }
+
+ private:
+  int before_;
+};
+
+struct State {
+  cudaStream_t stream;
+  WrongId* wrong_id;
+  std::mutex staging_mutex;
+  Staging staging;
+
+  State() {
+    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "a stream");
+    void* p;
+    check(cudaHostAlloc(&p, sizeof(WrongId), cudaHostAllocMapped), "pinned memory");
+    wrong_id = new (p) WrongId{};
+  }
+};
+
+void check_index(int index) {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess) {
+    cudaGetLastError();  // or the next call would report it
+    fail_runtime("device cuda:", index, " is not there: ",
+                 error == cudaErrorInsufficientDriver ? "no CUDA driver that is new enough"
+                                                      : cudaGetErrorString(error));
+  }
+  if (index < 0 || index >= count) {
+    fail_runtime("device cuda:", index, " is not there: this machine has ", count,
+                 count == 1 ? " CUDA device" : " CUDA devices");
+  }
+}
+
+// Made when a device is first used. It lives as long as the process, as tensors in static variables do.
+State& state(int index) {
+  static std::mutex& mutex = *new std::mutex;
+  static auto& states = *new std::map<int, State>;
+  const std::lock_guard lock(mutex);
+  const auto found = states.find(index);
+  if (found != states.end()) return found->second;
+  check_index(index);
+  const Current current(index);
+  return states[index];
+}
+
+// Waits for the device, and throws what its kernels have found.
+void wait(State& s, const char* what) {
+  check(cudaStreamSynchronize(s.stream), what);
+  if (!std::exchange(s.wrong_id->found, false)) return;
+  fail_id(s.wrong_id->range, s.wrong_id->at, s.wrong_id->id);
+}
+
+// What `second` is given from now on waits for what `first` was.
+void order(cudaStream_t first, cudaStream_t second) {
+  cudaEvent_t done;
+  check(cudaEventCreateWithFlags(&done, cudaEventDisableTiming), "an event");
+  check(cudaEventRecord(done, first), "an event");
+  check(cudaStreamWaitEvent(second, done, 0), "an event");
+  check(cudaEventDestroy(done), "an event");
+}
+
+}  // namespace
+
+WrongId* wrong_id(int device) { return state(device).wrong_id; }
+
+void* allocate(size_t bytes, int device) {
+  state(device);
+  const Current current(device);
+  void* p = nullptr;
+  const cudaError_t error = cudaMalloc(&p, bytes);
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    return nullptr;
+  }
+  check(error, "memory of a device");
+  return p;
+}
+
+void free(void* p, int device) {
+  const Current current(device);
+  cudaFree(p);  // waits for what uses it; at exit the runtime may be gone, and the memory with it
+}
+
+void copy(void* dst, Device to, const void* src, Device from, size_t bytes) {
+  if (to.is_cpu()) {
+    State& s = state(from.index);
+    const Current current(from.index);
+    check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, s.stream), "copy from a device");
+    wait(s, "copy from a device");
+  } else if (from.is_cpu()) {
+    State& s = state(to.index);
+    const Current current(to.index);
+    const std::lock_guard lock(s.staging_mutex);
+    s.staging.copy(dst, src, bytes, s.stream);
+  } else {
+    const cudaStream_t stream = state(from.index).stream, other = state(to.index).stream;
+    const Current current(from.index);
+    if (to != from) order(other, stream);
+    check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, stream), "copy within devices");
+    if (to != from) order(stream, other);
+  }
+}
+
+void synchronize(int device) {
+  State& s = state(device);
+  const Current current(device);
+  wait(s, "a device");
+}
+
+}  // namespace cuda
+
+int cuda_device_count() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  cudaGetLastError();
+  return 0;
+}
+
+namespace detail {
+
+CurrentCuda::CurrentCuda(int index) : device_{index, cuda::state(index).stream} {
+  cuda::check(cudaGetDevice(&before_), "the current device");
+  if (before_ != index) cuda::check(cudaSetDevice(index), "the current device");
+}
+CurrentCuda::~CurrentCuda() {
+  if (before_ != device_.index) cudaSetDevice(before_);
+}
+
+}  // namespace detail
+}  // namespace altgrad

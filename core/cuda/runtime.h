@@ -1,0 +1,18 @@
+// What kernels share with the host (core/cuda/runtime.cpp).
+#pragma once
+
+#include <altgrad/core/internal/ids.h>
+
+#include <cstdint>
+
+namespace altgrad::cuda {
+
+// The first id out of range since the host has last looked, in memory that both see.
+struct WrongId {
+  bool found;
+  int64_t at, id;
+  IdRange range;
+};
+WrongId* wrong_id(int device);
+
+}  // namespace altgrad::cuda

@@ -1,0 +1,99 @@
+// Rounding on a GPU: the Rounder of the CPU, element by element, so that both give the same bits.
+#include <altgrad/fp8/internal/kernels.h>
+
+#include <altgrad/core/cuda/amax.h>
+#include <altgrad/core/internal/instantiate.h>
+
+namespace altgrad::kernels::inline on_cuda {
+namespace {
+
+// Element i of x on the grid of the format.
+template <class T>
+AG_DEVICE T rounded(T x, T scale, const Rounding<T>& how, int64_t i) {
+  const T q = quotient(x, scale);
+  return how.random ? how.rounder(q, how.random->word(uint64_t(i))) : how.rounder(q);
+}
+
+template <class Out, class T>
+AG_DEVICE Out dequantized(T rounded, T scale) {
+  if constexpr (std::is_same_v<Out, bfloat16>) {
+    return std::bit_cast<bfloat16>(uint16_t(std::bit_cast<uint32_t>(rounded) >> 16));
+  } else {
+    return rounded * scale;
+  }
+}
+
+}  // namespace
+
+// What all blocks read, *amax, is written when all have ended.
+template <class Out, class T>
+void quantize(const Cuda& device, Out* y, const T* x, const float* scale, const Rounding<T>& rounding,
+              int64_t n, float* amax, const float* rounded_with) {
+  const cuda::Scratch<unsigned> largest(device, 1);
+  unsigned* const top = largest.data();
+  if (amax) cuda::each(device, "quantize", 1, [=] AG_LAMBDA(int64_t) { *top = 0; });
+  cuda::rows(device, "quantize", cuda::pieces_for(n), n, [=] AG_LAMBDA(int64_t r) {
+    if (rounded_with && *rounded_with == *scale) return;
+    const bool rounds = *scale == *scale, looks = amax && *amax == unknown_amax;
+    const int64_t first = r * cuda::piece, end = first + cuda::piece;
+    const T s = T(*scale);
+    unsigned own = 0;
+    for (int64_t i = first + threadIdx.x; i < (end < n ? end : n); i += blockDim.x) {
+      if (rounds) y[i] = dequantized<Out>(rounded(x[i], s, rounding, i), s);
+      if (looks) own = cuda::Larger()(own, cuda::magnitude_bits(x[i]));
+    }
+    if (looks) cuda::take_largest(top, own);
+  });
+  if (amax) {
+    cuda::each(device, "quantize", 1, [=] AG_LAMBDA(int64_t) {
+      if (!(rounded_with && *rounded_with == *scale) && *amax == unknown_amax)
+        *amax = std::bit_cast<float>(*top);
+    });
+  }
+}
+
+void dequantize(const Cuda& device, float* y, const bfloat16* x, const float* scale, int64_t n) {
+  cuda::each(device, "dequantize", n, [=] AG_LAMBDA(int64_t i) { y[i] = float(x[i]) * *scale; });
+}
+
+template <class T>
+void encode(const Cuda& device, uint8_t* codes, const T* x, const float* scale, const Rounding<T>& rounding,
+            int64_t n) {
+  cuda::each(device, "encode", n, [=] AG_LAMBDA(int64_t i) {
+    codes[i] = uint8_t(rounding.rounder.code(rounded(x[i], T(*scale), rounding, i)));
+  });
+}
+
+void decode(const Cuda& device, float* y, const uint8_t* codes, const std::array<float, 256>& table,
+            int64_t n) {
+  cuda::each(device, "decode", n, [=] AG_LAMBDA(int64_t i) { y[i] = table[codes[i]]; });
+}
+
+template <class T>
+void zero_saturated(const Cuda& device, T* dx, const T* dy, const T* x, const float* scale, T max,
+                    int64_t n) {
+  cuda::each(device, "zero_saturated", n,
+             [=] AG_LAMBDA(int64_t i) { dx[i] = std::abs(quotient(x[i], T(*scale))) > max ? T(0) : dy[i]; });
+}
+
+void update_scale(const Cuda& device, float* scale, const fp8::detail::History& history, const float* amax,
+                  const fp8::detail::ScaleRule& rule) {
+  cuda::each(device, "update_scale", 1,
+             [=] AG_LAMBDA(int64_t) { *scale = fp8::detail::update_scale(history, *amax, rule); });
+}
+void predict_scale(const Cuda& device, float* scale, const fp8::detail::History& history,
+                   const fp8::detail::ScaleRule& rule) {
+  cuda::each(device, "predict_scale", 1,
+             [=] AG_LAMBDA(int64_t) { *scale = fp8::detail::predicted_scale(history, rule); });
+}
+void record_amax(const Cuda& device, const fp8::detail::History& history, const float* amax) {
+  cuda::each(device, "record_amax", 1, [=] AG_LAMBDA(int64_t) { history.record(*amax); });
+}
+
+AG_INSTANTIATE_FOR(quantize<bfloat16, float>)
+AG_INSTANTIATE_FOR(quantize<float, float>)
+AG_INSTANTIATE_FOR(quantize<double, double>)
+AG_INSTANTIATE_FLOATING(encode)
+AG_INSTANTIATE_FLOATING(zero_saturated)
+
+}  // namespace altgrad::kernels::inline on_cuda
