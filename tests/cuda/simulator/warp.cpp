@@ -28,7 +28,9 @@ struct Rows {
 };
 
 float bf16(uint32_t pair, int i) { return std::bit_cast<float>(i == 0 ? pair << 16 : pair & 0xffff0000u); }
-float tf32(uint32_t bits) { return std::bit_cast<float>(bits & ~0x1fffu); }  // the low 13 bits are not looked at
+float tf32(uint32_t bits) {
+  return std::bit_cast<float>(bits & ~0x1fffu);
+}  // the low 13 bits are not looked at
 
 // Lane 4 g + t holds columns 2 t and 2 t + 1 of rows g and g + 8. Products are exact, sums in f32 in ascending k: one of the
 // orders that a tensor core may choose.
@@ -56,7 +58,8 @@ void shuffle(const char* what, unsigned mask, void* value, size_t bytes, int sou
   Shuffle own{value, source};
   if (!enter_collective(what, mask, &own, where)) return;
   std::vector<char> brought(warp_size * bytes);
-  for (int i = 0; i < warp_size; ++i) std::memcpy(&brought[size_t(i) * bytes], of_lane<Shuffle>(i).value, bytes);
+  for (int i = 0; i < warp_size; ++i)
+    std::memcpy(&brought[size_t(i) * bytes], of_lane<Shuffle>(i).value, bytes);
   for (int i = 0; i < warp_size; ++i) {
     const Shuffle& to = of_lane<Shuffle>(i);
     if (to.source >= 0 && to.source < warp_size)
