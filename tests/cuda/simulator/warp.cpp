@@ -1,7 +1,5 @@
 // Warp collectives. The lane that comes last sees what all have brought, and does the work for all.
-#include <algorithm>
 #include <bit>
-#include <cstring>
 
 #include "block.h"
 #include "sanitizers.h"
@@ -15,7 +13,7 @@ T& of_lane(int lane) {
 }
 
 struct Shuffle {
-  void* value;
+  uint64_t value;
   int source;
 };
 struct Product {
@@ -54,18 +52,17 @@ void warp_barrier(unsigned mask, Location where) {
   acquire(address);
 }
 
-void shuffle(const char* what, unsigned mask, void* value, size_t bytes, int source, Location where) {
+uint64_t shuffle_bits(const char* what, unsigned mask, uint64_t value, int source, Location where) {
   Shuffle own{value, source};
-  if (!enter_collective(what, mask, &own, where)) return;
-  std::vector<char> brought(warp_size * bytes);
-  for (int i = 0; i < warp_size; ++i)
-    std::memcpy(&brought[size_t(i) * bytes], of_lane<Shuffle>(i).value, bytes);
+  if (!enter_collective(what, mask, &own, where)) return own.value;
+  uint64_t brought[warp_size];
+  for (int i = 0; i < warp_size; ++i) brought[i] = of_lane<Shuffle>(i).value;
   for (int i = 0; i < warp_size; ++i) {
-    const Shuffle& to = of_lane<Shuffle>(i);
-    if (to.source >= 0 && to.source < warp_size)
-      std::memcpy(to.value, &brought[size_t(to.source) * bytes], bytes);
+    Shuffle& to = of_lane<Shuffle>(i);
+    if (to.source >= 0 && to.source < warp_size) to.value = brought[to.source];
   }
   leave_collective();
+  return own.value;
 }
 
 unsigned ballot(const char* what, unsigned mask, bool predicate, Location where) {
