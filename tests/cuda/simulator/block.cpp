@@ -39,19 +39,20 @@ char grid_begin, grid_end;
 std::string describe(uint3 i) {
   return "(" + std::to_string(i.x) + ", " + std::to_string(i.y) + ", " + std::to_string(i.z) + ")";
 }
-std::string describe(const Thread& t) { return "thread " + describe(t.index) + " of block " + describe(blockIdx); }
+std::string describe(const Thread& t) {
+  return "thread " + describe(t.index) + " of block " + describe(blockIdx);
+}
 std::string describe(const char* what, Location where) {
-  return std::string(what) + ", " + where.file_name() + ":" + std::to_string(where.line());
+  return std::string(what) + ", " + where.file + ":" + std::to_string(where.line);
 }
 std::string in_kernel(const std::string& what) { return std::string(block.launch->name) + ": " + what; }
-bool same(const Location& a, const Location& b) {
-  return a.line() == b.line() && a.file_name() == b.file_name();
-}
+bool same(const Location& a, const Location& b) { return a.line == b.line && a.file == b.file; }
 
 Fiber* fiber_of([[maybe_unused]] const Thread& t) {
 #if SIMULATOR_TSAN
   const size_t i = size_t(&t - block.threads.data()) * 4 + size_t(block.number % 4);
-  while (fibers.size() <= i) fibers.push_back(std::make_unique<Fiber>());
+  if (fibers.size() <= i) fibers.resize(i + 1);
+  if (!fibers[i]) fibers[i] = std::make_unique<Fiber>();
   return fibers[i].get();
 #else
   if (free_fibers.empty()) free_fibers.push_back(fibers.emplace_back(std::make_unique<Fiber>()).get());
@@ -96,7 +97,8 @@ void give_turn(Thread& t) {
   }
   t.fiber->resume();
   // The fiber may have gone on to other threads than t.
-  if (self->state == State::done && !SIMULATOR_TSAN) free_fibers.push_back(std::exchange(self->fiber, nullptr));
+  if (self->state == State::done && !SIMULATOR_TSAN)
+    free_fibers.push_back(std::exchange(self->fiber, nullptr));
 }
 
 void wait(const char* what, Location where, State state) {
@@ -108,7 +110,8 @@ void wait(const char* what, Location where, State state) {
 
 [[noreturn]] void fail_stuck() {
   const auto reason = [](const Thread& t) {
-    return describe(t) + (t.state == State::done ? " has returned" : " waits in " + describe(t.what, t.where));
+    return describe(t) +
+           (t.state == State::done ? " has returned" : " waits in " + describe(t.what, t.where));
   };
   const auto waiting = std::ranges::find(block.threads, State::waiting, &Thread::state);
   const auto other = std::ranges::find_if(block.threads, [&](const Thread& t) {
@@ -150,7 +153,8 @@ void prepare_block(std::mt19937_64& random) {
   }
   for (Warp& w : block.warps) w.arrived = w.number = 0;
   block.barrier = {};
-  if (settings().order > descending || block.number == 0) block.order = in_order(block.threads.size(), random);
+  if (settings().order > descending || block.number == 0)
+    block.order = in_order(block.threads.size(), random);
   block.next_fresh = 0;
   block.done = 0;
   reset_shared(block.launch->shared_bytes);
@@ -175,7 +179,8 @@ void run(const Launch& launch, const std::function<void()>& body) {
   }
   std::mt19937_64 random(settings().order);
   const uint64_t blocks = uint64_t(gridDim.x) * gridDim.y * gridDim.z;
-  const std::vector<int> order = settings().order == ascending ? std::vector<int>() : in_order(blocks, random);
+  const std::vector<int> order =
+      settings().order == ascending ? std::vector<int>() : in_order(blocks, random);
   ++mutable_counts().launches;
   mutable_counts().threads += int64_t(blocks * threads);
   try {
@@ -202,7 +207,8 @@ void block_barrier(Location where) {
   ++mutable_counts().barriers;
   if (barrier.arrived == 0) barrier.where = where;
   if (!same(where, barrier.where))
-    fail(describe("__syncthreads, where others of the block are at another one", barrier.where) + "; here", where);
+    fail(describe("__syncthreads, where others of the block are at another one", barrier.where) + "; here",
+         where);
   void* const address = barrier_address();
   release(address);
   if (++barrier.arrived == int(block.threads.size())) {
@@ -224,7 +230,8 @@ bool enter_collective(const char* what, unsigned mask, void* value, Location whe
     warp.where = where;
   }
   if (!same(where, warp.where))
-    fail(std::string(what) + ", where other lanes are at " + describe(warp.what, warp.where) + "; here", where);
+    fail(std::string(what) + ", where other lanes are at " + describe(warp.what, warp.where) + "; here",
+         where);
   warp.values[lane()] = value;
   ++mutable_counts().collectives;
   if (++warp.arrived == warp_size) return true;
