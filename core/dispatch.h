@@ -33,9 +33,9 @@ decltype(auto) dispatch_device(Device device, F&& f) {
   const DefaultFloatEnvironment environment;
   switch (device.type) {
     case DeviceType::cpu: return f(Cpu{});
-    case DeviceType::cuda: break;  // there is no memory to have asked for it with
+    case DeviceType::cuda: break;
   }
-  __builtin_unreachable();
+  fail_runtime("device ", device, ": altgrad was built without CUDA");
 }
 
 /// Calls f.operator()<T>(device) for floating dtypes; throws as check_floating does for others.
@@ -54,7 +54,7 @@ decltype(auto) dispatch(const char* op, const Tensor& x, F&& f) {
   });
 }
 
-/// Is dispatch for every dtype.
+/// The same for every dtype.
 template <class F>
 decltype(auto) dispatch_all(const Tensor& x, F&& f) {
   return dispatch_device(x.device(), [&](const auto& device) {
@@ -94,6 +94,13 @@ const A& argument(const A& x) {
 }
 
 inline const Tensor* defined_tensor(const Tensor& x) { return x.defined() ? &x : nullptr; }
+inline const Tensor* defined_tensor(const std::optional<Tensor>& x) {
+  return x ? defined_tensor(*x) : nullptr;
+}
+template <template <class> class Struct>
+const Tensor* defined_tensor(const StructsIn<Struct>& x) {
+  return &x.tensor;
+}
 template <class A>
 const Tensor* defined_tensor(const A&) {
   return nullptr;
@@ -109,11 +116,16 @@ detail::StructsIn<Struct> structs_in(const Tensor& x) {
 
 /// Calls a kernel on the device of the first tensor among the arguments that is defined. Tensors, also optional ones,
 /// become pointers to elements of its dtype, null where undefined or absent; pass x.ptr<U>() for one of another dtype.
-/// All else is handed on as it is. Throws as check_floating does for that tensor.
+/// All else is handed on as it is. Throws as check_floating does for that tensor, and as check_same_kind where another one
+/// differs from it.
 template <class Kernel, class... Args>
 void launch(const char* op, Kernel kernel, const Args&... args) {
   const Tensor* first = nullptr;
-  ((first = first ? first : detail::defined_tensor(args)), ...);
+  const auto check = [&](const Tensor* x) {
+    if (first && x) check_same_kind(op, *first, *x);
+    if (!first) first = x;
+  };
+  (check(detail::defined_tensor(args)), ...);
   if (!first) fail(op, ": launch needs a tensor among its arguments");
   dispatch(op, *first, [&]<class T>(const auto& device) { kernel(device, detail::argument<T>(args)...); });
 }

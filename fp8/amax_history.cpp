@@ -51,19 +51,22 @@ auto AmaxHistory::on_host(F f) const {
   return (detail::History{values.ptr<float>(), values.numel(), counts.ptr<int64_t>()}.*f)();
 }
 
-AmaxHistory::AmaxHistory(int64_t length) {
+AmaxHistory::AmaxHistory(int64_t length, Device device) {
   if (length < 1) fail("AmaxHistory: length ", length, ", must be at least 1");
-  values_ = Tensor::zeros({length});
-  counts_ = Tensor::zeros({num_counts}, {.dtype = DType::i64});
+  values_ = Tensor::zeros({length}, {.device = device});
+  counts_ = Tensor::zeros({num_counts}, {DType::i64, device});
 }
 
 void AmaxHistory::update(float amax) {
   const DefaultFloatEnvironment environment;
   if (amax < 0) fail("AmaxHistory: amax ", amax, " is negative");
-  record(*this, Tensor::full({}, amax, {DType::f32, values_.device()}));
+  record(*this, Tensor::full({}, amax, {DType::f32, device()}));
 }
 
-void AmaxHistory::update(const Tensor& x) { record(*this, amax_of(x)); }
+void AmaxHistory::update(const Tensor& x) {
+  if (x.device() != device()) fail("AmaxHistory: it is on ", device(), ", and x on ", x.device());
+  record(*this, amax_of(x));
+}
 
 void AmaxHistory::reset() {
   values_.fill_(0);

@@ -87,7 +87,7 @@ QuantizedLinear QuantizedLinear::from_linear(std::shared_ptr<nn::Linear> linear,
   check_quantize_options(format, options);
   const auto quantizer = [&](const std::optional<Format>& role_format) {
     return Quantizer{role_format,
-                     AmaxHistory(options.history_length),
+                     AmaxHistory(options.history_length, linear->weight().device()),
                      options.scaling,
                      {options.rounding, options.overflow, options.ste}};
   };

@@ -2,6 +2,7 @@
 #include <altgrad/core/cpu/parallel.h>
 #include <altgrad/core/dtype.h>
 #include <altgrad/core/internal/functors.h>
+#include <altgrad/core/internal/instantiate.h>
 #include <altgrad/core/internal/kernels/elementwise.h>
 
 namespace altgrad::kernels {

@@ -2,6 +2,7 @@
 // position over all groups.
 #include <altgrad/nn/optim/optimizer.h>
 
+#include <altgrad/core/dispatch.h>
 #include <altgrad/core/internal/utf8.h>
 
 #include <algorithm>
@@ -151,8 +152,13 @@ const Step& Optimizer::begin_step() {
   step_.f64.clear();
   for_each_parameter(groups_, [&](const ParamGroup& group, const Tensor& p, size_t i) {
     if (!p.has_grad()) return;
-    const auto g = size_t(&group - groups_.data());
-    p.dtype() == DType::f32 ? list(step_.f32, p, g, i) : list(step_.f64, p, g, i);
+    dispatch(name_, p, [&]<class T>(const auto&) {
+      if constexpr (std::is_same_v<T, float>) {
+        list(step_.f32, p, size_t(&group - groups_.data()), i);
+      } else {
+        list(step_.f64, p, size_t(&group - groups_.data()), i);
+      }
+    });
   });
   return step_;
 }
