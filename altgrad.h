@@ -30,6 +30,7 @@
 
 #include <altgrad/fp8/amax_history.h>
 #include <altgrad/fp8/format.h>
+#include <altgrad/fp8/qtensor.h>
 #include <altgrad/fp8/quantize.h>
 #include <altgrad/fp8/quantized_linear.h>
 #include <altgrad/fp8/quantizer.h>

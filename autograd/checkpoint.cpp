@@ -1,7 +1,7 @@
 // Checkpointing: an op that keeps its function instead of what the function's ops would keep. Its backward
-// runs the function on a tape of its own, from where the thread's generators stood in forward. Only that: what runs
-// backward then draws where it would have drawn without, and adds to the gradients of the tape that runs backward, so
-// that nothing differs from the function itself, to the last bit.
+// runs the function on a tape of its own, from where the thread's generators stood in forward. They are put back
+// afterwards, so that other backwards draw where they would have drawn without it, and gradients are added to those of
+// the tape that runs backward: nothing differs from the function itself, to the last bit.
 #include <altgrad/autograd/internal/recompute_log.h>
 #include <altgrad/autograd/op_writer.h>
 #include <altgrad/autograd/ops.h>

@@ -22,7 +22,7 @@ struct GradcheckOptions {
 struct GradcheckResult {
   bool ok = false;
   double max_error = 0;  ///< the largest |analytic - numeric| / max(1, |analytic|, |numeric|)
-  std::string message;   // the worst element: "input 1, element (0, 2): analytic 0.25, numeric 0.5, ..."
+  std::string message;   ///< the worst element: "input 1, element (0, 2): analytic 0.25, numeric 0.5, ..."
 };
 
 /// fn is called with inputs of the same shapes. Every floating input is checked in every element; integer

@@ -10,8 +10,9 @@ ALTGRAD_API_BEGIN
 namespace altgrad {
 
 /// Sums x over the axes along which broadcasting repeats a tensor of this shape to x's, as the gradient of an input
-/// that broadcasts needs it, and divides by `divisor`. Gives x itself, or an alias, where nothing is repeated.
-Tensor reduce_to_shape(const Tensor& x, const Shape& shape, double divisor = 1);
+/// that broadcasts needs it. Gives x itself, or an alias, where nothing is repeated. Throws std::invalid_argument where
+/// the shape does not broadcast to x's.
+Tensor reduce_to_shape(const Tensor& x, const Shape& shape);
 
 namespace detail {
 bool recall(Tensor& value);

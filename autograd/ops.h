@@ -69,27 +69,31 @@ Tensor dropout(const Tensor& x, double p, Generator& generator = default_generat
 
 // ---- Reductions (reduce.cpp), over all elements, or over the axes given: sum(x, {0, -1}), or any array ----
 
-using Axes = ListOf<int>;
-
 Tensor sum(const Tensor& x);  ///< -> ()
-Tensor sum(const Tensor& x, Axes axes, bool keepdim = false);
+Tensor sum(const Tensor& x, const Axes& axes, bool keepdim = false);
 Tensor mean(const Tensor& x);
-Tensor mean(const Tensor& x, Axes axes, bool keepdim = false);
+Tensor mean(const Tensor& x, const Axes& axes, bool keepdim = false);
 /// The gradient is shared evenly among equal maxima; where the result is NaN, so is that of the NaNs, and 0 the
 /// others'.
 Tensor max(const Tensor& x);
-Tensor max(const Tensor& x, Axes axes, bool keepdim = false);
+Tensor max(const Tensor& x, const Axes& axes, bool keepdim = false);
 /// sum((x - mean)^2) / (n - correction), n - 1 over all elements
 Tensor var(const Tensor& x);
-Tensor var(const Tensor& x, Axes axes, bool keepdim = false, double correction = 1);
+Tensor var(const Tensor& x, const Axes& axes, bool keepdim = false, double correction = 1);
 /// Gives the index of the largest element along the last axis as i64: the first one among equals; NaN counts as
 /// largest. It is not differentiable.
 Tensor argmax(const Tensor& x);
 
 // ---- Shape (shape.cpp); reshape, narrow, transpose, permute, clone, to are members of Tensor ----
 
-Tensor cat(ListOf<Tensor> xs, int axis = 0);    ///< joined along an axis they may differ in
-Tensor stack(ListOf<Tensor> xs, int axis = 0);  ///< joined along a new axis
+Tensor cat(std::span<const Tensor> xs, int axis = 0);    ///< joined along an axis they may differ in
+Tensor stack(std::span<const Tensor> xs, int axis = 0);  ///< joined along a new axis
+inline Tensor cat(std::initializer_list<Tensor> xs, int axis = 0) {
+  return cat(std::span(xs.begin(), xs.size()), axis);
+}
+inline Tensor stack(std::initializer_list<Tensor> xs, int axis = 0) {
+  return stack(std::span(xs.begin(), xs.size()), axis);
+}
 /// x (..., n, ...), ids (count) i64 in [0, n) -> (..., count, ...)
 Tensor index_select(const Tensor& x, int axis, const Tensor& ids);
 

@@ -7,8 +7,10 @@
 #include <algorithm>
 
 namespace altgrad {
+namespace {
 
-Tensor reduce_to_shape(const Tensor& x, const Shape& shape, double divisor) {
+// x summed over the axes along which a tensor of this shape, which broadcasts to x's, is repeated, and divided.
+Tensor summed_to(const Tensor& x, const Shape& shape, double divisor) {
   if (x.shape() == shape) return x;
   // One kernel for each run of neighbouring axes to be summed; axes of size 1 belong to any run.
   const int lead = x.dim() - shape.dim();
@@ -36,8 +38,6 @@ Tensor reduce_to_shape(const Tensor& x, const Shape& shape, double divisor) {
   return y.alias(shape);
 }
 
-namespace {
-
 // Which axes of a shape a reduction covers, and what it leaves.
 struct Reduction {
   std::array<bool, Shape::max_dim> covers{};
@@ -46,7 +46,7 @@ struct Reduction {
   int64_t count = 1;  // elements reduced to one
 };
 
-Reduction reduction(const char* op, const Tensor& x, Axes axes, bool keepdim) {
+Reduction reduction(const char* op, const Tensor& x, const Axes& axes, bool keepdim) {
   check_floating(op, x);
   const Shape& shape = x.shape();
   Reduction r;
@@ -79,7 +79,7 @@ struct Sum final : Op {
 
   Tensor forward(const Tensor& x, const Shape& kept_in, const Shape& result, double divisor_in) {
     x_shape = x.shape(), kept = kept_in, divisor = divisor_in;
-    const Tensor y = reduce_to_shape(x, kept, divisor);
+    const Tensor y = summed_to(x, kept, divisor);
     return y.is(x) ? y.alias(result).clone() : y.alias(result);
   }
   // dx = dy / divisor, repeated
@@ -142,14 +142,28 @@ Tensor max(const Tensor& x, const Reduction& r) {
 
 }  // namespace
 
+Tensor reduce_to_shape(const Tensor& x, const Shape& shape) {
+  check_floating("reduce_to_shape", x);
+  if (x.shape() == shape) return x;
+  if (broadcast_shapes("reduce_to_shape", x.shape(), shape) != x.shape())
+    fail("reduce_to_shape: shape ", shape, " does not broadcast to ", x.shape());
+  return summed_to(x, shape, 1);
+}
+
 Tensor sum(const Tensor& x) { return sum(x, reduction("sum", x)); }
-Tensor sum(const Tensor& x, Axes axes, bool keepdim) { return sum(x, reduction("sum", x, axes, keepdim)); }
+Tensor sum(const Tensor& x, const Axes& axes, bool keepdim) {
+  return sum(x, reduction("sum", x, axes, keepdim));
+}
 Tensor mean(const Tensor& x) { return mean(x, reduction("mean", x)); }
-Tensor mean(const Tensor& x, Axes axes, bool keepdim) { return mean(x, reduction("mean", x, axes, keepdim)); }
+Tensor mean(const Tensor& x, const Axes& axes, bool keepdim) {
+  return mean(x, reduction("mean", x, axes, keepdim));
+}
 Tensor max(const Tensor& x) { return max(x, reduction("max", x)); }
-Tensor max(const Tensor& x, Axes axes, bool keepdim) { return max(x, reduction("max", x, axes, keepdim)); }
+Tensor max(const Tensor& x, const Axes& axes, bool keepdim) {
+  return max(x, reduction("max", x, axes, keepdim));
+}
 Tensor var(const Tensor& x) { return var(x, reduction("var", x), 1); }
-Tensor var(const Tensor& x, Axes axes, bool keepdim, double correction) {
+Tensor var(const Tensor& x, const Axes& axes, bool keepdim, double correction) {
   return var(x, reduction("var", x, axes, keepdim), correction);
 }
 

@@ -185,7 +185,7 @@ Tensor Tensor::narrow(int axis, int64_t start, int64_t length) const {
   return apply<Narrow>(*this, axis, start, length);
 }
 
-Tensor Tensor::permute(ListOf<int> axes) const {
+Tensor Tensor::permute(const Axes& axes) const {
   std::array<bool, Shape::max_dim> seen{};
   Order all{};
   if (int(axes.size()) != dim()) fail("permute: ", axes.size(), " axes for shape ", shape());
@@ -215,7 +215,7 @@ Tensor Tensor::to(Device device) const {
   return device == this->device() ? *this : apply<Copy>(*this, TensorOptions{dtype(), device});
 }
 
-Tensor cat(ListOf<Tensor> xs, int axis) {
+Tensor cat(std::span<const Tensor> xs, int axis) {
   if (xs.empty()) fail("cat: no tensors given");
   const Shape& first = xs[0].shape();
   axis = first.wrap(axis, "cat");
@@ -231,7 +231,7 @@ Tensor cat(ListOf<Tensor> xs, int axis) {
   return apply<Cat>(xs, axis, total);
 }
 
-Tensor stack(ListOf<Tensor> xs, int axis) {
+Tensor stack(std::span<const Tensor> xs, int axis) {
   if (xs.empty()) fail("stack: no tensors given");
   const Shape& first = xs[0].shape();
   const Shape row = first.inserted(axis, 1, "stack");

@@ -6,37 +6,27 @@
 namespace altgrad {
 namespace {
 
+template <bool is_log>
 struct Softmax final : Op {
-  static constexpr const char* name = "softmax";
+  static constexpr const char* name = is_log ? "log_softmax" : "softmax";
   Tensor y;
 
   Tensor forward(const Tensor& x) {
     y = Tensor::empty(x.shape(), x.options());
-    launch(name, AG_KERNEL(kernels::softmax), y, x, detail::rows_of(x), x.size(-1));
+    run(AG_KERNEL(kernels::softmax), AG_KERNEL(kernels::log_softmax), y, x);
     return y;
   }
-  // dx = y * (dy - sum(dy * y))
+  // dx = y * (dy - sum(dy * y)); of the logarithm, dx = dy - exp(y) * sum(dy)
   void backward(const Tensor& dy, Grads& d) override {
     Tensor dx = Tensor::empty(y.shape(), y.options());
-    launch(name, AG_KERNEL(kernels::softmax_grad), dx, dy, y, detail::rows_of(y), y.size(-1));
+    run(AG_KERNEL(kernels::softmax_grad), AG_KERNEL(kernels::log_softmax_grad), dx, dy, y);
     d.add(0, dx);
   }
-};
 
-struct LogSoftmax final : Op {
-  static constexpr const char* name = "log_softmax";
-  Tensor y;
-
-  Tensor forward(const Tensor& x) {
-    y = Tensor::empty(x.shape(), x.options());
-    launch(name, AG_KERNEL(kernels::log_softmax), y, x, detail::rows_of(x), x.size(-1));
-    return y;
-  }
-  // dx = dy - exp(y) * sum(dy)
-  void backward(const Tensor& dy, Grads& d) override {
-    Tensor dx = Tensor::empty(y.shape(), y.options());
-    launch(name, AG_KERNEL(kernels::log_softmax_grad), dx, dy, y, detail::rows_of(y), y.size(-1));
-    d.add(0, dx);
+  // Calls the kernel of the two that this op needs.
+  void run(auto plain, auto log, const auto&... tensors) const {
+    const int64_t rows = detail::rows_of(y), n = y.size(-1);
+    is_log ? launch(name, log, tensors..., rows, n) : launch(name, plain, tensors..., rows, n);
   }
 };
 
@@ -51,7 +41,7 @@ Tensor over_axis(const Tensor& x, int axis) {
 
 }  // namespace
 
-Tensor softmax(const Tensor& x, int axis) { return over_axis<Softmax>(x, axis); }
-Tensor log_softmax(const Tensor& x, int axis) { return over_axis<LogSoftmax>(x, axis); }
+Tensor softmax(const Tensor& x, int axis) { return over_axis<Softmax<false>>(x, axis); }
+Tensor log_softmax(const Tensor& x, int axis) { return over_axis<Softmax<true>>(x, axis); }
 
 }  // namespace altgrad

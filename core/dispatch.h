@@ -55,10 +55,10 @@ decltype(auto) dispatch_device(Device device, F&& f) {
 #if defined(ALTGRAD_CUDA)
       return f(detail::CurrentCuda(device.index).device());
 #else
-      fail_runtime("device ", device, ": altgrad was built without CUDA");
+      break;
 #endif
   }
-  __builtin_unreachable();
+  fail_runtime("device ", device, ": altgrad was built without CUDA");
 }
 
 /// Calls f.operator()<T>(device) for floating dtypes; throws as check_floating does for others.
@@ -77,7 +77,7 @@ decltype(auto) dispatch(const char* op, const Tensor& x, F&& f) {
   });
 }
 
-/// Is dispatch for every dtype.
+/// The same for every dtype.
 template <class F>
 decltype(auto) dispatch_all(const Tensor& x, F&& f) {
   return dispatch_device(x.device(), [&](const auto& device) {
@@ -126,6 +126,13 @@ void call_kernel(const char* op, Device where, const Kernel& kernel, const On& d
 }
 
 inline const Tensor* defined_tensor(const Tensor& x) { return x.defined() ? &x : nullptr; }
+inline const Tensor* defined_tensor(const std::optional<Tensor>& x) {
+  return x ? defined_tensor(*x) : nullptr;
+}
+template <template <class> class Struct>
+const Tensor* defined_tensor(const StructsIn<Struct>& x) {
+  return &x.tensor;
+}
 template <class A>
 const Tensor* defined_tensor(const A&) {
   return nullptr;
@@ -141,12 +148,16 @@ detail::StructsIn<Struct> structs_in(const Tensor& x) {
 
 /// Calls a kernel on the device of the first tensor among the arguments that is defined. Tensors, also optional ones,
 /// become pointers to elements of its dtype, null where undefined or absent; pass x.ptr<U>() for one of another dtype.
-/// All else is handed on as it is. Throws as check_floating does for that tensor, and std::runtime_error where the kernel is
-/// not overloaded on its device.
+/// All else is handed on as it is. Throws as check_floating does for that tensor, as check_same_kind where another one
+/// differs from it, and std::runtime_error where the kernel is not overloaded on its device.
 template <class Kernel, class... Args>
 void launch(const char* op, Kernel kernel, const Args&... args) {
   const Tensor* first = nullptr;
-  ((first = first ? first : detail::defined_tensor(args)), ...);
+  const auto check = [&](const Tensor* x) {
+    if (first && x) check_same_kind(op, *first, *x);
+    if (!first) first = x;
+  };
+  (check(detail::defined_tensor(args)), ...);
   if (!first) fail(op, ": launch needs a tensor among its arguments");
   dispatch(op, *first, [&]<class T>(const auto& device) {
     detail::call_kernel(op, first->device(), kernel, device, detail::argument<T>(args)...);

@@ -69,4 +69,10 @@ std::ostream& operator<<(std::ostream& out, const Shape& shape) {
   return out << text + ')';
 }
 
+void Axes::assign(std::span<const int> axes) {
+  if (axes.size() > axes_.size()) fail("axes: ", axes.size(), " given, a tensor has at most ", axes_.size());
+  std::ranges::copy(axes, axes_.begin());
+  size_ = axes.size();
+}
+
 }  // namespace altgrad

@@ -1,10 +1,11 @@
-// Shape: the sizes of a tensor, held inline (no heap), at most 8 dimensions, row-major.
+// Shape: the sizes of a tensor, held inline (no heap), at most 8 dimensions, row-major; and lists of its axes.
 // Shape{} is a scalar (numel 1). Dimensions may be counted from the end: size(-1) is the last.
 #pragma once
 
 #include <altgrad/core/export.h>
 
 #include <array>
+#include <concepts>
 #include <cstdint>
 #include <initializer_list>
 #include <iosfwd>
@@ -12,14 +13,6 @@
 
 ALTGRAD_API_BEGIN
 namespace altgrad {
-
-/// The elements of an array, vector or span, or those in braces, for a function's argument: nothing is copied.
-template <class T>
-struct ListOf : std::span<const T> {
-  using std::span<const T>::span;
-  ListOf(std::span<const T> list) : std::span<const T>(list) {}
-  ListOf(std::initializer_list<T> list) : std::span<const T>(list.begin(), list.size()) {}
-};
 
 class Shape {
  public:
@@ -35,7 +28,7 @@ class Shape {
   int dim() const { return dim_; }
   int64_t numel() const { return numel_; }
   int64_t operator[](int axis) const { return sizes_[size_t(axis)]; }  ///< unchecked, axis in [0, dim)
-  /// Is operator[], but checked and counted from the end where axis < 0. Throws std::invalid_argument.
+  /// The same, but checked, and counted from the end where axis < 0. Throws std::invalid_argument.
   int64_t size(int axis) const { return sizes_[size_t(wrap(axis, "size"))]; }
   /// The axis as 0 .. dim-1. Throws std::invalid_argument, naming the op, where it is out of range.
   int wrap(int axis, const char* op = "shape") const;
@@ -57,6 +50,27 @@ class Shape {
 };
 bool operator==(const Shape& a, const Shape& b);
 std::ostream& operator<<(std::ostream& out, const Shape& shape);  ///< (2, 3)
+
+/// Axes to reduce or to reorder: numbers in braces, or an array, vector or span of them. Holds a copy. Throws
+/// std::invalid_argument on more than 8.
+class Axes {
+ public:
+  Axes(std::initializer_list<int> axes) { assign({axes.begin(), axes.size()}); }
+  template <std::convertible_to<std::span<const int>> List>
+  Axes(const List& axes) {
+    assign(axes);
+  }
+
+  size_t size() const { return size_; }
+  int operator[](size_t i) const { return axes_[i]; }
+  const int* begin() const { return axes_.data(); }
+  const int* end() const { return axes_.data() + size_; }
+
+ private:
+  void assign(std::span<const int> axes);
+  std::array<int, Shape::max_dim> axes_{};
+  size_t size_ = 0;
+};
 
 }  // namespace altgrad
 ALTGRAD_API_END

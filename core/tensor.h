@@ -117,7 +117,7 @@ class Tensor {
   Tensor reshape(std::initializer_list<int64_t> sizes) const;    ///< one size may be -1: what is left
   Tensor narrow(int axis, int64_t start, int64_t length) const;  ///< copies
   Tensor transpose(int axis0 = -2, int axis1 = -1) const;        ///< copies
-  Tensor permute(ListOf<int> axes) const;                        ///< copies; its axis i is axes[i] of this
+  Tensor permute(const Axes& axes) const;                        ///< copies; its axis i is axes[i] of this
   Tensor clone() const;                                          ///< copies
   /// Gives itself where nothing changes. Floats become integers toward zero, kept in range; NaN becomes 0. An i64
   /// becomes a u8 by its lowest byte. Conversions to narrower floats round to nearest even. A tape records it where the

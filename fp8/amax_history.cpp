@@ -60,10 +60,13 @@ AmaxHistory::AmaxHistory(int64_t length, Device device) {
 void AmaxHistory::update(float amax) {
   const DefaultFloatEnvironment environment;
   if (amax < 0) fail("AmaxHistory: amax ", amax, " is negative");
-  record(*this, Tensor::full({}, amax, {DType::f32, values_.device()}));
+  record(*this, Tensor::full({}, amax, {DType::f32, device()}));
 }
 
-void AmaxHistory::update(const Tensor& x) { record(*this, amax_of(x)); }
+void AmaxHistory::update(const Tensor& x) {
+  if (x.device() != device()) fail("AmaxHistory: it is on ", device(), ", and x on ", x.device());
+  record(*this, amax_of(x));
+}
 
 void AmaxHistory::reset() {
   values_.fill_(0);

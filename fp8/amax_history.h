@@ -22,13 +22,14 @@ class AmaxHistory {
   /// Records an amax in place of the oldest one. One that is not finite is counted, not recorded. Throws
   /// std::invalid_argument where it is negative.
   void update(float amax);
-  /// Records the amax of x, a floating tensor.
+  /// Records the amax of x, a floating tensor on this history's device. Throws std::invalid_argument for others.
   void update(const Tensor& x);
   /// Forgets everything, the counts too.
   void reset();
 
   float amax() const;  ///< the largest held, 0 where there is none
   int64_t length() const { return values_.numel(); }
+  Device device() const { return values_.device(); }
   int64_t size() const;        ///< held: min(recorded, length)
   int64_t recorded() const;    ///< ever recorded
   int64_t non_finite() const;  ///< ever ignored

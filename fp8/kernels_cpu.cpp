@@ -2,18 +2,17 @@
 // blocks at a time into a buffer, so that the rounding loop stays one that vectorises.
 #include <altgrad/fp8/internal/kernels.h>
 
+#include <altgrad/core/cpu/amax.h>
+#include <altgrad/core/cpu/divide.h>
 #include <altgrad/core/cpu/parallel.h>
+#include <altgrad/core/cpu/streaming_store.h>
 #include <altgrad/core/internal/instantiate.h>
 #include <altgrad/core/internal/kernels/reduce.h>
 
 #include <algorithm>
-#include <atomic>
 #include <bit>
 #include <cmath>
 #include <limits>
-#if defined(__SSE2__)
-#include <emmintrin.h>
-#endif
 
 namespace altgrad::kernels::inline on_cpu {
 namespace {
@@ -33,35 +32,7 @@ void round_piece(Out* __restrict y, const T* __restrict x, T scale, fp8::Rounder
   }
 }
 
-// The largest |x|; NaN counts as larger than all numbers.
-float largest_of(const float* __restrict x, int64_t n) {
-  uint32_t top = 0;
-  for (int64_t i = 0; i < n; ++i) top = std::max(top, std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu);
-  return std::bit_cast<float>(top);
-}
-
-// The largest of what several threads have seen, none of it negative: such floats order as their bits do.
-class SharedLargest {
- public:
-  void see(float x) {
-    const uint32_t bits = std::bit_cast<uint32_t>(x);
-    for (uint32_t top = top_; top < bits && !top_.compare_exchange_weak(top, bits);) continue;
-  }
-  float value() const { return std::bit_cast<float>(top_.load()); }
-
- private:
-  std::atomic<uint32_t> top_ = 0;
-};
-
-// x / scale for floats of moderate size, without dividing: the residual of x * (1 / scale) brings it to the
-// correctly rounded quotient (Markstein, "Computation of elementary functions on the IBM RISC System/6000 processor",
-// 1990), but that -0 becomes 0.
-float fast_quotient(float x, float scale, float inverse) {
-  const float q = x * inverse;
-  return std::fma(std::fma(-q, scale, x), inverse, q);
-}
-
-// May NearestRounder and fast_quotient be used, for |x| <= 2^80?
+// May NearestRounder and divided() be used, for |x| <= 2^80?
 bool has_nearest(const fp8::Rounder<float>& rounder, float scale) {
   return cpu::has_fma() && rounder.has_nearest() && scale >= 0x1p-40f && scale <= 0x1p60f;
 }
@@ -71,7 +42,7 @@ template <class Out, class F>
 void round_nearest(Out* __restrict y, const float* __restrict x, float scale,
                    const fp8::NearestRounder<float> nearest, int64_t n, F finish) {
   const float inverse = 1 / scale;
-  for (int64_t i = 0; i < n; ++i) y[i] = finish(nearest(fast_quotient(x[i], scale, inverse), x[i]));
+  for (int64_t i = 0; i < n; ++i) y[i] = finish(nearest(divided(x[i], scale, inverse), x[i]));
 }
 
 // The same where no |x| is above max * scale, so that x / scale <= max, but for a last bit, which rounding drops. Whether
@@ -80,18 +51,18 @@ template <class Out, class F>
 float round_unsaturated(Out* __restrict y, const float* __restrict x, float scale,
                         const fp8::NearestRounder<float> nearest, int64_t n, F finish) {
   const float inverse = 1 / scale;
-  uint32_t top = 0;
+  int32_t amax = 0;
   for (int64_t i = 0; i < n; ++i) {  // the sign is that of x * inverse, which is at hand
-    top = std::max(top, std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu);
-    y[i] = finish(nearest.operator()<false>(fast_quotient(x[i], scale, inverse), x[i] * inverse));
+    amax = std::max(amax, magnitude_bits(x[i]));
+    y[i] = finish(nearest.operator()<false>(divided(x[i], scale, inverse), x[i] * inverse));
   }
-  return std::bit_cast<float>(top);
+  return std::bit_cast<float>(amax);
 }
 
 // Elements [first, first + n) of a tensor; random words, where there is randomness, are drawn a run at a time. Returns
 // the largest |x| where it is asked for.
 template <class Out, class T, class F>
-float round_range(Out* y, const T* x, T scale, const Rounding<T>& how, bool wants_amax, int64_t first,
+float round_range(Out* y, const T* x, T scale, const ElementRounder<T>& how, bool wants_amax, int64_t first,
                   int64_t n, F finish) {
   if constexpr (std::is_same_v<T, float>) {
     if (!how.random && has_nearest(how.rounder, scale)) {
@@ -120,7 +91,7 @@ float round_range(Out* y, const T* x, T scale, const Rounding<T>& how, bool want
       i += count;
     }
   }
-  if constexpr (std::is_same_v<T, float>) return wants_amax ? largest_of(x, n) : 0;
+  if constexpr (std::is_same_v<T, float>) return wants_amax ? amax_of(x, n) : 0;
   return 0;
 }
 
@@ -129,20 +100,11 @@ constexpr int64_t block = 2048;
 // From so many floats on, stores leave the caches alone and do not read what they overwrite.
 constexpr int64_t large = 1 << 22;
 
-void store_around_caches(float* to, const float* from, int64_t n) {
-  int64_t whole = 0;
-#if defined(__SSE2__)
-  if (reinterpret_cast<uintptr_t>(to) % 16 == 0) whole = n / 4 * 4;
-  for (int64_t i = 0; i < whole; i += 4) _mm_stream_ps(to + i, _mm_load_ps(from + i));
-  _mm_sfence();  // such stores are unordered otherwise
-#endif
-  std::copy(from + whole, from + n, to + whole);
-}
-
 // Returns the largest |x| where it is asked for; doubles are not looked at.
 template <class Out, class T, class F>
-float round_all(Out* y, const T* x, T scale, const Rounding<T>& how, bool wants_amax, int64_t n, F finish) {
-  SharedLargest amax;
+float round_all(Out* y, const T* x, T scale, const ElementRounder<T>& how, bool wants_amax, int64_t n,
+                F finish) {
+  SharedAmax<float> amax;
   const bool around_caches = std::is_same_v<Out, float> && n >= large;
   parallel_for(n, grain, [&](int64_t begin, int64_t end) {
     alignas(64) Out kept[block];
@@ -161,8 +123,8 @@ float round_all(Out* y, const T* x, T scale, const Rounding<T>& how, bool wants_
 }  // namespace
 
 template <class Out, class T>
-void quantize(const Cpu& cpu, Out* y, const T* x, const float* scale, const Rounding<T>& rounding, int64_t n,
-              float* amax, const float* rounded_with) {
+void quantize(const Cpu& cpu, Out* y, const T* x, const float* scale, const ElementRounder<T>& rounding,
+              int64_t n, float* amax, const float* rounded_with) {
   if (rounded_with && *rounded_with == *scale) return;
   const bool rounds = !std::isnan(*scale);
   const bool wants_amax = amax && *amax == unknown_amax;
@@ -189,7 +151,7 @@ void dequantize(const Cpu&, float* y, const bfloat16* x, const float* scale, int
 }
 
 template <class T>
-void encode(const Cpu&, uint8_t* codes, const T* x, const float* scale, const Rounding<T>& rounding,
+void encode(const Cpu&, uint8_t* codes, const T* x, const float* scale, const ElementRounder<T>& rounding,
             int64_t n) {
   round_all(codes, x, T(*scale), rounding, false, n,
             [&rounder = rounding.rounder](T rounded) { return uint8_t(rounder.code(rounded)); });
@@ -202,7 +164,7 @@ void decode(const Cpu&, float* y, const uint8_t* codes, const std::array<float, 
 }
 
 template <class T>
-void zero_saturated(const Cpu&, T* dx, const T* dy, const T* x, const float* scale, T max, int64_t n) {
+void clipped_ste_grad(const Cpu&, T* dx, const T* dy, const T* x, const float* scale, T max, int64_t n) {
   parallel_for(n, grain, [=, s = T(*scale)](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) dx[i] = std::abs(quotient(x[i], s)) > max ? T(0) : dy[i];
   });
@@ -224,6 +186,6 @@ AG_INSTANTIATE_FOR(quantize<bfloat16, float>)
 AG_INSTANTIATE_FOR(quantize<float, float>)
 AG_INSTANTIATE_FOR(quantize<double, double>)
 AG_INSTANTIATE_FLOATING(encode)
-AG_INSTANTIATE_FLOATING(zero_saturated)
+AG_INSTANTIATE_FLOATING(clipped_ste_grad)
 
 }  // namespace altgrad::kernels::inline on_cpu

@@ -9,7 +9,7 @@ namespace {
 
 // Element i of x on the grid of the format.
 template <class T>
-AG_DEVICE T rounded(T x, T scale, const Rounding<T>& how, int64_t i) {
+AG_DEVICE T rounded(T x, T scale, const ElementRounder<T>& how, int64_t i) {
   const T q = quotient(x, scale);
   return how.random ? how.rounder(q, how.random->word(uint64_t(i))) : how.rounder(q);
 }
@@ -27,7 +27,7 @@ AG_DEVICE Out dequantized(T rounded, T scale) {
 
 // What all blocks read, *amax, is written when all have ended.
 template <class Out, class T>
-void quantize(const Cuda& device, Out* y, const T* x, const float* scale, const Rounding<T>& rounding,
+void quantize(const Cuda& device, Out* y, const T* x, const float* scale, const ElementRounder<T>& rounding,
               int64_t n, float* amax, const float* rounded_with) {
   const cuda::Scratch<unsigned> largest(device, 1);
   unsigned* const top = largest.data();
@@ -57,8 +57,8 @@ void dequantize(const Cuda& device, float* y, const bfloat16* x, const float* sc
 }
 
 template <class T>
-void encode(const Cuda& device, uint8_t* codes, const T* x, const float* scale, const Rounding<T>& rounding,
-            int64_t n) {
+void encode(const Cuda& device, uint8_t* codes, const T* x, const float* scale,
+            const ElementRounder<T>& rounding, int64_t n) {
   cuda::each(device, "encode", n, [=] AG_LAMBDA(int64_t i) {
     codes[i] = uint8_t(rounding.rounder.code(rounded(x[i], T(*scale), rounding, i)));
   });
@@ -70,9 +70,9 @@ void decode(const Cuda& device, float* y, const uint8_t* codes, const std::array
 }
 
 template <class T>
-void zero_saturated(const Cuda& device, T* dx, const T* dy, const T* x, const float* scale, T max,
-                    int64_t n) {
-  cuda::each(device, "zero_saturated", n,
+void clipped_ste_grad(const Cuda& device, T* dx, const T* dy, const T* x, const float* scale, T max,
+                      int64_t n) {
+  cuda::each(device, "clipped_ste_grad", n,
              [=] AG_LAMBDA(int64_t i) { dx[i] = std::abs(quotient(x[i], T(*scale))) > max ? T(0) : dy[i]; });
 }
 
@@ -94,6 +94,6 @@ AG_INSTANTIATE_FOR(quantize<bfloat16, float>)
 AG_INSTANTIATE_FOR(quantize<float, float>)
 AG_INSTANTIATE_FOR(quantize<double, double>)
 AG_INSTANTIATE_FLOATING(encode)
-AG_INSTANTIATE_FLOATING(zero_saturated)
+AG_INSTANTIATE_FLOATING(clipped_ste_grad)
 
 }  // namespace altgrad::kernels::inline on_cuda

@@ -53,7 +53,7 @@ void detail::round_into(const Tensor& values, const Tensor& x, const Format& for
                         const std::optional<RandomStream>& random, const Tensor& scale, float* amax,
                         const float* rounded_with) {
   dispatch("quantize", x, [&]<class T>(const auto& device) {
-    const kernels::Rounding<T> rounding{Rounder<T>(format, cast.rounding, cast.overflow), random};
+    const kernels::ElementRounder<T> rounding{Rounder<T>(format, cast.rounding, cast.overflow), random};
     const auto round = [&](auto* y) {
       kernels::quantize(device, y, x.ptr<T>(), scale.ptr<float>(), rounding, x.numel(), amax, rounded_with);
     };

@@ -83,8 +83,8 @@ Tensor encode(const Tensor& x, const Format& format, float scale, CastOptions op
   const Tensor codes = Tensor::empty(x.shape(), {DType::u8, x.device()}),
                divisor = scale_on(x.device(), scale);
   dispatch("encode", x, [&]<class T>(const auto& device) {
-    const kernels::Rounding<T> rounding{Rounder<T>(format, options.rounding, options.overflow),
-                                        draw(options.rounding)};
+    const kernels::ElementRounder<T> rounding{Rounder<T>(format, options.rounding, options.overflow),
+                                              draw(options.rounding)};
     kernels::encode(device, codes.ptr<uint8_t>(), x.ptr<T>(), divisor.ptr<float>(), rounding, x.numel());
   });
   return codes;
@@ -113,7 +113,8 @@ Tensor detail::clipped_ste_grad(const Tensor& dy, const Tensor& x, const Format&
   const Tensor dx = Tensor::empty(x.shape(), x.options());
   dispatch("clipped_ste_grad", x, [&]<class T>(const auto& device) {
     const T max = T(std::min<double>(format.max(), std::numeric_limits<T>::max()));
-    kernels::zero_saturated(device, dx.ptr<T>(), dy.ptr<T>(), x.ptr<T>(), scale.ptr<float>(), max, x.numel());
+    kernels::clipped_ste_grad(device, dx.ptr<T>(), dy.ptr<T>(), x.ptr<T>(), scale.ptr<float>(), max,
+                              x.numel());
   });
   return dx;
 }

@@ -85,9 +85,9 @@ QuantizedLinear QuantizedLinear::from_linear(std::shared_ptr<nn::Linear> linear,
   if (!linear) fail("QuantizedLinear: the Linear is null");
   if (!options.skip_patterns.empty()) fail("QuantizedLinear: skip_patterns are for quantize_model");
   check_quantize_options(format, options);
-  const auto quantizer = [&, on = linear->weight().device()](const std::optional<Format>& role_format) {
+  const auto quantizer = [&, device = linear->weight().device()](const std::optional<Format>& role_format) {
     return Quantizer{role_format,
-                     AmaxHistory(options.history_length, on),
+                     AmaxHistory(options.history_length, device),
                      options.scaling,
                      {options.rounding, options.overflow, options.ste}};
   };

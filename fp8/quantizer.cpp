@@ -21,6 +21,8 @@ std::ostream& operator<<(std::ostream& out, Scaling scaling) {
 QTensor Quantizer::apply(const Tensor& x, bool record,
                          std::initializer_list<std::optional<Format>> partners) {
   check_floating("quantize", x);
+  if (x.device() != history.device())
+    fail("quantize: x is on ", x.device(), ", the amax history on ", history.device());
   if (!format) {
     replayed([&] {
       if (record) history.update(x);
@@ -34,20 +36,20 @@ QTensor Quantizer::apply(const Tensor& x, bool record,
                expected = Tensor::full({}, NAN, number);  // stays so where checkpoint() runs this again
   std::optional<RandomStream> random;
   if (cast.rounding == Rounding::stochastic) random = rounding_generator().next();
-  const auto round = [&](const Tensor& scale, const float* rounded_with) {
-    detail::round_into(values, x, *format, cast, random, scale, amax.ptr<float>(), rounded_with);
+  const auto round = [&](const Tensor& scale, float* amax, const float* rounded_with) {
+    detail::round_into(values, x, *format, cast, random, scale, amax, rounded_with);
   };
   const Tensor scale = replayed([&] {
     const detail::ScaleRule rule{scaling, float(std::min(format->max(), 0x1p127)), record};
     const Tensor next = Tensor::empty({}, number);
     dispatch_device(x.device(), [&](const auto& device) {
       kernels::predict_scale(device, expected.ptr<float>(), history.memory(), rule);
-      round(expected, nullptr);
+      round(expected, amax.ptr<float>(), nullptr);
       kernels::update_scale(device, next.ptr<float>(), history.memory(), amax.ptr<float>(), rule);
     });
     return next;
   });
-  round(scale, expected.ptr<float>());
+  round(scale, nullptr, expected.ptr<float>());
   return {values, scale, format};
 }
 

@@ -5,7 +5,7 @@
 #pragma once
 
 #include <altgrad/nn/containers.h>
-#include <altgrad/nn/optim.h>
+#include <altgrad/nn/optim/optimizer.h>
 
 ALTGRAD_API_BEGIN
 namespace altgrad::models {

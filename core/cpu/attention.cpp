@@ -14,10 +14,11 @@ namespace {
 
 constexpr int64_t strip = 32;  // queries handled together, and the unit of keys they are scored against
 
-// From one row of scores to the next: the keys in whole units and a little more, or long rows share cache sets.
-int64_t row_stride(int64_t keys) { return (keys + strip - 1) / strip * strip + 16; }
+// The distance from one row of scores to the next is the keys' in whole units and a little more, or long rows would share
+// cache sets.
+int64_t row_stride(int64_t keys) { return round_up(keys, strip) + 16; }
 
-// Of a block of `strip` keys on the diagonal, those after query r's own become x.
+// Sets the scores of a block of `strip` keys on the diagonal that come after query r's own to x.
 template <class T>
 void mask_diagonal(T* __restrict block, int64_t r, T x) {
   for (int j = 0; j < int(strip); ++j) block[j] = j <= int(r) ? block[j] : x;
@@ -44,9 +45,8 @@ struct Head {
     return {of + first * stride(), 1, stride()};
   }
   // Elements for any of its matrices as a cpu::PackedB, in whole lines of the cache.
-  int64_t factor_size() const {
-    const int64_t n = std::max(cpu::PackedB<T>::size(size, length), cpu::PackedB<T>::size(length, size));
-    return (n + 15) / 16 * 16;
+  int64_t packed_size() const {
+    return round_up(std::max(cpu::PackedB<T>::size(size, length), cpu::PackedB<T>::size(length, size)), 16);
   }
 };
 
@@ -57,14 +57,14 @@ struct Head {
 template <class T>
 void attention(const Cpu&, T* y, LogSumExp<T>* lse, const T* qkv, int64_t batch, int64_t length,
                int64_t heads, int64_t head_size) {
-  const int64_t pairs = batch * heads, strips = std::max<int64_t>(1, (length + strip - 1) / strip);
+  const int64_t pairs = batch * heads, strips = std::max<int64_t>(1, divide_up(length, strip));
   const int64_t parts =
       std::clamp<int64_t>(2 * int64_t(num_threads()) / std::max<int64_t>(pairs, 1), 1, strips);
   const T scale = T(1) / std::sqrt(T(head_size));
   parallel_tasks(pairs * parts, [=](int64_t task) {
     const int64_t pair = task / parts;
     const Head<T> head(qkv, pair, length, heads, head_size);
-    const int64_t ld = row_stride(length), space = head.factor_size();
+    const int64_t ld = row_stride(length), space = head.packed_size();
     T* const scores = static_cast<T*>(scratch(size_t(strip * ld + 2 * space) * sizeof(T)));
     T* const out = y + pair / heads * length * head.channels + pair % heads * head_size;
     const cpu::PackedB<T> keys(scores + strip * ld, head.columns(head.k), head_size, length);
@@ -100,14 +100,14 @@ void attention(const Cpu&, T* y, LogSumExp<T>* lse, const T* qkv, int64_t batch,
 template <class T>
 void attention_grad(const Cpu&, T* dqkv, const T* dy, const T* qkv, const T* y, const LogSumExp<T>* lse,
                     int64_t batch, int64_t length, int64_t heads, int64_t head_size) {
-  const int64_t strips = (length + strip - 1) / strip;
+  const int64_t strips = divide_up(length, strip);
   const T scale = T(1) / std::sqrt(T(head_size));
   parallel_tasks(batch * heads, [=](int64_t pair) {
     const Head<T> head(qkv, pair, length, heads, head_size);
     const int64_t stride = head.stride(), channels = head.channels;
     T* const dq = dqkv + (head.q - qkv);
     const int64_t at = pair / heads * length * channels + pair % heads * head_size;
-    const int64_t ld = row_stride(length), space = head.factor_size();
+    const int64_t ld = row_stride(length), space = head.packed_size();
     T* const probs = static_cast<T*>(scratch(size_t(2 * strip * ld + 4 * space) * sizeof(T)));
     T* const dscores = probs + strip * ld;
     T* const memory = dscores + strip * ld;

@@ -23,7 +23,7 @@ void gather_grad(const Cpu&, T* dx, double beta, const T* dy, const int64_t* ids
                  int64_t count, int64_t inner) {
   if (n == 0) return;  // outer may be anything
   constexpr int64_t block = 64;
-  const int64_t blocks = (inner + block - 1) / block;
+  const int64_t blocks = divide_up(inner, block);
   parallel_tasks(outer * blocks, [=](int64_t task) {
     const int64_t o = task / blocks, first = task % blocks * block, columns = std::min(block, inner - first);
     for (int64_t i = 0; beta == 0 && i < n; ++i) std::fill_n(dx + (o * n + i) * inner + first, columns, T(0));

@@ -2,6 +2,7 @@
 // by its sizes, the grid is the same for any number of threads, so that the result is too.
 #include <altgrad/core/cpu/matmul.h>
 #include <altgrad/core/cpu/parallel.h>
+#include <altgrad/core/internal/instantiate.h>
 #include <altgrad/core/internal/kernels/gemm.h>
 #include <altgrad/core/memory.h>
 
@@ -28,13 +29,13 @@ void for_blocks(int64_t m, int64_t n, int64_t k, int64_t block_rows, bool packs_
   const double work = double(m) * double(n) * double(k);
   const int64_t threads = int64_t(std::clamp<double>(work / double(work_per_thread), 1, num_threads()));
   const int64_t units_m = divide_up(m, block_rows), units_n = divide_up(n, block_columns);
-  int64_t across = 1, least = INT64_MAX;
+  int64_t across = 1, lowest_cost = INT64_MAX;
   for (int64_t columns = 1; columns <= threads; ++columns) {
     if (threads % columns != 0) continue;
     const int64_t high = divide_up(units_m, threads / columns) * block_rows,
                   wide = divide_up(units_n, columns) * block_columns;
     const int64_t cost = high * wide + row_cost * high + (packs_b ? packed_column_cost : column_cost) * wide;
-    if (cost < least) across = columns, least = cost;
+    if (cost < lowest_cost) across = columns, lowest_cost = cost;
   }
   const int64_t down = threads / across;
   parallel_tasks(threads, [&](int64_t task) {
@@ -77,7 +78,8 @@ class Padded {
  public:
   Padded(const bfloat16* x, bool trans, int64_t rows, int64_t columns) {
     const int64_t height = trans ? columns : rows, width = trans ? rows : columns;
-    const int64_t stride = round_up(width), padded_height = round_up(height);
+    const int64_t stride = round_up(width, cpu::bf16_padding),
+                  padded_height = round_up(height, cpu::bf16_padding);
     const auto* data = reinterpret_cast<const uint16_t*>(x);
     if (stride != width || padded_height != height) {
       memory_ =
@@ -98,7 +100,6 @@ class Padded {
   cpu::MatrixView<uint16_t> operand;
 
  private:
-  static int64_t round_up(int64_t n) { return divide_up(n, cpu::bf16_padding) * cpu::bf16_padding; }
   detail::Ref<detail::Storage> memory_;
 };
 
@@ -155,10 +156,7 @@ void gemm(const Cpu&, float* c, const bfloat16* a, const bfloat16* b, const floa
   });
 }
 
-#define AG_INSTANTIATE(T)                                              \
-  template void gemm(const Cpu&, T*, const T*, const T*, const Gemm&); \
-  template void linear(const Cpu&, T*, const T*, const T*, const T*, int64_t, int64_t, int64_t);
-AG_INSTANTIATE(float)
-AG_INSTANTIATE(double)
+AG_INSTANTIATE_FLOATING(gemm)
+AG_INSTANTIATE_FLOATING(linear)
 
 }  // namespace altgrad::kernels::inline on_cpu

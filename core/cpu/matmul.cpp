@@ -4,6 +4,7 @@
 #include <altgrad/core/cpu/isa.h>
 #include <altgrad/core/cpu/matmul.h>
 #include <altgrad/core/cpu/parallel.h>
+#include <altgrad/core/internal/instantiate.h>
 
 #include <unistd.h>
 
@@ -164,12 +165,9 @@ void PackedB<T>::multiply(T* c, int64_t ldc, MatrixView<T> a, int64_t m, int64_t
   eigen_matmul<T>(c, ldc, a, b_, m, n, k, alpha, beta, nullptr);
 }
 
-#define AG_INSTANTIATE(T)                                                                          \
-  template void matmul(T*, int64_t, MatrixView<T>, MatrixView<T>, int64_t, int64_t, int64_t, T, T, \
-                       const T*);                                                                  \
-  template bool sums_follow_sizes<T>();                                                            \
-  template class PackedB<T>;
-AG_INSTANTIATE(float)
-AG_INSTANTIATE(double)
+AG_INSTANTIATE_FLOATING(matmul)
+AG_INSTANTIATE_FLOATING(sums_follow_sizes)
+template class PackedB<float>;
+template class PackedB<double>;
 
 }  // namespace altgrad::cpu

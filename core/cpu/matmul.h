@@ -70,7 +70,7 @@ extern const PackedKernels packed_avx2, packed_avx512;
 void packed_matmul(const PackedKernels& kernels, float* c, int64_t ldc, MatrixView<float> a,
                    MatrixView<float> b, int64_t m, int64_t n, int64_t k, float alpha, float beta,
                    const float* bias, float* scratch);
-// Of a block: 576 KiB of B, 433 KiB (AVX-512) or 217 KiB (AVX2) of A. Sums are cut at packed_max_k whatever the machine.
+// A block has at most 576 KiB of B and 433 KiB (AVX-512) or 217 KiB (AVX2) of A. Sums are cut at packed_max_k whatever the machine.
 constexpr int64_t packed_max_k = 384, packed_max_n = 384, packed_max_strips = 18;
 constexpr int64_t packed_a_size = packed_max_strips * 16 * (packed_max_k + 1);
 constexpr int64_t packed_scratch = packed_max_k * packed_max_n + packed_a_size;

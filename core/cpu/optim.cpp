@@ -16,7 +16,7 @@ template <class Param, class F>
 void for_all_elements(std::span<const Param> params, F&& update) {
   int64_t total = 0;
   for (const Param& p : params) total += p.n;
-  parallel_tasks((total + task_size - 1) / task_size, [&](int64_t task) {
+  parallel_tasks(divide_up(total, task_size), [&](int64_t task) {
     int64_t begin = task * task_size, end = begin + task_size;  // counted from the start of p
     for (const Param& p : params) {
       if (end <= 0) break;

@@ -110,7 +110,7 @@ template <int R, int V>
   }
 }
 
-// Of AVX2's loop a fifth would be sums of addresses: strides of A that the compiler knows are constants in loads.
+// Strides of A that the compiler knows become constants in loads: computing addresses would be a fifth of AVX2's loop.
 template <int R, int V>
 void tile(float* c, int64_t ldc, const float* a, int64_t a_row, int64_t a_k, const float* b, int64_t b_row,
           int64_t k, int64_t columns, float alpha, float beta, const float* bias) {

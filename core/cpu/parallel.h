@@ -20,6 +20,7 @@
 namespace altgrad {
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_up(int64_t n, int64_t unit) { return divide_up(n, unit) * unit; }
 
 // No exception may leave an OpenMP region: one of those that threads throw is thrown again behind it.
 class FirstError {
@@ -52,7 +53,7 @@ void parallel_for(int64_t n, int64_t grain, F&& f) {
     return;
   }
   const int64_t unit = std::clamp<int64_t>(grain, 1, 64);
-  const int64_t piece = ((n + threads - 1) / threads + unit - 1) / unit * unit;
+  const int64_t piece = round_up(divide_up(n, threads), unit);
   FirstError error;
 #pragma omp parallel for num_threads(int(threads)) schedule(static, 1)
   for (int64_t t = 0; t < threads; ++t) {
@@ -89,8 +90,7 @@ void parallel_tasks(int64_t tasks, F&& f) {
 template <class F>
 double chunked_sum(int64_t n, F&& partial) {
   constexpr int64_t max_chunks = 64, min_chunk = 4096;
-  const int64_t chunk = std::max((n + max_chunks - 1) / max_chunks, min_chunk),
-                chunks = (n + chunk - 1) / chunk;
+  const int64_t chunk = std::max(divide_up(n, max_chunks), min_chunk), chunks = divide_up(n, chunk);
   double sums[max_chunks];
   parallel_tasks(chunks, [&](int64_t i) { sums[i] = partial(i * chunk, std::min(n, (i + 1) * chunk)); });
   double total = 0;
@@ -113,7 +113,7 @@ void* thread_memory(size_t bytes) {
   static thread_local const AtEnd at_end;
   if (buffer.bytes < bytes) {
     std::free(std::exchange(buffer, {}).data);
-    const size_t pages = (bytes + 4095) / 4096 * 4096;
+    const size_t pages = size_t(round_up(int64_t(bytes), 4096));
     void* const data = detail::host_allocate(pages);
     if (!data) throw std::bad_alloc();
     buffer = {data, pages};

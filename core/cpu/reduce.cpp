@@ -1,10 +1,10 @@
 // Reductions. Sums are carried in f64 and cut into pieces that depend on the size alone, so they do not
 // change with the number of threads.
+#include <altgrad/core/cpu/amax.h>
 #include <altgrad/core/cpu/column_sums.h>
 #include <altgrad/core/internal/instantiate.h>
 #include <altgrad/core/internal/kernels/reduce.h>
 
-#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -13,16 +13,6 @@ namespace {
 
 constexpr int64_t columns = 64;  // inner elements handled together
 constexpr int64_t task_work = 1 << 14;
-
-template <class T>
-using Bits = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
-
-// Without its sign, a float's bits order as integers, Inf above every number and NaN above Inf; and an
-// integer maximum vectorises where a float one does not.
-template <class T>
-Bits<T> magnitude_bits(T x) {
-  return std::bit_cast<Bits<T>>(x) & std::numeric_limits<Bits<T>>::max();
-}
 
 template <class T, class F>
 double sum_of(const T* x, int64_t begin, int64_t end, F f) {
@@ -35,10 +25,10 @@ double sum_of(const T* x, int64_t begin, int64_t end, F f) {
 // f(outer index, first column, number of columns) for every block of columns.
 template <class F>
 void for_column_blocks(int64_t outer, int64_t n, int64_t inner, F&& f) {
-  const int64_t blocks = (inner + columns - 1) / columns;
+  const int64_t blocks = divide_up(inner, columns);
   const int64_t group = std::max<int64_t>(1, task_work / std::max<int64_t>(1, n * std::min(inner, columns)));
   const int64_t total = outer * blocks;
-  parallel_tasks((total + group - 1) / group, [&](int64_t task) {
+  parallel_tasks(divide_up(total, group), [&](int64_t task) {
     for (int64_t i = task * group; i < std::min(total, (task + 1) * group); ++i) {
       const int64_t first = i % blocks * columns;
       f(i / blocks, first, std::min(columns, inner - first));
@@ -49,18 +39,9 @@ void for_column_blocks(int64_t outer, int64_t n, int64_t inner, F&& f) {
 // The largest |x| itself.
 template <class T>
 T exact_amax(const T* x, int64_t n) {
-  const int64_t chunk = 1 << 15, chunks = (n + chunk - 1) / chunk;
-  const int threads = int(std::min<int64_t>(num_threads(), std::max<int64_t>(1, chunks)));
-  Bits<T> top = 0;
-#pragma omp parallel for num_threads(threads) reduction(max : top) if (threads > 1)
-  for (int64_t c = 0; c < chunks; ++c) {
-    const T* __restrict in = x + c * chunk;
-    const int64_t count = std::min(chunk, n - c * chunk);
-    Bits<T> m = 0;
-    for (int64_t i = 0; i < count; ++i) m = std::max(m, magnitude_bits(in[i]));
-    top = std::max(top, m);
-  }
-  return std::bit_cast<T>(top);
+  SharedAmax<T> amax;
+  parallel_for(n, 1 << 15, [&](int64_t begin, int64_t end) { amax.see(amax_of(x + begin, end - begin)); });
+  return amax.value();
 }
 
 }  // namespace

@@ -52,7 +52,8 @@ std::array<T, sizeof...(F)> row_sums(int64_t n, F... f) {
   return totals;
 }
 
-// The sum of f(i). With AVX-512 one vector holds as many parts, and the compiler's order is the one of all results so far.
+// The sum of f(i). In builds for AVX-512 one vector holds as many parts, in an order of the compiler's: the last bits are
+// others than those of a portable build on the same machine.
 template <class T, class F>
 T row_sum(int64_t n, F f) {
 #if defined(__AVX512F__)

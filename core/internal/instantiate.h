@@ -1,10 +1,11 @@
-// Instantiates a template of functions, by its name and leading arguments, for the floating dtypes, and for all dtypes.
+// Explicit instantiations of kernels, whose bodies are in files of their own.
 #pragma once
 
 #include <altgrad/core/bfloat16.h>
 
 #include <cstdint>
 
+// Instantiates a template of functions, by its name and leading arguments, for the floating dtypes, and for all dtypes.
 #define AG_INSTANTIATE_FOR(...) template decltype(__VA_ARGS__) __VA_ARGS__;
 #define AG_INSTANTIATE_FLOATING(name, ...)                   \
   AG_INSTANTIATE_FOR(name<__VA_ARGS__ __VA_OPT__(, ) float>) \

@@ -14,7 +14,7 @@ namespace altgrad::math {
 
 // x = 2 k ln 2 + r with |r| <= ln 2, a minimax polynomial in r, then 2^k twice, so that subnormal results are right.
 // The number added to round x log2(e) / 2 to k leaves k + 127 in the low bits of the sum: 2^k, shifted into place.
-// For x <= 89, or NaN: half of what keeping x within range costs.
+// x must be at most 89, or NaN: this saves half of what keeping x within range costs.
 AG_HD inline float exp_bounded(float x) {
   x = x < -104.0f ? -104.0f : x;
   const float magic = 12583039.0f;  // 1.5 * 2^23 + 127

@@ -56,30 +56,32 @@ constexpr float unknown_amax = std::numeric_limits<float>::infinity();
 
 // How a tensor is rounded: to the rounder's format, element i by word i of `random` where there is one.
 template <class T>
-struct Rounding {
+struct ElementRounder {
   fp8::Rounder<T> rounder;
   std::optional<RandomStream> random;
 };
 
 inline namespace on_cpu {
 
-// y = rounder(q(x)) * *scale, or, in bf16, rounder(q(x)), for formats whose numbers bf16 holds. amax may be null; *amax is
-// the largest |x| as a float, NaN where x holds one, or unknown_amax, and then becomes it: in f32 it is found on the way. Where *scale is NaN, x is not rounded, only looked at; where it is
-// *rounded_with, which may be null, nothing is done.
+// y = rounder(q(x)) * *scale, or, in bf16, rounder(q(x)), for formats whose numbers bf16 holds.
+//   scale          Where it is NaN, x is not rounded, only looked at.
+//   amax           May be null. Where it is unknown_amax, it becomes the largest |x| as a float, NaN where x holds one: in
+//                  f32 it is found on the way.
+//   rounded_with   May be null. Where it equals the scale, y is there already, and nothing is done.
 template <class Out, class T>
-void quantize(const Cpu&, Out* y, const T* x, const float* scale, const Rounding<T>& rounding, int64_t n,
-              float* amax, const float* rounded_with = nullptr);
+void quantize(const Cpu&, Out* y, const T* x, const float* scale, const ElementRounder<T>& rounding,
+              int64_t n, float* amax, const float* rounded_with = nullptr);
 // y = x * *scale
 void dequantize(const Cpu&, float* y, const bfloat16* x, const float* scale, int64_t n);
 // codes = rounder.code(rounder(q(x)))
 template <class T>
-void encode(const Cpu&, uint8_t* codes, const T* x, const float* scale, const Rounding<T>& rounding,
+void encode(const Cpu&, uint8_t* codes, const T* x, const float* scale, const ElementRounder<T>& rounding,
             int64_t n);
 // y = table[code]
 void decode(const Cpu&, float* y, const uint8_t* codes, const std::array<float, 256>& table, int64_t n);
 // dx = |q(x)| > max ? 0 : dy
 template <class T>
-void zero_saturated(const Cpu&, T* dx, const T* dy, const T* x, const float* scale, T max, int64_t n);
+void clipped_ste_grad(const Cpu&, T* dx, const T* dy, const T* x, const float* scale, T max, int64_t n);
 
 // *scale = update_scale(history, *amax, rule) and predicted_scale(history, rule) (scale.h); and *amax is recorded.
 void update_scale(const Cpu&, float* scale, const fp8::detail::History& history, const float* amax,
@@ -94,15 +96,15 @@ void record_amax(const Cpu&, const fp8::detail::History& history, const float* a
 inline namespace on_cuda {
 
 template <class Out, class T>
-void quantize(const Cuda&, Out* y, const T* x, const float* scale, const Rounding<T>& rounding, int64_t n,
-              float* amax, const float* rounded_with = nullptr);
+void quantize(const Cuda&, Out* y, const T* x, const float* scale, const ElementRounder<T>& rounding,
+              int64_t n, float* amax, const float* rounded_with = nullptr);
 void dequantize(const Cuda&, float* y, const bfloat16* x, const float* scale, int64_t n);
 template <class T>
-void encode(const Cuda&, uint8_t* codes, const T* x, const float* scale, const Rounding<T>& rounding,
+void encode(const Cuda&, uint8_t* codes, const T* x, const float* scale, const ElementRounder<T>& rounding,
             int64_t n);
 void decode(const Cuda&, float* y, const uint8_t* codes, const std::array<float, 256>& table, int64_t n);
 template <class T>
-void zero_saturated(const Cuda&, T* dx, const T* dy, const T* x, const float* scale, T max, int64_t n);
+void clipped_ste_grad(const Cuda&, T* dx, const T* dy, const T* x, const float* scale, T max, int64_t n);
 void update_scale(const Cuda&, float* scale, const fp8::detail::History& history, const float* amax,
                   const fp8::detail::ScaleRule& rule);
 void predict_scale(const Cuda&, float* scale, const fp8::detail::History& history,

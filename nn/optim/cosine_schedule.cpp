@@ -1,6 +1,8 @@
 // The formula, in the default floating-point environment, so that a learning rate has the same bits everywhere.
+#include <altgrad/nn/optim/cosine_schedule.h>
+
+#include <altgrad/core/error.h>
 #include <altgrad/core/float_environment.h>
-#include <altgrad/nn/optim.h>
 
 #include <cmath>
 #include <numbers>

@@ -2,6 +2,7 @@
 // position over all groups.
 #include <altgrad/nn/optim/optimizer.h>
 
+#include <altgrad/core/dispatch.h>
 #include <altgrad/core/internal/utf8.h>
 
 #include <algorithm>
@@ -29,11 +30,6 @@ void Optimizer::check_setting(const char* what, double value) const {
     fail(name_, ": ", what, " must be finite and not negative, got ", value);
 }
 
-void Optimizer::check_has_gradient(const Tensor& p, size_t i) const {
-  if (!is_floating(p.dtype()))
-    fail(name_, ": parameter ", i, " of shape ", p.shape(), " is ", p.dtype(), ", which has no gradient");
-}
-
 Optimizer::Optimizer(const char* name, std::vector<ParamGroup> groups, double lr, double weight_decay,
                      std::vector<std::string> state)
     : name_(name), groups_(std::move(groups)) {
@@ -46,7 +42,9 @@ Optimizer::Optimizer(const char* name, std::vector<ParamGroup> groups, double lr
   std::set<const void*> memory;
   for_each_parameter(groups_, [&](const ParamGroup&, const Tensor& p, size_t i) {
     if (!p.defined()) fail(name_, ": parameter ", i, " is undefined");
-    check_has_gradient(p, i);
+    if (!is_floating(p.dtype())) {
+      fail(name_, ": parameter ", i, " of shape ", p.shape(), " is ", p.dtype(), ", which has no gradient");
+    }
     if (!memory.insert(p.raw()).second) {
       fail(name_, ": parameter ", i, " of shape ", p.shape(), " was given before");
     }
@@ -96,7 +94,6 @@ void Optimizer::check_parameters() const {
     if (i >= parameters_.size() || p.id() != parameters_[i].id()) {
       fail(name_, ": parameter ", i, " of shape ", p.shape(), " is not one that the optimizer was made for");
     }
-    check_has_gradient(p, i);
   });
   if (count != parameters_.size()) {
     fail(name_, ": made for ", parameters_.size(), " parameters, its groups now hold ", count);
@@ -155,9 +152,13 @@ const Step& Optimizer::begin_step() {
   step_.f64.clear();
   for_each_parameter(groups_, [&](const ParamGroup& group, const Tensor& p, size_t i) {
     if (!p.has_grad()) return;
-    const auto g = size_t(&group - groups_.data());
-    if (p.dtype() == DType::f32) list(step_.f32, p, g, i);
-    if (p.dtype() == DType::f64) list(step_.f64, p, g, i);
+    dispatch(name_, p, [&]<class T>(const auto&) {
+      if constexpr (std::is_same_v<T, float>) {
+        list(step_.f32, p, size_t(&group - groups_.data()), i);
+      } else {
+        list(step_.f64, p, size_t(&group - groups_.data()), i);
+      }
+    });
   });
   return step_;
 }

@@ -36,9 +36,11 @@ struct Step {
   std::vector<ParamView<float>> f32;
   std::vector<ParamView<double>> f64;
 
-  /// update(view) for each.
+  /// update(view) for each, on the CPU. Throws std::invalid_argument where the parameters are elsewhere: there it takes
+  /// a kernel.
   template <class F>
   void for_each(F update) const {
+    if (!device.is_cpu()) fail("optimizer: for_each runs on the CPU, and the parameters are on ", device);
     for (const auto& p : f32) update(p);
     for (const auto& p : f64) update(p);
   }
@@ -87,7 +89,6 @@ class Optimizer {
     std::string name;
     std::vector<Tensor> tensors;  // by the parameter's position
   };
-  void check_has_gradient(const Tensor& p, size_t i) const;
   void check_updates(const Tensor& updates) const;
   const ParamGroup& first_group() const;
   void check_parameters() const;

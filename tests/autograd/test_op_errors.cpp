@@ -123,6 +123,7 @@ TEST_CASE("every op refuses what does not fit, by name and with the shapes, befo
        },
        {"permute: axis 0 is given twice", "(2, 3)"}},
       {[&] { a.permute({0}); }, {"permute: 1 axes", "(2, 3)"}},
+      {[&] { a.permute(std::vector<int>(9)); }, {"axes: 9 given, a tensor has at most 8"}},
       {[&] {
          a.permute({0, 2});
        },

@@ -298,6 +298,10 @@ TEST_CASE("reductions over any axes agree with plain loops", "[ops]") {
     }
     CHECK(distance(sum(x, {1, -1}, true), sum(x, std::vector<int>{1, 2}, true)) == 0);
     CHECK(distance(sum(x), sum(x, {0, 1, 2})) == 0);
+    const Axes first = {0}, others = std::vector<int>{1, 2},
+               reordered(others);  // copies, which outlive the lists
+    CHECK(distance(sum(sum(x, others), first), sum(x)) <= 1e-6 * (1 + std::abs(sum(x).item<double>())));
+    CHECK(distance(sum(x, reordered), sum(x, {1, 2})) == 0);
     CHECK(distance(mean(x), mean(x, {0, 1, 2})) == 0);
     CHECK(distance(max(x), max(x, {0, 1, 2})) == 0);
     CHECK(var(x).item<double>() ==

@@ -60,8 +60,9 @@ struct Case {
   bool bias = false;
 };
 
-// With `pad` columns after each matrix's own, filled with NaN: the largest |difference| from f64, in units of the largest sum that such terms would make with random signs (a sum
-// may cancel out, its rounding does not); Inf where memory beside C was written.
+// With `pad` columns after each matrix's own, filled with NaN: the largest |difference| from f64, in units of the largest
+// sum that such terms would make with random signs (a sum may cancel out, its rounding does not); Inf where memory beside
+// C was written.
 double error(const Product& product, const Case& s, int64_t pad) {
   constexpr float nan = std::numeric_limits<float>::quiet_NaN();
   const auto filled = [&](int64_t rows, int64_t columns, uint64_t seed) {

@@ -107,6 +107,12 @@ const std::vector<Row> rows = {
        return round_trip(x[0], {.rounding = fp8::Rounding::stochastic, .ste = fp8::Ste::clipped});
      },
      {{70001}}},
+    {"dequantize",
+     [](Inputs x) {
+       const fp8::Quantizer bf16{fp8::E4M3, fp8::AmaxHistory(1), fp8::Scaling::current, {}};
+       return x[0] + fp8::Quantizer(bf16).apply(x[0].detach(), true, {fp8::E4M3}).dequantize();
+     },
+     {{70001}}},
 };
 const std::vector<Row> products = {
     {"matmul", [](Inputs x) { return matmul(x[0], x[1]); }, {{130, 301}, {301, 170}}},
