@@ -1,0 +1,127 @@
+// The library on the simulated device, where the test decides what no GPU lets it decide: the order of threads, how much
+// memory there is, and that nobody waits.
+#include <altgrad/altgrad.h>
+
+#include <simulator/simulator.h>
+
+#include <functional>
+
+#include "errors.h"
+#include "values.h"
+
+using namespace altgrad;
+
+namespace {
+
+// A setting of the simulator, put back at the end.
+template <class T>
+class Changed {
+ public:
+  Changed(T& setting, T value) : setting_(setting), before_(std::exchange(setting, value)) {}
+  ~Changed() { setting_ = before_; }
+  Changed(const Changed&) = delete;
+  Changed& operator=(const Changed&) = delete;
+
+ private:
+  T& setting_;
+  T before_;
+};
+
+// A step of training with all that a GPT has, and its results: the loss and all gradients.
+std::vector<Tensor> results_of_a_step(DType dtype) {
+  manual_seed(3);
+  models::GPT model(
+      {.n_layer = 1, .n_head = 2, .n_embd = 24, .block_size = 40, .vocab_size = 37, .dropout = 0.1});
+  fp8::quantize_model(model, fp8::E4M3, {.input_format = fp8::E4M3, .grad_format = fp8::E5M2});
+  model.to(dtype);
+  model.to(device());
+  optim::AdamW opt(model.parameters(), {});
+  const Tensor x = here::randint(37, {2, 40}), y = here::randint(37, {2, 40});
+  Tape tape;
+  const Tensor loss = model.loss(x, y);
+  tape.backward(loss);
+  const Tensor norm = nn::clip_grad_norm_(model.parameters(), 0.1);
+  opt.step();
+  std::vector<Tensor> results = {loss, norm};
+  for (const Tensor& p : model.parameters()) {
+    results.push_back(p);
+    results.push_back(p.grad());
+  }
+  for (const Tensor& t : results) t.to(Device::cpu());
+  return results;
+}
+
+// Of kernels that a GPT has none of, and at sizes of several blocks.
+std::vector<Tensor> results_of_ops(DType dtype) {
+  Generator generator(5);
+  const TensorOptions options{dtype, device()};
+  const Tensor x = Tensor::randn({70, 301}, options, generator).requires_grad(true),
+               w = Tensor::randn({301}, options, generator).requires_grad(true),
+               ids = Tensor::randint(70, {99}, device(), generator);
+  Tape tape;
+  const Tensor y = rms_norm(x, w) * softmax(x) + log_softmax(x), z = index_select(y, 0, ids);
+  const Tensor total = sum(z) + mean(max(x, {1})) + var(x) + mean(layer_norm(where(greater(x, w), x, w), w));
+  tape.backward(total);
+  return {total, x.grad(), w.grad(), argmax(x), fp8::encode(x.detach(), fp8::E5M2, 0.1f)};
+}
+
+}  // namespace
+
+TEST_CASE("kernels give the same bits in any order of threads and blocks", "[backend]") {
+  for (const auto& run : {results_of_a_step, results_of_ops}) {
+    for (const DType dtype : {DType::f32, DType::f64}) {
+      std::vector<Tensor> first;
+      for (const uint64_t order : {simulator::ascending, simulator::descending, uint64_t(7), uint64_t(8)}) {
+        const Changed changed(simulator::settings().order, order);
+        const std::vector<Tensor> now = run(dtype);
+        synchronize(device());
+        if (first.empty()) first = now;
+        for (size_t i = 0; i < now.size(); ++i) {
+          CAPTURE(order, i);
+          CHECK(same_bits(now[i], first[i]));
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("a step waits for nothing until its loss is read", "[backend]") {
+  models::GPT model = on_device(models::GPT(
+      {.n_layer = 1, .n_head = 2, .n_embd = 16, .block_size = 8, .vocab_size = 11, .dropout = 0.1}));
+  fp8::quantize_model(model, fp8::E4M3, {.input_format = fp8::E4M3, .grad_format = fp8::E5M2});
+  optim::AdamW opt(model.parameters(), {});
+  for (int step = 0; step < 5; ++step) {
+    const int64_t before = simulator::counts().waits;
+    const Tensor x = Tensor::randint(11, {2, 8}).to(device()), y = Tensor::randint(11, {2, 8}).to(device());
+    Tape tape;
+    const Tensor loss = model.loss(x, y);
+    tape.backward(loss);
+    nn::clip_grad_norm_(model.parameters(), 1.0);
+    opt.step();
+    opt.zero_grad();
+    if (step > 0) CHECK(simulator::counts().waits == before);
+    CHECK(loss.item<float>() > 0);
+    if (step > 0) CHECK(simulator::counts().waits == before + 1);
+  }
+}
+
+TEST_CASE("what is copied to the device may be changed at once, also where staging is full", "[backend]") {
+  for (const int64_t n : {1, 1000, 3'000'001}) {
+    const Tensor from = Tensor::arange(n);
+    const Tensor to = from.to(device());
+    from.fill_(-1);
+    CHECK(same_bits(to, Tensor::arange(n)));
+  }
+}
+
+TEST_CASE("out of memory gives cached memory back first, names all sizes, and is survived", "[backend]") {
+  empty_cache(device());
+  const int64_t in_use = memory_stats(device()).in_use;
+  const Changed changed(simulator::settings().memory, size_t(in_use) + (size_t(16) << 20));
+  const int64_t most = 15 << 20;
+  { here::empty({most / 2}, {DType::u8}); }  // stays in the cache
+  const Tensor large = here::empty({most}, {DType::u8});
+  CHECK(throws<std::runtime_error>([&] { here::empty({most}, {DType::u8}); },
+                                   {"out of memory on cuda:0", "asked for 15728640 bytes"}));
+  CHECK(sum(here::ones({10})).item<float>() == 10);
+}
