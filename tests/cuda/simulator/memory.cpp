@@ -16,7 +16,7 @@
 namespace altgrad::simulator {
 namespace {
 
-constexpr size_t range_bytes = size_t(1) << 36, granule = 256, page = 64 << 10;
+constexpr size_t range_bytes = size_t(1) << 36, granule = 256, page = 2 << 20;
 
 struct Allocation {
   int device;
@@ -35,6 +35,7 @@ struct Memory {
     void* const p = mmap(nullptr, range_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) throw std::bad_alloc();
     begin = static_cast<char*>(p);
+    madvise(begin, range_bytes, MADV_HUGEPAGE);  // or what is protected and opened with each wait would be many pages
   }
   void protect() {
     if (touched > 0) mprotect(begin, touched, accesses > 0 ? PROT_READ | PROT_WRITE : PROT_NONE);
