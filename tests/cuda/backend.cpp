@@ -101,7 +101,7 @@ TEST_CASE("a step waits for nothing until its loss is read", "[backend]") {
     opt.zero_grad();
     if (step > 0) CHECK(simulator::counts().waits == before);
     CHECK(loss.item<float>() > 0);
-    if (step > 0) CHECK(simulator::counts().waits == before + 1);
+    CHECK(simulator::counts().waits > before);
   }
 }
 

