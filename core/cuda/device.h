@@ -39,14 +39,16 @@ struct Grid {
 
 // kernel<<<grid.blocks, grid.threads, grid.shared_bytes, stream>>>(arguments...)
 template <class... P, class... A>
-void launch(const char* name, void (*kernel)(P...), cudaStream_t stream, const Grid& grid, const A&... arguments) {
+void launch(const char* name, void (*kernel)(P...), cudaStream_t stream, const Grid& grid,
+            const A&... arguments) {
 #if defined(__CUDACC__)
   kernel<<<grid.blocks, grid.threads, grid.shared_bytes, stream>>>(static_cast<P>(arguments)...);
 #else
   const std::tuple<P...> values(static_cast<P>(arguments)...);
   std::apply([&](const P&... value) { (simulator::check_argument(name, value), ...); }, values);
-  simulator::launch({name, reinterpret_cast<const void*>(kernel), grid.blocks, grid.threads, grid.shared_bytes}, stream,
-                    [=] { std::apply(kernel, values); });
+  simulator::launch(
+      {name, reinterpret_cast<const void*>(kernel), grid.blocks, grid.threads, grid.shared_bytes}, stream,
+      [=] { std::apply(kernel, values); });
 #endif
   check(cudaGetLastError(), name);
 }
@@ -113,7 +115,8 @@ AG_DEVICE T block_sum(T x AG_PLACE) {
 AG_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2] AG_PLACE) {
 #if defined(__CUDACC__)
   asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else
@@ -126,7 +129,8 @@ AG_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&
 AG_DEVICE void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2] AG_PLACE) {
 #if defined(__CUDACC__)
   asm volatile(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else
@@ -185,7 +189,8 @@ AG_DEVICE void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" : : "n"(pending) : "memory");
 #else
   simulator::AsyncCopy copy;
-  while (simulator::take_copy(pending, copy)) *static_cast<uint4*>(copy.to) = *static_cast<const uint4*>(copy.from);
+  while (simulator::take_copy(pending, copy))
+    *static_cast<uint4*>(copy.to) = *static_cast<const uint4*>(copy.from);
 #endif
 }
 

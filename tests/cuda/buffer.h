@@ -19,7 +19,9 @@ class Buffer {
   Buffer& operator=(const Buffer&) = delete;
 
   operator T*() const { return p_; }
-  void set(const std::vector<T>& values) const { cudaMemcpy(p_, values.data(), n_ * sizeof(T), cudaMemcpyHostToDevice); }
+  void set(const std::vector<T>& values) const {
+    cudaMemcpy(p_, values.data(), n_ * sizeof(T), cudaMemcpyHostToDevice);
+  }
   // Waits for the null stream.
   std::vector<T> host() const {
     std::vector<T> values(n_);

@@ -15,7 +15,9 @@ __global__ void __launch_bounds__(128) axpy_kernel(float* y, const float* x, flo
 // Over a grid that may be smaller than n.
 template <class F>
 __global__ void each_kernel(F f, int64_t n) {
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += int64_t(gridDim.x) * blockDim.x) f(i);
+  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
+       i += int64_t(gridDim.x) * blockDim.x)
+    f(i);
 }
 
 template <class T>
@@ -132,7 +134,8 @@ __global__ void load_kernel(uint32_t* fragments, const uint16_t* x) {
 
 // A block of four warps has 32 x 32 of c, a warp 16 x 16. Rows in shared memory are 24 apart, so that ldmatrix meets no bank
 // twice.
-__global__ void __launch_bounds__(128) matmul_kernel(float* c, const uint16_t* a, const uint16_t* b, int n, int k) {
+__global__ void __launch_bounds__(128)
+    matmul_kernel(float* c, const uint16_t* a, const uint16_t* b, int n, int k) {
   constexpr int pitch = 24;
   AG_SHARED(uint16_t, as, 32 * pitch);
   AG_SHARED(uint16_t, bs, 32 * pitch);
@@ -156,7 +159,8 @@ __global__ void __launch_bounds__(128) matmul_kernel(float* c, const uint16_t* a
     __syncthreads();
   }
   for (int i = 0; i < 4; ++i) {
-    float* const to = c + (first_row + row + lane / 4 + i / 2 * 8) * n + first_column + column + lane % 4 * 2 + i % 2;
+    float* const to =
+        c + (first_row + row + lane / 4 + i / 2 * 8) * n + first_column + column + lane % 4 * 2 + i % 2;
     to[0] = left[i];
     to[8] = right[i];
   }
@@ -192,7 +196,9 @@ void scan_by_memory(int* y, const int* x, cudaStream_t stream) {
 void scan_by_shuffles(int* y, const int* x, cudaStream_t stream) {
   launch("scan_by_shuffles", scan_by_shuffles_kernel, stream, {1, 32}, y, x);
 }
-void votes(int* y, const int* x, cudaStream_t stream) { launch("votes", votes_kernel, stream, {1, 32}, y, x); }
+void votes(int* y, const int* x, cudaStream_t stream) {
+  launch("votes", votes_kernel, stream, {1, 32}, y, x);
+}
 void count(unsigned* counts, const unsigned* x, int n, cudaStream_t stream) {
   launch("count", count_kernel, stream, {blocks_for(n, 64), 64}, counts, x, n);
 }
@@ -218,8 +224,8 @@ void launch_empty(dim3 grid, dim3 block, size_t shared_bytes) {
   launch("empty", empty_kernel, nullptr, {grid, block, shared_bytes});
 }
 cudaError_t allow_shared(int bytes) {
-  return cudaFuncSetAttribute(reinterpret_cast<const void*>(empty_kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              bytes);
+  return cudaFuncSetAttribute(reinterpret_cast<const void*>(empty_kernel),
+                              cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
 }
 
 }  // namespace altgrad::cuda

@@ -31,11 +31,13 @@ void number_threads(int64_t* y, dim3 grid, dim3 block, cudaStream_t stream = nul
 void take_tickets(unsigned* y, unsigned* counter, int blocks, int threads, cudaStream_t stream = nullptr);
 
 // One warp: d (32 lanes x 4) += product of fragments a (32 x 4), b (32 x 2)
-void multiply_fragments(float* d, const uint32_t* a, const uint32_t* b, bool tf32, cudaStream_t stream = nullptr);
+void multiply_fragments(float* d, const uint32_t* a, const uint32_t* b, bool tf32,
+                        cudaStream_t stream = nullptr);
 // One warp: fragments (32 x 4) of four 8 x 8 matrices x, stored one after the other
 void load_fragments(uint32_t* fragments, const uint16_t* x, bool transposed, cudaStream_t stream = nullptr);
 // c (m, n) = a (m, k) b (n, k)^T in bf16, sums in f32; m and n multiples of 32, k of 16
-void matmul_bf16(float* c, const uint16_t* a, const uint16_t* b, int m, int n, int k, cudaStream_t stream = nullptr);
+void matmul_bf16(float* c, const uint16_t* a, const uint16_t* b, int m, int n, int k,
+                 cudaStream_t stream = nullptr);
 
 // Launches of a kernel that does nothing, as they are asked for
 void launch_empty(dim3 grid, dim3 block, size_t shared_bytes);

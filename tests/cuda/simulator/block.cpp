@@ -39,7 +39,9 @@ char grid_begin, grid_end;
 std::string describe(uint3 i) {
   return "(" + std::to_string(i.x) + ", " + std::to_string(i.y) + ", " + std::to_string(i.z) + ")";
 }
-std::string describe(const Thread& t) { return "thread " + describe(t.index) + " of block " + describe(blockIdx); }
+std::string describe(const Thread& t) {
+  return "thread " + describe(t.index) + " of block " + describe(blockIdx);
+}
 std::string describe(const char* what, Location where) {
   return std::string(what) + ", " + where.file_name() + ":" + std::to_string(where.line());
 }
@@ -96,7 +98,8 @@ void give_turn(Thread& t) {
   }
   t.fiber->resume();
   // The fiber may have gone on to other threads than t.
-  if (self->state == State::done && !SIMULATOR_TSAN) free_fibers.push_back(std::exchange(self->fiber, nullptr));
+  if (self->state == State::done && !SIMULATOR_TSAN)
+    free_fibers.push_back(std::exchange(self->fiber, nullptr));
 }
 
 void wait(const char* what, Location where, State state) {
@@ -108,7 +111,8 @@ void wait(const char* what, Location where, State state) {
 
 [[noreturn]] void fail_stuck() {
   const auto reason = [](const Thread& t) {
-    return describe(t) + (t.state == State::done ? " has returned" : " waits in " + describe(t.what, t.where));
+    return describe(t) +
+           (t.state == State::done ? " has returned" : " waits in " + describe(t.what, t.where));
   };
   const auto waiting = std::ranges::find(block.threads, State::waiting, &Thread::state);
   const auto other = std::ranges::find_if(block.threads, [&](const Thread& t) {
@@ -150,7 +154,8 @@ void prepare_block(std::mt19937_64& random) {
   }
   for (Warp& w : block.warps) w.arrived = w.number = 0;
   block.barrier = {};
-  if (settings().order > descending || block.number == 0) block.order = in_order(block.threads.size(), random);
+  if (settings().order > descending || block.number == 0)
+    block.order = in_order(block.threads.size(), random);
   block.next_fresh = 0;
   block.done = 0;
   reset_shared(block.launch->shared_bytes);
@@ -175,7 +180,8 @@ void run(const Launch& launch, const std::function<void()>& body) {
   }
   std::mt19937_64 random(settings().order);
   const uint64_t blocks = uint64_t(gridDim.x) * gridDim.y * gridDim.z;
-  const std::vector<int> order = settings().order == ascending ? std::vector<int>() : in_order(blocks, random);
+  const std::vector<int> order =
+      settings().order == ascending ? std::vector<int>() : in_order(blocks, random);
   ++mutable_counts().launches;
   mutable_counts().threads += int64_t(blocks * threads);
   try {
@@ -202,7 +208,8 @@ void block_barrier(Location where) {
   ++mutable_counts().barriers;
   if (barrier.arrived == 0) barrier.where = where;
   if (!same(where, barrier.where))
-    fail(describe("__syncthreads, where others of the block are at another one", barrier.where) + "; here", where);
+    fail(describe("__syncthreads, where others of the block are at another one", barrier.where) + "; here",
+         where);
   void* const address = barrier_address();
   release(address);
   if (++barrier.arrived == int(block.threads.size())) {
@@ -224,7 +231,8 @@ bool enter_collective(const char* what, unsigned mask, void* value, Location whe
     warp.where = where;
   }
   if (!same(where, warp.where))
-    fail(std::string(what) + ", where other lanes are at " + describe(warp.what, warp.where) + "; here", where);
+    fail(std::string(what) + ", where other lanes are at " + describe(warp.what, warp.where) + "; here",
+         where);
   warp.values[lane()] = value;
   ++mutable_counts().collectives;
   if (++warp.arrived == warp_size) return true;

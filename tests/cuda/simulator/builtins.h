@@ -11,6 +11,7 @@
 #include <atomic>
 #include <concepts>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <source_location>
 #include <type_traits>
@@ -62,8 +63,17 @@ auto shared_array(Place) -> T (&)[n] {
 
 void block_barrier(Location where);
 void warp_barrier(unsigned mask, Location where);
-// Changes the value, of `bytes` bytes, to that of lane `source`; leaves it where that is none of the warp's.
-void shuffle(const char* what, unsigned mask, void* value, size_t bytes, int source, Location where);
+// What lane `source` brought; the lane's own value where that is none of the warp's.
+uint64_t shuffle_bits(const char* what, unsigned mask, uint64_t value, int source, Location where);
+template <class T>
+T shuffle(const char* what, unsigned mask, T value, int source, Location where) {
+  static_assert(sizeof(T) <= sizeof(uint64_t) && std::is_trivially_copyable_v<T>);
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof value);
+  bits = shuffle_bits(what, mask, bits, source, where);
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
 unsigned ballot(const char* what, unsigned mask, bool predicate, Location where);
 // d += a b, of fragments as mma.sync has them.
 void multiply_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Location where);
@@ -98,26 +108,22 @@ inline void __syncwarp(unsigned mask = ~0u, AG_WHERE) { altgrad::simulator::warp
 
 template <class T>
 T __shfl_sync(unsigned mask, T value, int lane, AG_WHERE) {
-  altgrad::simulator::shuffle("__shfl_sync", mask, &value, sizeof value, lane & 31, where);
-  return value;
+  return altgrad::simulator::shuffle("__shfl_sync", mask, value, lane & 31, where);
 }
 template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int bits, AG_WHERE) {
   const int source = altgrad::simulator::lane() ^ bits;
-  altgrad::simulator::shuffle("__shfl_xor_sync", mask, &value, sizeof value, source, where);
-  return value;
+  return altgrad::simulator::shuffle("__shfl_xor_sync", mask, value, source, where);
 }
 template <class T>
 T __shfl_up_sync(unsigned mask, T value, unsigned by, AG_WHERE) {
   const int source = altgrad::simulator::lane() - int(by);
-  altgrad::simulator::shuffle("__shfl_up_sync", mask, &value, sizeof value, source, where);
-  return value;
+  return altgrad::simulator::shuffle("__shfl_up_sync", mask, value, source, where);
 }
 template <class T>
 T __shfl_down_sync(unsigned mask, T value, unsigned by, AG_WHERE) {
   const int source = altgrad::simulator::lane() + int(by);
-  altgrad::simulator::shuffle("__shfl_down_sync", mask, &value, sizeof value, source, where);
-  return value;
+  return altgrad::simulator::shuffle("__shfl_down_sync", mask, value, source, where);
 }
 inline unsigned __ballot_sync(unsigned mask, int predicate, AG_WHERE) {
   return altgrad::simulator::ballot("__ballot_sync", mask, predicate != 0, where);

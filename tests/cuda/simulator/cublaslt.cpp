@@ -18,7 +18,8 @@ struct Attribute {
   int id;
   size_t offset, bytes;
 };
-#define AG_FIELD(id, T, name) {id, offsetof(T, name), sizeof(T::name)}
+#define AG_FIELD(id, T, name) \
+  { id, offsetof(T, name), sizeof(T::name) }
 constexpr Attribute of_description[] = {
     AG_FIELD(CUBLASLT_MATMUL_DESC_COMPUTE_TYPE, Description, compute_type),
     AG_FIELD(CUBLASLT_MATMUL_DESC_SCALE_TYPE, Description, scale_type),
@@ -57,10 +58,13 @@ constexpr Attribute of_preference[] = {
 };
 #undef AG_FIELD
 
-cublasStatus_t set(void* object, std::span<const Attribute> attributes, int id, const void* value, size_t bytes) {
+cublasStatus_t set(void* object, std::span<const Attribute> attributes, int id, const void* value,
+                   size_t bytes) {
   const auto found = std::ranges::find(attributes, id, &Attribute::id);
-  if (found == attributes.end()) return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "an attribute that is not simulated");
-  if (!value || bytes != found->bytes) return refuse(CUBLAS_STATUS_INVALID_VALUE, "an attribute of another size");
+  if (found == attributes.end())
+    return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "an attribute that is not simulated");
+  if (!value || bytes != found->bytes)
+    return refuse(CUBLAS_STATUS_INVALID_VALUE, "an attribute of another size");
   std::memcpy(static_cast<char*>(object) + found->offset, value, bytes);
   return CUBLAS_STATUS_SUCCESS;
 }
@@ -96,14 +100,15 @@ constexpr uint64_t workspace_wanted = 64 << 10;
 
 uint32_t kind(const Product& p) {
   uint32_t hash = 0;
-  for (const uint32_t x : {p.a.type, p.b.type, p.c.type, p.d.type, uint32_t(p.description.compute_type),
-                           uint32_t(p.description.op_a), uint32_t(p.description.op_b), p.description.epilogue})
+  for (const uint32_t x :
+       {p.a.type, p.b.type, p.c.type, p.d.type, uint32_t(p.description.compute_type),
+        uint32_t(p.description.op_a), uint32_t(p.description.op_b), p.description.epilogue})
     hash = hash * 31 + x;
   return hash;
 }
 
-Product product(cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c,
-                cublasLtMatrixLayout_t d) {
+Product product(cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d) {
   return {load<Description>(desc), load<Layout>(a), load<Layout>(b), load<Layout>(c), load<Layout>(d)};
 }
 
@@ -119,7 +124,8 @@ const char* wrong_pointers(const Product& p, const Operands& x, const Algorithm&
     if (!is_device(pointers[i])) return "a matrix that is not in device memory";
     if (!is_aligned(pointers[i], is_fp8(p.a.type) ? 16 : bytes_of(layouts[i]->type)))
       return "a matrix that is not aligned to its elements (to 16 bytes with FP8)";
-    if (!is_aligned(pointers[i], algorithm.alignment[i])) return "a matrix less aligned than the algorithm was promised";
+    if (!is_aligned(pointers[i], algorithm.alignment[i]))
+      return "a matrix less aligned than the algorithm was promised";
   }
   if (x.c == x.d && (p.c.ld != p.d.ld || p.c.type != p.d.type || p.c.stride != p.d.stride))
     return "C and D in one place with different layouts";
@@ -166,7 +172,8 @@ cublasStatus_t cublasLtMatmulDescInit_internal(cublasLtMatmulDesc_t desc, size_t
                                                cudaDataType_t scale) {
   return store(desc, Description{.compute_type = compute, .scale_type = scale});
 }
-cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* desc, cublasComputeType_t compute, cudaDataType_t scale) {
+cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* desc, cublasComputeType_t compute,
+                                        cudaDataType_t scale) {
   return create(desc, Description{.compute_type = compute, .scale_type = scale});
 }
 cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc) {
@@ -178,8 +185,8 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasL
   return set(desc, of_description, id, value, bytes);
 }
 
-cublasStatus_t cublasLtMatrixLayoutInit_internal(cublasLtMatrixLayout_t layout, size_t, cudaDataType type, uint64_t rows,
-                                                 uint64_t columns, int64_t ld) {
+cublasStatus_t cublasLtMatrixLayoutInit_internal(cublasLtMatrixLayout_t layout, size_t, cudaDataType type,
+                                                 uint64_t rows, uint64_t columns, int64_t ld) {
   return store(layout, Layout{.type = uint32_t(type), .rows = rows, .columns = columns, .ld = ld});
 }
 cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* layout, cudaDataType type, uint64_t rows,
@@ -190,8 +197,9 @@ cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) {
   delete layout;
   return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout, cublasLtMatrixLayoutAttribute_t id,
-                                                const void* value, size_t bytes) {
+cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout,
+                                                cublasLtMatrixLayoutAttribute_t id, const void* value,
+                                                size_t bytes) {
   return set(layout, of_layout, id, value, bytes);
 }
 
@@ -206,16 +214,18 @@ cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t prefer
   return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
-                                                    cublasLtMatmulPreferenceAttributes_t id, const void* value,
-                                                    size_t bytes) {
-  if (id == CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK && bytes == sizeof(uint32_t)) return CUBLAS_STATUS_SUCCESS;
+                                                    cublasLtMatmulPreferenceAttributes_t id,
+                                                    const void* value, size_t bytes) {
+  if (id == CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK && bytes == sizeof(uint32_t))
+    return CUBLAS_STATUS_SUCCESS;
   return set(preference, of_preference, id, value, bytes);
 }
 
-cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a,
-                                              cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c,
-                                              cublasLtMatrixLayout_t d, cublasLtMatmulPreference_t preference,
-                                              int wanted, cublasLtMatmulHeuristicResult_t results[], int* found) {
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t desc,
+                                              cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                              cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                              cublasLtMatmulPreference_t preference, int wanted,
+                                              cublasLtMatmulHeuristicResult_t results[], int* found) {
   *found = 0;
   if (wanted < 1) return refuse(CUBLAS_STATUS_INVALID_VALUE, "no algorithm is asked for");
   const Product p = product(desc, a, b, c, d);
@@ -234,17 +244,20 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const void* alpha, const void* a,
                               cublasLtMatrixLayout_t a_layout, const void* b, cublasLtMatrixLayout_t b_layout,
                               const void* beta, const void* c, cublasLtMatrixLayout_t c_layout, void* d,
-                              cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t* algo, void* workspace,
-                              size_t workspace_bytes, cudaStream_t stream) {
+                              cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t* algo,
+                              void* workspace, size_t workspace_bytes, cudaStream_t stream) {
   const Lock lock;
   const Product p = product(desc, a_layout, b_layout, c_layout, d_layout);
   const Operands x{a, b, c, d};
   const cublasStatus_t status = check(p);
   if (status != CUBLAS_STATUS_SUCCESS) return status;
-  const Algorithm algorithm = algo ? load<Algorithm>(algo) : Algorithm{algorithm_mark, kind(p), {1, 1, 1, 1}, 0};
-  if (algorithm.mark != algorithm_mark) return refuse(CUBLAS_STATUS_INVALID_VALUE, "an algorithm that is none");
+  const Algorithm algorithm =
+      algo ? load<Algorithm>(algo) : Algorithm{algorithm_mark, kind(p), {1, 1, 1, 1}, 0};
+  if (algorithm.mark != algorithm_mark)
+    return refuse(CUBLAS_STATUS_INVALID_VALUE, "an algorithm that is none");
   if (algorithm.kind != kind(p))
-    return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "an algorithm for other types, transposes or another epilogue");
+    return refuse(CUBLAS_STATUS_NOT_SUPPORTED,
+                  "an algorithm for other types, transposes or another epilogue");
   if (const char* why = wrong_pointers(p, x, algorithm)) return refuse(CUBLAS_STATUS_INVALID_VALUE, why);
   if (workspace_bytes < algorithm.workspace_bytes)
     return refuse(CUBLAS_STATUS_INVALID_VALUE, "less workspace than the algorithm needs");
@@ -256,10 +269,12 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
   if (is_device(alpha) == by_host || is_device(beta) == by_host)
     return refuse(CUBLAS_STATUS_INVALID_VALUE, "alpha or beta not where the pointer mode says");
   const double host_alpha = by_host ? number(alpha, type) : 0, host_beta = by_host ? number(beta, type) : 0;
-  if (!c && (!by_host || host_beta != 0)) return refuse(CUBLAS_STATUS_INVALID_VALUE, "no C where beta is not 0");
+  if (!c && (!by_host || host_beta != 0))
+    return refuse(CUBLAS_STATUS_INVALID_VALUE, "no C where beta is not 0");
   const auto run = [=] {
     ++mutable_counts().launches;
-    if (algorithm.workspace_bytes > 0) std::memset(workspace, 0xff, algorithm.workspace_bytes);  // who shares it sees
+    if (algorithm.workspace_bytes > 0)
+      std::memset(workspace, 0xff, algorithm.workspace_bytes);  // who shares it sees
     multiply(p, x, by_host ? host_alpha : number(alpha, type), by_host ? host_beta : number(beta, type));
   };
   const bool queued = enqueue(stream, {"product", run}) == cudaSuccess;

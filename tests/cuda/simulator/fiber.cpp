@@ -101,6 +101,10 @@ Fiber::Fiber() {
 
 Fiber::~Fiber() {
 #if SIMULATOR_TSAN
+  // There and back, which makes all that it did come before what the destroyer does.
+  void* const destroyer = __tsan_get_current_fiber();
+  __tsan_switch_to_fiber(tsan_, 0);
+  __tsan_switch_to_fiber(destroyer, 0);
   __tsan_destroy_fiber(tsan_);
 #endif
   ASAN_UNPOISON_MEMORY_REGION(memory_ + guard_bytes, stack_bytes);  // what it stopped in the middle of

@@ -24,7 +24,7 @@ class Fiber {
   static void leave(bool for_good);
 
  private:
-  char* memory_;       // a page that faults, then the stack
+  char* memory_;        // a page that faults, then the stack
   void* sp_ = nullptr;  // where it stopped
   [[maybe_unused]] void* tsan_ = nullptr;
 };

@@ -14,7 +14,8 @@ namespace {
 
 double load(uint32_t type, const void* p, int64_t i) {
   const auto fp8 = [&](__nv_fp8_interpretation_t format) {
-    return double(__half2float(__half(__nv_cvt_fp8_to_halfraw(static_cast<const __nv_fp8_storage_t*>(p)[i], format))));
+    return double(
+        __half2float(__half(__nv_cvt_fp8_to_halfraw(static_cast<const __nv_fp8_storage_t*>(p)[i], format))));
   };
   switch (type) {
     case CUDA_R_64F: return static_cast<const double*>(p)[i];
@@ -40,7 +41,8 @@ void store(uint32_t type, void* p, int64_t i, double x) {
 
 // What the tensor cores see of an f32 operand in the fast modes.
 double round_operand(double x, int32_t compute_type) {
-  if (compute_type == CUBLAS_COMPUTE_32F_FAST_16BF) return double(__bfloat162float(__float2bfloat16_rn(float(x))));
+  if (compute_type == CUBLAS_COMPUTE_32F_FAST_16BF)
+    return double(__bfloat162float(__float2bfloat16_rn(float(x))));
   if (compute_type != CUBLAS_COMPUTE_32F_FAST_TF32 || !std::isfinite(x)) return x;
   return double(std::bit_cast<float>((std::bit_cast<uint32_t>(float(x)) + 0x1000u) & ~0x1fffu));
 }
@@ -60,7 +62,8 @@ T gelu_grad(T x) {
 template <class T>
 std::vector<T> unpack(const Layout& x, int32_t op, const void* p, int64_t batch, int32_t compute_type) {
   const bool transposed = op != CUBLAS_OP_N;
-  const int64_t rows = int64_t(transposed ? x.columns : x.rows), columns = int64_t(transposed ? x.rows : x.columns);
+  const int64_t rows = int64_t(transposed ? x.columns : x.rows),
+                columns = int64_t(transposed ? x.rows : x.columns);
   std::vector<T> values(size_t(rows * columns));
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t j = 0; j < columns; ++j) {

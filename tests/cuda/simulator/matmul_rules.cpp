@@ -26,9 +26,10 @@ const char* wrong_types(const Product& p) {
   }
   if (desc.scale_type != CUDA_R_32F) return wrong;
   if (a == CUDA_R_32F) {
-    const bool fits = b == a && c == a && d == a &&
-                      is_one_of(desc.compute_type, {CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_PEDANTIC,
-                                                    CUBLAS_COMPUTE_32F_FAST_16BF, CUBLAS_COMPUTE_32F_FAST_TF32});
+    const bool fits =
+        b == a && c == a && d == a &&
+        is_one_of(desc.compute_type, {CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_PEDANTIC,
+                                      CUBLAS_COMPUTE_32F_FAST_16BF, CUBLAS_COMPUTE_32F_FAST_TF32});
     return fits ? nullptr : wrong;
   }
   if (desc.compute_type != CUBLAS_COMPUTE_32F) return wrong;
@@ -65,7 +66,8 @@ const char* wrong_fp8(const Product& p) {
     if (desc.a_scale || desc.b_scale) return "scales of A or B that are not FP8";
   } else {
     if (desc.op_a != CUBLAS_OP_T || desc.op_b != CUBLAS_OP_N) return "FP8 in another layout than A^T B";
-    if (p.m() % 16 != 0 || p.n() % 16 != 0 || p.k() % 16 != 0) return "FP8 with a size that is not a multiple of 16";
+    if (p.m() % 16 != 0 || p.n() % 16 != 0 || p.k() % 16 != 0)
+      return "FP8 with a size that is not a multiple of 16";
     for (const Layout* x : {&p.a, &p.b, &p.c, &p.d}) {
       if (x->ld * int64_t(bytes_of(x->type)) % 16 != 0 || x->stride * int64_t(bytes_of(x->type)) % 16 != 0)
         return "FP8 with a leading dimension or stride that is not a multiple of 16 bytes";
@@ -85,7 +87,8 @@ const char* wrong_epilogue(const Product& p) {
                   CUBLASLT_EPILOGUE_BGRADB}))
     return "an epilogue that is not simulated";
   const uint32_t other = is_fp8(p.a.type) ? uint32_t(CUDA_R_16BF) : p.d.type;
-  const bool has_bias = (desc.epilogue & (epilogue_bias | epilogue_bias_grad | epilogue_a_sums | epilogue_b_sums)) != 0;
+  const bool has_bias =
+      (desc.epilogue & (epilogue_bias | epilogue_bias_grad | epilogue_a_sums | epilogue_b_sums)) != 0;
   if (has_bias && !desc.bias) return "no pointer to the bias";
   if (has_bias && p.bias_type() != other) return "a bias of another type than D (bf16 with FP8)";
   if (!p.has(epilogue_aux)) return nullptr;

@@ -82,9 +82,7 @@ Access::Access() {
 Access::~Access() {
   if (--memory().accesses == 0) memory().protect();
 }
-bool is_device(const void* p) {
-  return p >= memory().begin && p < memory().begin + range_bytes;
-}
+bool is_device(const void* p) { return p >= memory().begin && p < memory().begin + range_bytes; }
 bool is_device(const void* p, size_t bytes) {
   const auto next = memory().allocations.upper_bound(static_cast<const char*>(p));
   if (next == memory().allocations.begin()) return false;
@@ -176,7 +174,8 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
   attributes->device = -1;
   if (is_device(p, 1)) {
     attributes->type = cudaMemoryTypeDevice;
-    attributes->device = std::prev(memory().allocations.upper_bound(static_cast<const char*>(p)))->second.device;
+    attributes->device =
+        std::prev(memory().allocations.upper_bound(static_cast<const char*>(p)))->second.device;
     attributes->devicePointer = const_cast<void*>(p);
   } else if (is_pinned(p)) {
     attributes->type = cudaMemoryTypeHost;
@@ -203,7 +202,8 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind 
 
 // Pinned memory is read or written when the copy runs. Pageable memory: what the host gives is taken aside at once, what the
 // device gives is waited for.
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream) {
   const Lock lock;
   if (bytes == 0) return cudaSuccess;
   if (!is_valid(to, from, bytes, kind)) return error(cudaErrorInvalidValue);
@@ -228,6 +228,8 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stre
   if (!is_device(to, bytes)) return error(cudaErrorInvalidValue);
   return error(enqueue(stream, {"memset", [=] { std::memset(to, value, bytes); }}));
 }
-cudaError_t cudaMemset(void* to, int value, size_t bytes) { return cudaMemsetAsync(to, value, bytes, nullptr); }
+cudaError_t cudaMemset(void* to, int value, size_t bytes) {
+  return cudaMemsetAsync(to, value, bytes, nullptr);
+}
 
 }  // extern "C"

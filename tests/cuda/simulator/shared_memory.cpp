@@ -64,7 +64,9 @@ void reset_shared(size_t dynamic_bytes) {
 }
 
 void* barrier_address() { return memory() + 8 * (block.barrier.number % 2); }
-void* warp_address() { return memory() + 16 * (1 + thread_number() / warp_size) + 8 * (own_warp().number % 2); }
+void* warp_address() {
+  return memory() + 16 * (1 + thread_number() / warp_size) + 8 * (own_warp().number % 2);
+}
 
 void* dynamic_shared() { return memory() + address_bytes; }
 
@@ -77,9 +79,9 @@ void* static_shared(const void* key, size_t bytes) {
   const bool opted_in = allowed_dynamic_shared(block.launch->kernel) > default_shared_limit;
   const size_t allowed = opted_in ? shared_limit : default_shared_limit;
   if (counted > default_shared_limit || counted + dynamic > allowed) {
-    throw Error(std::string(block.launch->name) + ": " + std::to_string(counted) + " bytes of shared arrays (at most " +
-                std::to_string(default_shared_limit) + ") and " + std::to_string(dynamic) + " of dynamic memory (with it " +
-                std::to_string(allowed) + ")");
+    throw Error(std::string(block.launch->name) + ": " + std::to_string(counted) +
+                " bytes of shared arrays (at most " + std::to_string(default_shared_limit) + ") and " +
+                std::to_string(dynamic) + " of dynamic memory (with it " + std::to_string(allowed) + ")");
   }
   return arrays.emplace_back(key, take(bytes)).memory;
 }

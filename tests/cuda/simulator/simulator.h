@@ -20,7 +20,7 @@ struct Settings {
   // kernel's results are the same for all. Begins as the environment's ALTGRAD_SIMULATOR_ORDER, where there is one.
   uint64_t order;
   int devices = 1;
-  int major = 8, minor = 0;  // compute capability
+  int major = 8, minor = 0;         // compute capability
   size_t memory = size_t(8) << 30;  // bytes of a device; cudaMalloc gives out no more
 };
 Settings& settings();

@@ -92,18 +92,23 @@ void run_until(Event& event, CUstream_st& stream, int64_t target) {
 }
 
 void check_limits(const Launch& l) {
-  const auto refuse = [&](const std::string& what) { throw Error(std::string(l.name) + ": launched with " + what); };
+  const auto refuse = [&](const std::string& what) {
+    throw Error(std::string(l.name) + ": launched with " + what);
+  };
   const auto text = [](dim3 d) {
     return "(" + std::to_string(d.x) + ", " + std::to_string(d.y) + ", " + std::to_string(d.z) + ")";
   };
   const uint64_t threads = uint64_t(l.block.x) * l.block.y * l.block.z;
   if (threads < 1 || threads > 1024 || threads % warp_size != 0 || l.block.z > 64)
-    refuse("blocks of " + text(l.block) + " threads, must be a multiple of 32 up to 1024, the last at most 64");
-  if (l.grid.x < 1 || l.grid.y < 1 || l.grid.z < 1 || l.grid.x > 0x7fffffff || l.grid.y > 65535 || l.grid.z > 65535)
+    refuse("blocks of " + text(l.block) +
+           " threads, must be a multiple of 32 up to 1024, the last at most 64");
+  if (l.grid.x < 1 || l.grid.y < 1 || l.grid.z < 1 || l.grid.x > 0x7fffffff || l.grid.y > 65535 ||
+      l.grid.z > 65535)
     refuse("a grid of " + text(l.grid) + " blocks, must be from 1 to (2147483647, 65535, 65535)");
   const size_t allowed = allowed_dynamic_shared(l.kernel);
   if (l.shared_bytes > allowed)
-    refuse(std::to_string(l.shared_bytes) + " bytes of dynamic shared memory, allowed are " + std::to_string(allowed));
+    refuse(std::to_string(l.shared_bytes) + " bytes of dynamic shared memory, allowed are " +
+           std::to_string(allowed));
 }
 
 }  // namespace
@@ -160,7 +165,8 @@ void launch(const Launch& what, cudaStream_t stream, std::function<void()> body)
 
 void check_pointer(const char* kernel, const void* p) {
   const Lock lock;
-  if (p && !is_device(p) && !is_pinned(p)) throw Error(std::string(kernel) + ": is given a pointer to memory of the host");
+  if (p && !is_device(p) && !is_pinned(p))
+    throw Error(std::string(kernel) + ": is given a pointer to memory of the host");
 }
 
 }  // namespace altgrad::simulator
@@ -315,7 +321,8 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsig
   return cudaSuccess;
 }
 // A graph of other work, or of the same in another order, must be instantiated anew.
-cudaError_t cudaGraphExecUpdate(cudaGraphExec_t exec, cudaGraph_t graph, cudaGraphExecUpdateResultInfo* info) {
+cudaError_t cudaGraphExecUpdate(cudaGraphExec_t exec, cudaGraph_t graph,
+                                cudaGraphExecUpdateResultInfo* info) {
   const Lock lock;
   const bool fits = std::ranges::equal(exec->work, graph->work, {}, &Work::name, &Work::name);
   *info = {};

@@ -1,7 +1,5 @@
 // Warp collectives. The lane that comes last sees what all have brought, and does the work for all.
-#include <algorithm>
 #include <bit>
-#include <cstring>
 
 #include "block.h"
 #include "sanitizers.h"
@@ -15,7 +13,7 @@ T& of_lane(int lane) {
 }
 
 struct Shuffle {
-  void* value;
+  uint64_t value;
   int source;
 };
 struct Product {
@@ -28,7 +26,9 @@ struct Rows {
 };
 
 float bf16(uint32_t pair, int i) { return std::bit_cast<float>(i == 0 ? pair << 16 : pair & 0xffff0000u); }
-float tf32(uint32_t bits) { return std::bit_cast<float>(bits & ~0x1fffu); }  // the low 13 bits are not looked at
+float tf32(uint32_t bits) {
+  return std::bit_cast<float>(bits & ~0x1fffu);
+}  // the low 13 bits are not looked at
 
 // Lane 4 g + t holds columns 2 t and 2 t + 1 of rows g and g + 8. Products are exact, sums in f32 in ascending k: one of the
 // orders that a tensor core may choose.
@@ -52,17 +52,17 @@ void warp_barrier(unsigned mask, Location where) {
   acquire(address);
 }
 
-void shuffle(const char* what, unsigned mask, void* value, size_t bytes, int source, Location where) {
+uint64_t shuffle_bits(const char* what, unsigned mask, uint64_t value, int source, Location where) {
   Shuffle own{value, source};
-  if (!enter_collective(what, mask, &own, where)) return;
-  std::vector<char> brought(warp_size * bytes);
-  for (int i = 0; i < warp_size; ++i) std::memcpy(&brought[size_t(i) * bytes], of_lane<Shuffle>(i).value, bytes);
+  if (!enter_collective(what, mask, &own, where)) return own.value;
+  uint64_t brought[warp_size];
+  for (int i = 0; i < warp_size; ++i) brought[i] = of_lane<Shuffle>(i).value;
   for (int i = 0; i < warp_size; ++i) {
-    const Shuffle& to = of_lane<Shuffle>(i);
-    if (to.source >= 0 && to.source < warp_size)
-      std::memcpy(to.value, &brought[size_t(to.source) * bytes], bytes);
+    Shuffle& to = of_lane<Shuffle>(i);
+    if (to.source >= 0 && to.source < warp_size) to.value = brought[to.source];
   }
   leave_collective();
+  return own.value;
 }
 
 unsigned ballot(const char* what, unsigned mask, bool predicate, Location where) {
