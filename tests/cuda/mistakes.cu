@@ -86,6 +86,13 @@ __global__ void beyond_shared_array(float* y, const float* x) {
   __syncthreads();
   y[threadIdx.x] = s[threadIdx.x];
 }
+__global__ void beyond_array_by_pointer(float* y, const float* x) {
+  AG_SHARED(float, s, 128);
+  float* const p = s;
+  p[threadIdx.x + 1] = x[threadIdx.x];  // MISTAKE beyond_array_by_pointer
+  __syncthreads();
+  y[threadIdx.x] = p[threadIdx.x];
+}
 __global__ void beyond_dynamic_shared(float* y, const float* x) {
   float* const s = shared_memory<float>();
   s[threadIdx.x + 1] = x[threadIdx.x];  // MISTAKE beyond_dynamic_shared
@@ -180,6 +187,7 @@ int run(const std::string& name) {
       {"race_between_blocks", with(race_between_blocks, {4, 32})},
       {"no_race", with(no_race, {2, 64})},
       {"beyond_shared_array", with(beyond_shared_array, {1, 128})},
+      {"beyond_array_by_pointer", with(beyond_array_by_pointer, {1, 128})},
       {"beyond_dynamic_shared", with(beyond_dynamic_shared, {1, 128, 512})},
       {"beyond_device_memory", with(beyond_device_memory, {2, 96})},
       {"misaligned_vector", with(misaligned_vector, {1, 32})},

@@ -149,7 +149,8 @@ TEST_CASE("copies of pinned memory in a graph read it when the graph runs", "[gr
   cudaFreeHost(pinned);
 }
 
-TEST_CASE("the null stream is not captured, a relaxed capture may allocate, events stay in their capture", "[graphs]") {
+TEST_CASE("the null stream is not captured, a relaxed capture may allocate, events stay in their capture",
+          "[graphs]") {
   CHECK(cudaStreamBeginCapture(nullptr, cudaStreamCaptureModeGlobal) == cudaErrorStreamCaptureUnsupported);
   {
     Captured c(cudaStreamCaptureModeRelaxed);

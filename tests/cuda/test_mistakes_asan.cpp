@@ -6,11 +6,15 @@ TEST_CASE("accesses out of bounds of shared and device memory are found by file 
 #if !defined(__SANITIZE_ADDRESS__)
   SKIP_TEST("needs AddressSanitizer");
 #else
+  const std::string text = outcome("beyond_shared_array");
+  INFO(text);
+  CHECK_THAT(text,
+             ContainsSubstring("index 128 out of bounds") && ContainsSubstring(place("beyond_shared_array")));
   for (const char* name :
-       {"beyond_shared_array", "beyond_dynamic_shared", "beyond_device_memory", "freed_memory"}) {
-    const std::string text = outcome(name);
-    INFO(text);
-    CHECK_THAT(text,
+       {"beyond_array_by_pointer", "beyond_dynamic_shared", "beyond_device_memory", "freed_memory"}) {
+    const std::string report = outcome(name);
+    INFO(report);
+    CHECK_THAT(report,
                ContainsSubstring("AddressSanitizer: use-after-poison") && ContainsSubstring(place(name)));
   }
 #endif

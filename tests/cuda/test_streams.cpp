@@ -28,7 +28,9 @@ struct Event {
 };
 struct Pinned {
   float* p = nullptr;
-  explicit Pinned(size_t n) { REQUIRE(cudaMallocHost(reinterpret_cast<void**>(&p), n * sizeof(float)) == cudaSuccess); }
+  explicit Pinned(size_t n) {
+    REQUIRE(cudaMallocHost(reinterpret_cast<void**>(&p), n * sizeof(float)) == cudaSuccess);
+  }
   ~Pinned() { cudaFreeHost(p); }
 };
 
@@ -52,7 +54,8 @@ TEST_CASE("work runs when the host waits for its stream, and not before", "[stre
   CHECK(y.host()[0] == 7);
 }
 
-TEST_CASE("a copy from pageable memory takes the host's bytes at once, one from pinned memory when it runs", "[streams]") {
+TEST_CASE("a copy from pageable memory takes the host's bytes at once, one from pinned memory when it runs",
+          "[streams]") {
   const Buffer<float> x(64);
   const Stream stream;
   std::vector<float> pageable(64, 1);
@@ -88,13 +91,14 @@ TEST_CASE("a copy to pageable memory waits, one to pinned memory does not", "[st
 }
 
 TEST_CASE("a stream waits for another by an event, as it was last recorded", "[streams]") {
-  const Buffer<float> x(std::vector<float>(64, 1)), y(std::vector<float>(64, 0)), z(std::vector<float>(64, 0));
+  const Buffer<float> x(std::vector<float>(64, 1)), y(std::vector<float>(64, 0)),
+      z(std::vector<float>(64, 0));
   const Stream first, second;
   const Event event;
   CHECK(cudaEventQuery(event) == cudaSuccess);
   cuda::axpy(y, x, 1, 64, first);
   REQUIRE(cudaEventRecord(event, first) == cudaSuccess);
-  cuda::axpy(y, x, 1, 64, first);  // after the event
+  cuda::axpy(y, x, 1, 64, first);   // after the event
   cuda::axpy(z, y, 1, 64, second);  // before the wait
   REQUIRE(cudaStreamWaitEvent(second, event, 0) == cudaSuccess);
   cuda::axpy(z, y, 10, 64, second);
