@@ -5,6 +5,8 @@
 #include <simulator/simulator.h>
 
 #include <cmath>
+#include <cstring>
+#include <optional>
 #include <random>
 
 #include "catch.h"
@@ -81,7 +83,7 @@ struct Case {
   cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
   bool on_device = false;  // alpha and beta
   int32_t batch = 1;
-  cudaDataType_t b = cudaDataType_t(-1);  // where it differs from ab
+  std::optional<cudaDataType_t> b = std::nullopt;  // where it differs from ab
 };
 
 struct Results {
@@ -96,7 +98,7 @@ double gelu_slope(double x) {  // by a difference
 // The largest difference between what cuBLASLt gives and plain loops, all of them: D and what lies between its columns, the
 // bias's gradient, the auxiliary matrix.
 double difference(const Case& c) {
-  const cudaDataType_t type_b = int(c.b) < 0 ? c.ab : c.b;
+  const cudaDataType_t type_b = c.b.value_or(c.ab);
   const bool fp8 = c.ab == CUDA_R_8F_E4M3 || c.ab == CUDA_R_8F_E5M2;
   const cudaDataType_t scale_type = c.ab == CUDA_R_64F ? CUDA_R_64F : CUDA_R_32F;
   const int64_t pad = fp8 ? 16 : 3, aux_ld = (c.m + 7) / 8 * 8;

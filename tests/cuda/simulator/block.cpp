@@ -53,7 +53,8 @@ bool same(const Location& a, const Location& b) {
 Fiber* fiber_of([[maybe_unused]] const Thread& t) {
 #if SIMULATOR_TSAN
   const size_t i = size_t(&t - block.threads.data()) * 4 + size_t(block.number % 4);
-  while (fibers.size() <= i) fibers.push_back(std::make_unique<Fiber>());
+  if (fibers.size() <= i) fibers.resize(i + 1);
+  if (!fibers[i]) fibers[i] = std::make_unique<Fiber>();
   return fibers[i].get();
 #else
   if (free_fibers.empty()) free_fibers.push_back(fibers.emplace_back(std::make_unique<Fiber>()).get());

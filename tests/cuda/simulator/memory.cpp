@@ -149,8 +149,7 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
 cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned) {
   const Lock lock;
   if (capture_forbids()) return error(cudaErrorStreamCaptureUnsupported);
-  *p = std::aligned_alloc(granule, std::max(bytes, size_t(1)));
-  if (!*p) return error(cudaErrorMemoryAllocation);
+  if (posix_memalign(p, granule, bytes) != 0) return error(cudaErrorMemoryAllocation);
   memory().pinned[static_cast<char*>(*p)] = bytes;
   return cudaSuccess;
 }
