@@ -43,12 +43,10 @@ std::string describe(const Thread& t) {
   return "thread " + describe(t.index) + " of block " + describe(blockIdx);
 }
 std::string describe(const char* what, Location where) {
-  return std::string(what) + ", " + where.file_name() + ":" + std::to_string(where.line());
+  return std::string(what) + ", " + where.file + ":" + std::to_string(where.line);
 }
 std::string in_kernel(const std::string& what) { return std::string(block.launch->name) + ": " + what; }
-bool same(const Location& a, const Location& b) {
-  return a.line() == b.line() && a.file_name() == b.file_name();
-}
+bool same(const Location& a, const Location& b) { return a.line == b.line && a.file == b.file; }
 
 Fiber* fiber_of([[maybe_unused]] const Thread& t) {
 #if SIMULATOR_TSAN

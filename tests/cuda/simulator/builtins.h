@@ -13,7 +13,6 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
-#include <source_location>
 #include <type_traits>
 
 #undef __shared__
@@ -28,7 +27,14 @@ inline dim3 blockDim, gridDim;
 
 namespace altgrad::simulator {
 
-using Location = std::source_location;
+// A place in the source, by default that of the call whose default argument it is. (clang 14 has no std::source_location.)
+struct Location {
+  const char* file = "";
+  int line = 0;
+  static constexpr Location current(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    return {file, line};
+  }
+};
 
 // ---- Launches ----
 

@@ -83,7 +83,8 @@ void* static_shared(const void* key, size_t bytes) {
                 " bytes of shared arrays (at most " + std::to_string(default_shared_limit) + ") and " +
                 std::to_string(dynamic) + " of dynamic memory (with it " + std::to_string(allowed) + ")");
   }
-  return arrays.emplace_back(key, take(bytes)).memory;
+  arrays.push_back({key, take(bytes)});
+  return arrays.back().memory;
 }
 
 }  // namespace altgrad::simulator
