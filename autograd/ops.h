@@ -67,7 +67,7 @@ Tensor clamp(const Tensor& x, double low, double high);
 /// Zeroes each element with probability p and divides the others by 1 - p. Draws a stream from the generator.
 Tensor dropout(const Tensor& x, double p, Generator& generator = default_generator());
 
-// ---- Reductions (reduce.cpp), over all elements, or over the axes given: sum(x, {0, -1}), or any array ----
+// ---- Reductions (reduce.cpp), over all elements, or over the axes given, none where they are {}: sum(x, {0, -1}) ----
 
 Tensor sum(const Tensor& x);  ///< -> ()
 Tensor sum(const Tensor& x, const Axes& axes, bool keepdim = false);

@@ -214,6 +214,11 @@ Tensor apply(Args&&... args) {
     op = new (tape->arena_allocate(sizeof(O), alignof(O))) O();
     op->recorded = true;
     Tensor y = op->forward(args...);
+    if (y.defined() && !is_floating(y.dtype())) {  // it carries no gradients
+      op->~O();
+      tape->abandon();
+      return y;
+    }
     (detail::for_each_tensor([&](const Tensor* x) { tape->add_input(x); }, args), ...);
     return tape->push(op, O::name, std::move(y));
   } catch (...) {

@@ -148,8 +148,9 @@ detail::StructsIn<Struct> structs_in(const Tensor& x) {
 
 /// Calls a kernel on the device of the first tensor among the arguments that is defined. Tensors, also optional ones,
 /// become pointers to elements of its dtype, null where undefined or absent; pass x.ptr<U>() for one of another dtype.
-/// All else is handed on as it is. Throws as check_floating does for that tensor, as check_same_kind where another one
-/// differs from it, and std::runtime_error where the kernel is not overloaded on its device.
+/// All else is handed on as it is. The kernel is a template for float and double: others take dispatch_device. Throws as
+/// check_floating does for that tensor, as check_same_kind where another one differs from it, and std::runtime_error where
+/// the kernel is not overloaded on its device.
 template <class Kernel, class... Args>
 void launch(const char* op, Kernel kernel, const Args&... args) {
   const Tensor* first = nullptr;

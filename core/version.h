@@ -20,7 +20,7 @@ struct BuildInfo {
   std::string compiler;  ///< "GCC 12.2.0"
   bool native;           ///< was it compiled for the building machine's CPU (ALTGRAD_NATIVE)?
   bool cuda;             ///< has it CUDA kernels?
-  std::string isa;       ///< the best instruction set in use, at most ALTGRAD_MAX_CPU_ISA
+  std::string isa;       ///< that products use, at most ALTGRAD_MAX_CPU_ISA; all else, too, where not native
   int threads;           ///< num_threads() now
 };
 /// Throws std::invalid_argument where ALTGRAD_MAX_CPU_ISA names no instruction set, as every product of matrices does.

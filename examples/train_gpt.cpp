@@ -152,9 +152,9 @@ class Training {
   }
 
   void banner() const {
-    std::printf("%s: %ld layers, %ld heads, %ld wide, %ld parameters, on %s (%d threads)\n", title().c_str(),
+    std::printf("%s: %ld layers, %ld heads, %ld wide, %ld parameters, on %s (%d thread%s)\n", title().c_str(),
                 long(recipe.n_layer), long(recipe.n_head), long(recipe.n_embd), long(model.num_parameters()),
-                o.device.c_str(), ag::num_threads());
+                o.device.c_str(), ag::num_threads(), ag::num_threads() == 1 ? "" : "s");
     if (o.quantized()) {
       std::printf("%zu of %zu Linear layers quantized, %s scaling over %ld steps\n", report.replaced.size(),
                   report.replaced.size() + report.skipped.size(), o.scaling.c_str(), long(o.history));

@@ -64,8 +64,9 @@ void AmaxHistory::update(float amax) {
 }
 
 void AmaxHistory::update(const Tensor& x) {
+  check_floating("AmaxHistory", x);
   if (x.device() != device()) fail("AmaxHistory: it is on ", device(), ", and x on ", x.device());
-  record(*this, amax_of(x));
+  if (x.numel() > 0) record(*this, amax_of(x));
 }
 
 void AmaxHistory::reset() {

@@ -22,7 +22,8 @@ class AmaxHistory {
   /// Records an amax in place of the oldest one. One that is not finite is counted, not recorded. Throws
   /// std::invalid_argument where it is negative.
   void update(float amax);
-  /// Records the amax of x, a floating tensor on this history's device. Throws std::invalid_argument for others.
+  /// Records the amax of x, a floating tensor on this history's device; nothing where it has no elements. Throws
+  /// std::invalid_argument for others.
   void update(const Tensor& x);
   /// Forgets everything, the counts too.
   void reset();

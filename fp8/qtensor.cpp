@@ -18,6 +18,14 @@ bool fits_bf16(const std::optional<Format>& f) {
   return f && f->mantissa_bits <= 7 && f->max() <= 0x1p48 && f->min_subnormal() >= 0x1p-60;
 }
 
+void check(const char* op, const QTensor& q) {
+  const Tensor &x = q.values, &scale = q.scale;
+  check_defined(op, x);
+  if (x.dtype() != DType::bf16) return check_floating(op, x);
+  if (!scale.defined() || scale.dtype() != DType::f32 || scale.dim() != 0 || scale.device() != x.device())
+    fail(op, ": values in bf16, ", x.shape(), ", need a scale in f32 of shape (), on their device");
+}
+
 bool has_bf16(Device on) {
   return dispatch_device(on, [](const auto& device) { return kernels::has_bf16(device); });
 }
@@ -34,6 +42,7 @@ QTensor QTensor::t() const {
 }
 
 Tensor QTensor::dequantize() const {
+  check("dequantize", *this);
   if (values.dtype() != DType::bf16) return values;
   const Tensor y = Tensor::empty(values.shape(), {DType::f32, values.device()});
   dispatch_device(values.device(), [&](const auto& device) {
@@ -65,6 +74,8 @@ void detail::round_into(const Tensor& values, const Tensor& x, const Format& for
 }
 
 Tensor matmul(const QTensor& a, const QTensor& b, const std::optional<Tensor>& bias) {
+  check("matmul", a);
+  check("matmul", b);
   kernels::Gemm g{
       .m = a.rows(), .n = b.columns(), .k = a.columns(), .trans_a = a.transposed, .trans_b = b.transposed};
   if (b.rows() != g.k) fail("matmul: (", g.m, ", ", g.k, ") and (", b.rows(), ", ", g.n, ") do not match");

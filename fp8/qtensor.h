@@ -15,7 +15,7 @@ struct QTensor {
   /// (..., columns), all other axes are rows. In bf16: the format's own numbers, to be multiplied by `scale`. In f32 or
   /// f64: on their scale already.
   Tensor values;
-  Tensor scale;                  ///< f32 (), on the device of the values; undefined without a format
+  Tensor scale;  ///< f32 (), on the device of the values; may be undefined where they are f32 or f64
   std::optional<Format> format;  ///< empty: the values are those of the tensor that was given
   bool transposed = false;
 
@@ -23,7 +23,8 @@ struct QTensor {
   int64_t columns() const;
   /// The transposed matrix, of the same values.
   QTensor t() const;
-  /// The values on their scale, as f32 or f64, in the shape they lie in; the values themselves where they are that.
+  /// The values on their scale, as f32 or f64, in the shape they lie in; the values themselves where they are that. Throws
+  /// std::invalid_argument where the members are none of what is said here.
   Tensor dequantize() const;
 };
 

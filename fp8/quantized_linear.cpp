@@ -9,13 +9,6 @@
 namespace altgrad::fp8 {
 namespace {
 
-void check_format(const char* role, const Format& format) {
-  format.validate();
-  if (!format.has_sign) {
-    fail("QuantizedLinear: the ", role, " format ", format.name, " has no sign and is for scales only");
-  }
-}
-
 // The names under which a layer's histories are saved.
 struct SavedHistory {
   Quantizer LinearQuantizers::*role;
@@ -69,12 +62,10 @@ Tensor quantized_linear(const Tensor& x, const Tensor& w, const std::optional<Te
 }
 
 void check_quantize_options(const Format& format, const QuantizeOptions& options) {
-  if (unsigned(options.scaling) > unsigned(Scaling::current))
-    fail("QuantizedLinear: scaling is ", int(options.scaling), ", none of Scaling");
-  detail::check_cast("QuantizedLinear", {options.rounding, options.overflow, options.ste});
-  check_format("weight", format);
-  if (options.input_format) check_format("input", *options.input_format);
-  if (options.grad_format) check_format("grad_output", *options.grad_format);
+  const CastOptions cast{options.rounding, options.overflow, options.ste};
+  detail::check_quantizer("QuantizedLinear: weight", format, options.scaling, cast);
+  detail::check_quantizer("QuantizedLinear: input", options.input_format, options.scaling, cast);
+  detail::check_quantizer("QuantizedLinear: grad_output", options.grad_format, options.scaling, cast);
   if (options.history_length < 1) {
     fail("QuantizedLinear: history_length ", options.history_length, ", must be at least 1");
   }

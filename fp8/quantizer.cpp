@@ -18,9 +18,21 @@ std::ostream& operator<<(std::ostream& out, Scaling scaling) {
   return out << (scaling == Scaling::window ? "window" : scaling == Scaling::delayed ? "delayed" : "current");
 }
 
+void detail::check_quantizer(const char* op, const std::optional<Format>& format, Scaling scaling,
+                             const CastOptions& cast) {
+  check_cast(op, cast);
+  if (unsigned(scaling) > unsigned(Scaling::current))
+    fail(op, ": scaling is ", int(scaling), ", none of Scaling");
+  if (!format) return;
+  format->validate();
+  if (!format->has_sign) fail(op, ": the format ", format->name, " has no sign and is for scales only");
+}
+
 QTensor Quantizer::apply(const Tensor& x, bool record,
                          std::initializer_list<std::optional<Format>> partners) {
   check_floating("quantize", x);
+  detail::check_quantizer("quantize", format, scaling, cast);
+  record = record && x.numel() > 0;  // no elements have no amax
   if (x.device() != history.device())
     fail("quantize: x is on ", x.device(), ", the amax history on ", history.device());
   if (!format) {
@@ -54,6 +66,7 @@ QTensor Quantizer::apply(const Tensor& x, bool record,
 }
 
 Tensor Quantizer::gradient(const Tensor& dy, const Tensor& x, const QTensor& q) const {
+  check_defined("quantize", dy);
   return clips() ? detail::clipped_ste_grad(dy, x, *format, q.scale) : dy;
 }
 

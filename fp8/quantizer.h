@@ -14,8 +14,8 @@ ALTGRAD_API_BEGIN
 namespace altgrad::fp8 {
 
 struct Quantizer {
-  std::optional<Format> format;  ///< empty: values stay as they are
-  AmaxHistory history;           ///< shared by copies
+  std::optional<Format> format;           ///< empty: values stay as they are
+  AmaxHistory history = AmaxHistory(16);  ///< shared by copies, so each role needs one of its own
   Scaling scaling = Scaling::window;
   CastOptions cast = {};
 
@@ -25,7 +25,7 @@ struct Quantizer {
   /// rounding takes one stream of rounding_generator(). Not differentiable. Throws std::invalid_argument where x is
   /// not floating or not on the history's device.
   QTensor apply(const Tensor& x, bool record, std::initializer_list<std::optional<Format>> partners = {});
-  /// The gradient of apply: dy, zeroed where x was saturated if cast.ste says so; q is what apply made of x. Throws
+  /// The gradient of apply: dy, zeroed where x was saturated if cast.ste says so; q is what apply made of x. Then it throws
   /// std::invalid_argument where dy does not match x.
   Tensor gradient(const Tensor& dy, const Tensor& x, const QTensor& q) const;
   /// Does gradient() look at x?

@@ -13,7 +13,8 @@ namespace altgrad::fp8 {
 ///   delayed  the largest of the history before this step, this tensor's own where that is empty; clips where
 ///            values have grown, and counts the steps in which it did (TransformerEngine's delayed scaling)
 ///   current  this tensor's own
-/// In eval mode window and delayed both use the history's, and the tensor's own where the history is empty.
+/// In eval mode window and delayed both use the history's, and the tensor's own where the history is empty. One that holds
+/// zeros alone counts as empty.
 enum class Scaling { window, delayed, current };
 std::ostream& operator<<(std::ostream& out, Scaling scaling);  ///< window, delayed, current
 

@@ -45,7 +45,7 @@ Isa best() {
 
 Isa allowed() {
   const char* const wanted = std::getenv("ALTGRAD_MAX_CPU_ISA");
-  if (!wanted) return Isa::amx;
+  if (!wanted || !*wanted) return Isa::amx;
   const auto found = std::find(std::begin(isa_names), std::end(isa_names), std::string_view(wanted));
   if (found == std::end(isa_names)) {
     fail("ALTGRAD_MAX_CPU_ISA is \"", wanted, "\", must be portable, avx2, avx512, avx512_bf16 or amx");

@@ -1,6 +1,6 @@
-// What kernels are written against, by two compilers: nvcc, for a GPU, and any C++ compiler, for the simulated device of the
-// tests, which has what nvcc builds in (<simulator/builtins.h>). Shared memory, launches, sums of warps and blocks, products
-// on tensor cores; all else in a kernel is CUDA C++ as it stands.
+// What kernels are written against, by two compilers: nvcc, for a GPU, and any C++ compiler, for the simulated device
+// of the tests, which has what nvcc builds in (<simulator/builtins.h>). Shared memory, launches, sums of warps and
+// blocks, products on tensor cores; all else in a kernel is CUDA C++ as it stands.
 #pragma once
 
 #include <altgrad/core/cuda/check.h>
@@ -21,7 +21,8 @@
 #define AG_DEVICE inline
 #define AG_LAMBDA
 #define AG_SHARED(T, name, n) T(&name)[n] = altgrad::simulator::shared_array<T, n>([] {})
-// Hands the place of a call in a kernel on to a barrier or collective, so that errors name it, and not a line of this header.
+// Hands the place of a call in a kernel on to a barrier or collective, so that errors name it, and not a line of this
+// header.
 #define AG_PLACE , altgrad::simulator::Location place = altgrad::simulator::Location::current()
 #define AG_AT_PLACE(f, ...) f(__VA_ARGS__ __VA_OPT__(, ) place)
 #endif
@@ -106,8 +107,8 @@ AG_DEVICE T block_sum(T x AG_PLACE) {
 // ---- Tensor cores (PTX ISA, "Matrix fragments for mma.m16n8k16" and "mma.m16n8k8"): d += a b ----
 // With g = lane / 4 and t = lane % 4, d (16, 8) is columns 2 t and 2 t + 1 of row g, then of row g + 8.
 
-// a (16, 16), b (16, 8), as pairs of bf16: of a rows g, g + 8, g, g + 8 of columns 2 t and 2 t + 1, the last two of columns
-// 2 t + 8 and 2 t + 9; of b rows 2 t and 2 t + 1, then 2 t + 8 and 2 t + 9, of column g.
+// a (16, 16), b (16, 8), as pairs of bf16: of a rows g, g + 8, g, g + 8 of columns 2 t and 2 t + 1, the last two of
+// columns 2 t + 8 and 2 t + 9; of b rows 2 t and 2 t + 1, then 2 t + 8 and 2 t + 9, of column g.
 AG_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2] AG_PLACE) {
 #if defined(__CUDACC__)
   asm volatile(
@@ -120,8 +121,8 @@ AG_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&
 #endif
 }
 
-// a (16, 8), b (8, 8), bits of floats whose low 13 count for nothing: of a (g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4); of b
-// (t, g), (t + 4, g).
+// a (16, 8), b (8, 8), bits of floats whose low 13 count for nothing: of a (g, t), (g + 8, t), (g, t + 4),
+// (g + 8, t + 4); of b (t, g), (t + 4, g).
 AG_DEVICE void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2] AG_PLACE) {
 #if defined(__CUDACC__)
   asm volatile(
@@ -134,8 +135,8 @@ AG_DEVICE void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&
 #endif
 }
 
-// Four 8 x 8 matrices of 16-bit values in shared memory, lane l giving the address, aligned to 16 bytes, of row l % 8 of matrix
-// l / 8. Lane l gets columns 2 (l % 4) and 2 (l % 4) + 1 of row l / 4 of each matrix, or of its transpose.
+// Four 8 x 8 matrices of 16-bit values in shared memory, lane l giving the address, aligned to 16 bytes, of row l % 8
+// of matrix l / 8. Lane l gets columns 2 (l % 4) and 2 (l % 4) + 1 of row l / 4 of each matrix, or of its transpose.
 template <bool transposed = false>
 AG_DEVICE void load_matrices(uint32_t (&fragments)[4], const uint16_t* row AG_PLACE) {
 #if defined(__CUDACC__)

@@ -3,6 +3,7 @@
 
 #include <altgrad/fp8/qtensor.h>
 #include <altgrad/fp8/quantize.h>
+#include <altgrad/fp8/scaling.h>
 
 #include <initializer_list>
 #include <optional>
@@ -19,8 +20,10 @@ void round_into(const Tensor& values, const Tensor& x, const Format& format, con
                 const std::optional<RandomStream>& random, const Tensor& scale, float* amax,
                 const float* rounded_with = nullptr);
 
-// Throws std::invalid_argument where an enumeration is out of range.
+// Throw std::invalid_argument where an enumeration is out of range, or the format is none or has no sign.
 void check_cast(const char* op, const CastOptions& options);
+void check_quantizer(const char* op, const std::optional<Format>& format, Scaling scaling,
+                     const CastOptions& cast);
 
 // dy, or 0 where |x / scale| > max: the gradient of Ste::clipped.
 Tensor clipped_ste_grad(const Tensor& dy, const Tensor& x, const Format& format, const Tensor& scale);

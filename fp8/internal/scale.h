@@ -60,8 +60,8 @@ struct ScaleRule {
 // The scale for a tensor with this amax. With rule.record the amax enters the history. One that is not finite is only
 // counted there, and the history's stands in for it.
 AG_HD inline float update_scale(const History& history, float amax, const ScaleRule& rule) {
-  const bool empty = history.size() == 0;
   const float before = history.amax();
+  const bool empty = before == 0;  // zeros say nothing of the numbers that follow them
   if (rule.record) history.record(amax);
   const float wanted = rule.scaling == Scaling::current || empty ? amax
                        : rule.scaling == Scaling::delayed        ? before
@@ -77,7 +77,7 @@ AG_HD inline float update_scale(const History& history, float amax, const ScaleR
 AG_HD inline float predicted_scale(const History& history, const ScaleRule& rule) {
   constexpr float unknown = std::numeric_limits<float>::quiet_NaN();
   const int64_t held = history.size(), oldest = history.recorded() - held;
-  if (rule.scaling == Scaling::current || held == 0) return unknown;
+  if (rule.scaling == Scaling::current || history.amax() == 0) return unknown;
   if (rule.scaling == Scaling::delayed || !rule.record) return scale_of(history.amax(), rule.max);
   const float others = history.amax_from(held == history.length ? oldest + 1 : oldest);
   return history.at(history.recorded() - 1) >= others ? unknown : scale_of(others, rule.max);

@@ -55,6 +55,12 @@ Optimizer::Optimizer(const char* name, std::vector<ParamGroup> groups, double lr
   updates_ = Tensor::zeros({int64_t(memory.size())}, {.dtype = DType::i64});
   if (state.size() > max_state)
     fail(name_, ": keeps ", state.size(), " tensors of each parameter, at most ", max_state, " are possible");
+  if (std::set<std::string_view>{state.begin(), state.end()}.size() < state.size() ||
+      std::ranges::any_of(state, [](const std::string& key) { return key.empty() || key == "step"; })) {
+    fail(
+        name_,
+        ": the names of what is kept of a parameter must differ, from each other and from \"\" and \"step\"");
+  }
   for (std::string& key : state) {
     std::vector<Tensor>& tensors = state_.emplace_back(State{std::move(key), {}}).tensors;
     for_each_parameter(groups_, [&](const ParamGroup&, const Tensor& p, size_t) {

@@ -247,6 +247,22 @@ TEST_CASE("a user's op is written and used like one of the library's", "[tape][c
   CHECK(distance(x.grad(), sigmoid(x.detach())) < 1e-15);
 }
 
+struct ToBf16 final : Op {
+  static constexpr const char* name = "to_bf16";
+  Tensor forward(const Tensor& x) { return x.copied({DType::bf16, x.device()}); }
+  void backward(const Tensor&, Grads&) override { throw std::logic_error("bf16 carries no gradients"); }
+};
+
+TEST_CASE("a user's op whose result has no gradient is not recorded", "[tape]") {
+  const Tensor x = leaf({3});
+  Tape tape;
+  const Tensor y = apply<ToBf16>(x);
+  CHECK(tape.num_ops() == 0);
+  CHECK(!y.is_recorded());
+  tape.backward(sum(x * y.to(DType::f64) + x * y.to(DType::f64)));
+  CHECK(distance(x.grad(), y.to(DType::f64) * 2.0) == 0);
+}
+
 TEST_CASE("an op that throws in forward leaves the tape as it was", "[tape]") {
   const Tensor x = leaf({2});
   Throws::in_backward = false;

@@ -132,8 +132,8 @@ __global__ void load_kernel(uint32_t* fragments, const uint16_t* x) {
   for (unsigned i = 0; i < 4; ++i) fragments[threadIdx.x * 4 + i] = own[i];
 }
 
-// A block of four warps has 32 x 32 of c, a warp 16 x 16. Rows in shared memory are 24 apart, so that ldmatrix meets no bank
-// twice.
+// A block of four warps has 32 x 32 of c, a warp 16 x 16. Rows in shared memory are 24 apart, so that ldmatrix meets
+// no bank twice.
 __global__ void __launch_bounds__(128)
     matmul_kernel(float* c, const uint16_t* a, const uint16_t* b, int n, int k) {
   constexpr int pitch = 24;

@@ -19,7 +19,8 @@ void turn(float* y, const float* x, int64_t blocks, bool dynamic, cudaStream_t s
 // Inclusive sums of 32 numbers by a warp: through memory with __syncwarp, and by __shfl_up_sync
 void scan_by_memory(int* y, const int* x, cudaStream_t stream = nullptr);
 void scan_by_shuffles(int* y, const int* x, cudaStream_t stream = nullptr);
-// y (32 x 6): for each lane, of x its next lane's by __shfl_sync, by xor 5, down by 3, then ballot, any and all of x > 0
+// y (6 x 32): for each lane, of x its next lane's by __shfl_sync, by xor 5, down by 3, then ballot, any and all of
+// x > 0
 void votes(int* y, const int* x, cudaStream_t stream = nullptr);
 // counts (4): a sum, the largest, the last that was exchanged, and compare-and-swap's ticket, over n threads
 void count(unsigned* counts, const unsigned* x, int n, cudaStream_t stream = nullptr);

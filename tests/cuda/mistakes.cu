@@ -1,6 +1,6 @@
-// Kernels that are wrong on purpose, one for each mistake that the simulator or a sanitizer must catch. `cuda_mistakes NAME` makes
-// that one and prints what it leads to; test_mistakes*.cpp say what that must be. A comment MISTAKE marks the lines that a report
-// has to name.
+// Kernels that are wrong on purpose, one for each mistake that the simulator or a sanitizer must catch.
+// `cuda_mistakes NAME` makes that one and prints what it leads to; test_mistakes*.cpp say what that must be. A
+// comment MISTAKE marks the lines that a report has to name.
 #include <altgrad/core/cuda/device.h>
 
 #include <simulator/simulator.h>

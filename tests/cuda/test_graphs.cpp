@@ -1,5 +1,5 @@
-// Captures and graphs: what a stream is given is kept instead of run, and each launch finds in memory what is there then. What
-// waits or allocates in a capture is an error, and the capture is lost.
+// Captures and graphs: what a stream is given is kept instead of run, and each launch finds in memory what is there
+// then. What waits or allocates in a capture is an error, and the capture is lost.
 #include "kernels.h"
 
 #include <simulator/simulator.h>

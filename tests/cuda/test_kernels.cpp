@@ -1,5 +1,5 @@
-// Kernels run as on a GPU: right results, with the same bits in any order of threads and blocks, at odd sizes. And that the
-// orders are what they say.
+// Kernels run as on a GPU: right results, with the same bits in any order of threads and blocks, at odd sizes. And
+// that the orders are what they say.
 #include "kernels.h"
 
 #include <simulator/simulator.h>

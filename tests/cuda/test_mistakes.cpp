@@ -1,5 +1,5 @@
-// Mistakes that the simulator itself finds, in every build: the error names kernel, thread, block and place. And those that show
-// in results: other ones in another order, NaN where nobody has written.
+// Mistakes that the simulator itself finds, in every build: the error names kernel, thread, block and place. And
+// those that show in results: other ones in another order, NaN where nobody has written.
 #include <simulator/sanitizers.h>
 
 #include "catch.h"

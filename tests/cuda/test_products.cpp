@@ -1,5 +1,5 @@
-// Products through cuBLASLt against plain loops in f64: all types and transposes, padded and batched matrices, epilogues, alpha
-// and beta of the host and of the device.
+// Products through cuBLASLt against plain loops in f64: all types and transposes, padded and batched matrices,
+// epilogues, alpha and beta of the host and of the device.
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
 #include <simulator/simulator.h>
@@ -95,8 +95,8 @@ double gelu_slope(double x) {  // by a difference
   return (gelu(x + 1e-5) - gelu(x - 1e-5)) / 2e-5;
 }
 
-// The largest difference between what cuBLASLt gives and plain loops, all of them: D and what lies between its columns, the
-// bias's gradient, the auxiliary matrix.
+// The largest difference between what cuBLASLt gives and plain loops, all of them: D and what lies between its
+// columns, the bias's gradient, the auxiliary matrix.
 double difference(const Case& c) {
   const cudaDataType_t type_b = c.b.value_or(c.ab);
   const bool fp8 = c.ab == CUDA_R_8F_E4M3 || c.ab == CUDA_R_8F_E5M2;

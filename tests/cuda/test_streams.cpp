@@ -1,5 +1,5 @@
-// The runtime behaves as CUDA's where programs go wrong: work runs when the host waits, copies read their source when CUDA would,
-// streams wait for each other only where they are told to, memory ends.
+// The runtime behaves as CUDA's where programs go wrong: work runs when the host waits, copies read their source when
+// CUDA would, streams wait for each other only where they are told to, memory ends.
 #include "kernels.h"
 
 #include <simulator/simulator.h>

@@ -55,6 +55,31 @@ TEST_CASE("an amax history records the amax of tensors", "[fp8]") {
   REQUIRE(h.size() == 2);
 }
 
+TEST_CASE("a tensor without elements has no amax, and a history of zeros says nothing of what follows",
+          "[fp8]") {
+  AmaxHistory h(2);
+  h.update(Tensor::ones({1}));
+  h.update(Tensor::ones({0, 2}));
+  CHECK(h.recorded() == 1);
+  for (const Scaling scaling : {Scaling::window, Scaling::delayed, Scaling::current}) {
+    CAPTURE(scaling);
+    Quantizer q{E4M3, AmaxHistory(2), scaling, {}};
+    const Tensor x = Tensor::from({448.f * 4}, {1});
+    for (int step = 0; step < 3; ++step) {
+      q.apply(x, true);
+      q.apply(Tensor::ones({0, 2}), true);
+    }
+    CHECK(q.history.recorded() == 3);
+    CHECK(q.apply(x, false).dequantize().item<float>() == 448.f * 4);
+
+    Quantizer started{E4M3, AmaxHistory(2), scaling, {}};
+    started.apply(Tensor::zeros({1}), true);
+    for (const bool record : {false, true}) {
+      CHECK(started.apply(Tensor::from({0x1p-20f}, {1}), record).dequantize().item<float>() == 0x1p-20f);
+    }
+  }
+}
+
 TEST_CASE("an f64 amax is rounded up to a float, so that no scale from it clips", "[fp8]") {
   const double x = 1 + 1e-12;
   REQUIRE(double(amax(Tensor::from({x}, {1}))) >= x);

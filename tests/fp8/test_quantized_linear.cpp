@@ -51,6 +51,32 @@ void require_close(const Tensor& actual, const std::vector<double>& expected, do
 
 }  // namespace
 
+TEST_CASE("quantizers and operands that are none are refused", "[fp8]") {
+  const Tensor x = Tensor::ones({2, 2}), one = Tensor::ones({});
+  const auto apply = [&](const Format& format, Scaling scaling, CastOptions cast) {
+    Quantizer{format, AmaxHistory(2), scaling, cast}.apply(x, true);
+  };
+  CHECK(throws([&] { apply(float8_e8m0fnu, Scaling::window, {}); }, {"quantize", "has no sign"}));
+  CHECK(throws([&] { apply({.exponent_bits = 40, .mantissa_bits = 3}, Scaling::window, {}); }, {"40"}));
+  CHECK(throws([&] { apply(E4M3, Scaling(7), {}); }, {"quantize: scaling is 7"}));
+  CHECK(throws([&] { apply(E4M3, Scaling::window, {.rounding = Rounding(9)}); }, {"quantize", "9"}));
+  CHECK(throws([&] { Quantizer{.format = E4M3}.apply(x.to(DType::i64), true); }, {"needs a floating dtype"}));
+
+  const Tensor bf16 = x.to(DType::bf16);
+  const QTensor wrong[] = {{bf16, {}, E4M3},
+                           {bf16, one.to(DType::f64), E4M3},
+                           {bf16, Tensor::ones({2}), E4M3},
+                           {bf16, Tensor::ones({0}), E4M3},
+                           {x.to(DType::u8), one, E4M3},
+                           {}};
+  for (const QTensor& q : wrong) {
+    CHECK(throws([&] { q.dequantize(); }, {"dequantize: "}));
+    CHECK(throws([&] { matmul(q, QTensor{x, {}, {}}); }, {"matmul: "}));
+    CHECK(throws([&] { matmul(QTensor{x, {}, {}}, q); }, {"matmul: "}));
+  }
+  CHECK(values(matmul(QTensor{bf16, one, E4M3}, QTensor{x, {}, {}})) == std::vector<double>(4, 2));
+}
+
 TEST_CASE("quantized_linear forward produces quantized output", "[fp8]") {
   manual_seed(1);
   const auto linear = std::make_shared<nn::Linear>(64, 48);

@@ -210,15 +210,20 @@ TEST_CASE("the cosine schedule at the ends of the integers", "[optim]") {
   }
 }
 
-TEST_CASE("an optimizer of one's own keeps at most max_state tensors of a parameter", "[optim]") {
+TEST_CASE("an optimizer of one's own keeps at most max_state tensors of a parameter, by names that differ",
+          "[optim]") {
   struct Greedy final : optim::Optimizer {
-    Greedy(const Tensor& p, size_t n)
-        : Optimizer("greedy", one_group({p}), 0, 0, std::vector<std::string>(n, "x")) {}
+    Greedy(const Tensor& p, std::vector<std::string> state)
+        : Optimizer("greedy", one_group({p}), 0, 0, std::move(state)) {}
     void step() override { begin_step(); }
   };
   const Tensor p = parameter({1});
-  Greedy(p, optim::max_state).step();
-  CHECK(throws([&] { Greedy(p, optim::max_state + 1); }, {"greedy: keeps 5 tensors", "at most 4"}));
+  Greedy(p, {"a", "b", "c", "d"}).step();
+  CHECK(throws([&] { Greedy(p, {"a", "b", "c", "d", "e"}); }, {"greedy: keeps 5 tensors", "at most 4"}));
+  const std::vector<std::string> clashes[] = {{"m", "m"}, {""}, {"step"}};
+  for (const auto& state : clashes) {
+    CHECK(throws([&] { Greedy(p, state); }, {"greedy: the names", "must differ"}));
+  }
 }
 
 TEST_CASE("clip_grad_norm of f64 gradients whose squares overflow leaves them, as its header says",

@@ -1,8 +1,8 @@
 // The scheduler: gives the threads of a block their turns, one block after the other.
 //
-// To ThreadSanitizer each thread is one of its own, and blocks are unordered: what orders is the launch, the block's barriers,
-// __syncwarp and the grid's end. Making one of its fibers takes it long, so four sets of them take turns: blocks that
-// are neighbours share none.
+// To ThreadSanitizer each thread is one of its own, and blocks are unordered: what orders is the launch, the block's
+// barriers, __syncwarp and the grid's end. Making one of its fibers takes it long, so four sets of them take turns:
+// blocks that are neighbours share none.
 #include "block.h"
 
 #include <algorithm>
@@ -62,8 +62,8 @@ Fiber* fiber_of([[maybe_unused]] const Thread& t) {
 #endif
 }
 
-// Runs threads that are fresh, one after the other, until one has to wait; then the scheduler begins another fiber. So kernels
-// without barriers never switch.
+// Runs threads that are fresh, one after the other, until one has to wait; then the scheduler begins another fiber.
+// So kernels without barriers never switch.
 void run_threads() {
   Fiber::entered();
   for (;;) {

@@ -63,15 +63,15 @@ inline Warp& own_warp() { return block.warps[thread_number() / warp_size]; }
 
 [[noreturn]] void fail(const std::string& what, Location where);  // of `self`
 
-// Adds the lane's value to those of its warp. True in the lane that came last: it sees all of them, changes them in place and
-// calls leave_collective(). False in the others, when that has happened.
+// Adds the lane's value to those of its warp. True in the lane that came last: it sees all of them, changes them in
+// place and calls leave_collective(). False in the others, when that has happened.
 bool enter_collective(const char* what, unsigned mask, void* value, Location where);
 void leave_collective();
 
 // Shared memory for the next block, with nothing in it but `dynamic_bytes`.
 void reset_shared(size_t dynamic_bytes);
-// Addresses in it that stand for the block's barriers and its warps' to ThreadSanitizer, two for each: a thread can be past a
-// barrier and release the next one before others have acquired, which must not order what lies between.
+// Addresses in it that stand for the block's barriers and its warps' to ThreadSanitizer, two for each: a thread can
+// be past a barrier and release the next one before others have acquired, which must not order what lies between.
 void* barrier_address();
 void* warp_address();
 

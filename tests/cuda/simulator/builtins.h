@@ -1,5 +1,6 @@
-// What nvcc builds in, for a C++ compiler: threadIdx, barriers, warp collectives, atomics. The threads of a block are fibers
-// of one OS thread: each runs until it meets a barrier or a collective, then the next one does. Blocks run one after the other.
+// What nvcc builds in, for a C++ compiler: threadIdx, barriers, warp collectives, atomics. The threads of a block are
+// fibers of one OS thread: each runs until it meets a barrier or a collective, then the next one does. Blocks run one
+// after the other.
 //
 // It is stricter than the hardware, so that what passes is portable: every thread of a block must reach the same
 // __syncthreads (none may have returned), collectives take all 32 lanes, a block is whole warps. What is missing here
@@ -27,7 +28,8 @@ inline dim3 blockDim, gridDim;
 
 namespace altgrad::simulator {
 
-// A place in the source, by default that of the call whose default argument it is. (clang 14 has no std::source_location.)
+// A place in the source, by default that of the call whose default argument it is. (clang 14 has no
+// std::source_location.)
 struct Location {
   const char* file = "";
   int line = 0;
@@ -57,8 +59,8 @@ void check_argument(const char* kernel, const T& argument) {
 
 void* dynamic_shared();
 void* static_shared(const void* key, size_t bytes);
-// The block's array of this place in the source. A static variable would not do: nobody could fill it with NaNs for each block
-// (GCC leaves the statics of function templates where they are, whatever section is asked for).
+// The block's array of this place in the source. A static variable would not do: nobody could fill it with NaNs for
+// each block (GCC leaves the statics of function templates where they are, whatever section is asked for).
 template <class T, size_t n, class Place>
 auto shared_array(Place) -> T (&)[n] {
   static const char key = 0;
@@ -84,7 +86,8 @@ unsigned ballot(const char* what, unsigned mask, bool predicate, Location where)
 // d += a b, of fragments as mma.sync has them.
 void multiply_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Location where);
 void multiply_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Location where);
-// Four 8 x 8 matrices of 16-bit values: lane l brings row l % 8 of matrix l / 8, and gets fragments as ldmatrix has them.
+// Four 8 x 8 matrices of 16-bit values: lane l brings row l % 8 of matrix l / 8, and gets fragments as ldmatrix has
+// them.
 void exchange_rows(uint32_t (&fragments)[4], const uint16_t (&row)[8], bool transposed, Location where);
 int lane();
 

@@ -7,7 +7,8 @@
 
 #include "sanitizers.h"
 
-// Pushes the registers that a function must preserve, leaves the stack's pointer in *from, and goes on with the stack `to`.
+// Pushes the registers that a function must preserve, leaves the stack's pointer in *from, and goes on with the stack
+// `to`.
 extern "C" void altgrad_simulator_switch(void** from, void* to);
 
 #if defined(__x86_64__)

@@ -1,5 +1,5 @@
-// A stack of its own for each thread of a block that waits for others. A switch is a handful of instructions: swapcontext
-// would make two system calls, and the kernels of a test switch millions of times.
+// A stack of its own for each thread of a block that waits for others. A switch is a handful of instructions:
+// swapcontext would make two system calls, and the kernels of a test switch millions of times.
 #pragma once
 
 #include <cstddef>
@@ -13,8 +13,8 @@ class Fiber {
   Fiber(const Fiber&) = delete;
   Fiber& operator=(const Fiber&) = delete;
 
-  // The next resume() runs main() from its beginning; it ends by leave(), never by returning. What was left on the stack is
-  // dropped.
+  // The next resume() runs main() from its beginning; it ends by leave(), never by returning. What was left on the
+  // stack is dropped.
   void begin(void (*main)());
   // Called outside of fibers: goes on in this one until it leaves.
   void resume();

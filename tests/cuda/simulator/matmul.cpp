@@ -1,4 +1,5 @@
-// The arithmetic of a product: operands are unpacked to f32, or f64, and multiplied by plain loops, sums in ascending k.
+// The arithmetic of a product: operands are unpacked to f32, or f64, and multiplied by plain loops, sums in ascending
+// k.
 #include "matmul.h"
 
 #include <cuda_bf16.h>

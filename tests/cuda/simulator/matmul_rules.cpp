@@ -1,5 +1,5 @@
-// Which products cuBLASLt takes (its manual, "cublasLtMatmul"), as far as altgrad asks for them: what is not listed here
-// is refused.
+// Which products cuBLASLt takes (its manual, "cublasLtMatmul"), as far as altgrad asks for them: what is not listed
+// here is refused.
 #include "matmul.h"
 #include "simulator.h"
 

@@ -1,5 +1,6 @@
-// The runtime's memory: the device's lies in one range that can be touched only while queued work or a copy runs, so host code
-// that touches it dies as it would with a GPU. Fresh memory is NaN; behind each allocation is a gap that AddressSanitizer watches.
+// The runtime's memory: the device's lies in one range that can be touched only while queued work or a copy runs, so
+// host code that touches it dies as it would with a GPU. Fresh memory is NaN; behind each allocation is a gap that
+// AddressSanitizer watches.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -200,8 +201,8 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind 
   return cudaSuccess;
 }
 
-// Pinned memory is read or written when the copy runs. Pageable memory: what the host gives is taken aside at once, what the
-// device gives is waited for.
+// Pinned memory is read or written when the copy runs. Pageable memory: what the host gives is taken aside at once,
+// what the device gives is waited for.
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
   const Lock lock;

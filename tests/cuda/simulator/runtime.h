@@ -1,5 +1,5 @@
-// Streams are queues: work runs when the host waits for it, so what reads a result too early reads NaNs. What a stream that is
-// captured is given goes into the graph instead. Internal to the simulator.
+// Streams are queues: work runs when the host waits for it, so what reads a result too early reads NaNs. What a
+// stream that is captured is given goes into the graph instead. Internal to the simulator.
 #pragma once
 
 #include <cuda_runtime_api.h>

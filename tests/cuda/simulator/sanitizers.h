@@ -29,7 +29,8 @@
 
 namespace altgrad::simulator {
 
-// All the ordering between threads that ThreadSanitizer is told of: what was released at an address, for who acquires there.
+// All the ordering between threads that ThreadSanitizer is told of: what was released at an address, for who acquires
+// there.
 #if SIMULATOR_TSAN
 inline void release(void* address) { __tsan_release(address); }
 inline void acquire(void* address) { __tsan_acquire(address); }

@@ -1,5 +1,5 @@
-// Shared memory of the block that runs: dynamic memory, then each array when a thread first asks for it, all filled with NaNs,
-// with gaps that AddressSanitizer lets nobody touch.
+// Shared memory of the block that runs: dynamic memory, then each array when a thread first asks for it, all filled
+// with NaNs, with gaps that AddressSanitizer lets nobody touch.
 #include <sys/mman.h>
 
 #include <new>

@@ -7,8 +7,8 @@
 
 namespace altgrad::simulator {
 
-// A mistake in a kernel or in how it is launched: says what, in which kernel, block and thread, and where in the source.
-// Thrown by launch(), or by the call that waits for the work. All that was queued is dropped.
+// A mistake in a kernel or in how it is launched: says what, in which kernel, block and thread, and where in the
+// source. Thrown by launch(), or by the call that waits for the work. All that was queued is dropped.
 struct Error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -16,8 +16,9 @@ struct Error : std::runtime_error {
 constexpr uint64_t ascending = 0, descending = 1;
 
 struct Settings {
-  // In what order threads and blocks get their turns; any number but the two above is the seed of a random one. A correct
-  // kernel's results are the same for all. Begins as the environment's ALTGRAD_SIMULATOR_ORDER, where there is one.
+  // In what order threads and blocks get their turns; any number but the two above is the seed of a random one. A
+  // correct kernel's results are the same for all. Begins as the environment's ALTGRAD_SIMULATOR_ORDER, where there
+  // is one.
   uint64_t order;
   int devices = 1;
   int major = 8, minor = 0;         // compute capability

@@ -1,5 +1,5 @@
-// The runtime's streams, events, captures and graphs, and launches. A graph is the list of what was queued while its stream was
-// captured; replayed, it finds in memory what is there then.
+// The runtime's streams, events, captures and graphs, and launches. A graph is the list of what was queued while its
+// stream was captured; replayed, it finds in memory what is there then.
 #include <algorithm>
 #include <chrono>
 #include <deque>

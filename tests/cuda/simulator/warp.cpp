@@ -30,8 +30,8 @@ float tf32(uint32_t bits) {
   return std::bit_cast<float>(bits & ~0x1fffu);
 }  // the low 13 bits are not looked at
 
-// Lane 4 g + t holds columns 2 t and 2 t + 1 of rows g and g + 8. Products are exact, sums in f32 in ascending k: one of the
-// orders that a tensor core may choose.
+// Lane 4 g + t holds columns 2 t and 2 t + 1 of rows g and g + 8. Products are exact, sums in f32 in ascending k: one
+// of the orders that a tensor core may choose.
 template <int K>
 void add_product(const float (&a)[16][K], const float (&b)[K][8]) {
   for (int lane = 0; lane < warp_size; ++lane) {
@@ -75,8 +75,8 @@ unsigned ballot(const char* what, unsigned mask, bool predicate, Location where)
   return own;
 }
 
-// Registers 0 to 3 of a, with g and t as above: rows g, g + 8, g, g + 8; columns 2 t and 2 t + 1 twice, then these + 8. Of b:
-// rows 2 t and 2 t + 1, then these + 8, of column g.
+// Registers 0 to 3 of a, with g and t as above: rows g, g + 8, g, g + 8; columns 2 t and 2 t + 1 twice, then these +
+// 8. Of b: rows 2 t and 2 t + 1, then these + 8, of column g.
 void multiply_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Location where) {
   Product own{d, a, b};
   if (!enter_collective("mma.sync of bf16", ~0u, &own, where)) return;
