@@ -14,7 +14,8 @@
 #include <cmath>
 #include <limits>
 
-namespace altgrad::kernels::inline on_cpu {
+namespace altgrad::kernels {
+inline namespace on_cpu {
 namespace {
 
 constexpr int64_t grain = 1 << 14;
@@ -188,4 +189,5 @@ AG_INSTANTIATE_FOR(quantize<double, double>)
 AG_INSTANTIATE_FLOATING(encode)
 AG_INSTANTIATE_FLOATING(clipped_ste_grad)
 
-}  // namespace altgrad::kernels::inline on_cpu
+}  // namespace on_cpu
+}  // namespace altgrad::kernels

@@ -4,7 +4,8 @@
 #include <altgrad/core/cuda/amax.h>
 #include <altgrad/core/internal/instantiate.h>
 
-namespace altgrad::kernels::inline on_cuda {
+namespace altgrad::kernels {
+inline namespace on_cuda {
 namespace {
 
 // Element i of x on the grid of the format.
@@ -96,4 +97,5 @@ AG_INSTANTIATE_FOR(quantize<double, double>)
 AG_INSTANTIATE_FLOATING(encode)
 AG_INSTANTIATE_FLOATING(clipped_ste_grad)
 
-}  // namespace altgrad::kernels::inline on_cuda
+}  // namespace on_cuda
+}  // namespace altgrad::kernels

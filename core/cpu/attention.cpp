@@ -9,7 +9,8 @@
 #include <cmath>
 #include <limits>
 
-namespace altgrad::kernels::inline on_cpu {
+namespace altgrad::kernels {
+inline namespace on_cpu {
 namespace {
 
 constexpr int64_t strip = 32;  // queries handled together, and the unit of keys they are scored against
@@ -148,4 +149,5 @@ void attention_grad(const Cpu&, T* dqkv, const T* dy, const T* qkv, const T* y, 
 AG_INSTANTIATE_FLOATING(attention)
 AG_INSTANTIATE_FLOATING(attention_grad)
 
-}  // namespace altgrad::kernels::inline on_cpu
+}  // namespace on_cpu
+}  // namespace altgrad::kernels

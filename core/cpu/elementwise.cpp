@@ -3,7 +3,8 @@
 #include <altgrad/core/internal/elementwise_instances.h>
 #include <altgrad/core/internal/kernels/elementwise.h>
 
-namespace altgrad::kernels::inline on_cpu {
+namespace altgrad::kernels {
+inline namespace on_cpu {
 namespace {
 
 constexpr int64_t grain = 1 << 14;
@@ -165,4 +166,5 @@ void axpy(const Cpu&, T* y, const T* x, double alpha, int64_t n) {
 
 AG_INSTANTIATE_ELEMENTWISE
 
-}  // namespace altgrad::kernels::inline on_cpu
+}  // namespace on_cpu
+}  // namespace altgrad::kernels

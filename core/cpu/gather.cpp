@@ -5,7 +5,8 @@
 
 #include <algorithm>
 
-namespace altgrad::kernels::inline on_cpu {
+namespace altgrad::kernels {
+inline namespace on_cpu {
 
 template <class T>
 void gather(const Cpu&, T* y, const T* x, const int64_t* ids, int64_t outer, int64_t n, int64_t count,
@@ -44,4 +45,5 @@ void check_ids(const Cpu&, const IdRange& range, const int64_t* ids) {
 AG_INSTANTIATE_FLOATING(gather)
 AG_INSTANTIATE_FLOATING(gather_grad)
 
-}  // namespace altgrad::kernels::inline on_cpu
+}  // namespace on_cpu
+}  // namespace altgrad::kernels

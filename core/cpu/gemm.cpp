@@ -9,7 +9,8 @@
 #include <algorithm>
 #include <cstdint>
 
-namespace altgrad::kernels::inline on_cpu {
+namespace altgrad::kernels {
+inline namespace on_cpu {
 namespace {
 
 // Below this many multiplications for each thread, starting threads costs more than it saves.
@@ -159,4 +160,5 @@ void gemm(const Cpu&, float* c, const bfloat16* a, const bfloat16* b, const floa
 AG_INSTANTIATE_FLOATING(gemm)
 AG_INSTANTIATE_FLOATING(linear)
 
-}  // namespace altgrad::kernels::inline on_cpu
+}  // namespace on_cpu
+}  // namespace altgrad::kernels

@@ -6,7 +6,8 @@
 
 #include <cmath>
 
-namespace altgrad::kernels::inline on_cpu {
+namespace altgrad::kernels {
+inline namespace on_cpu {
 namespace {
 
 constexpr int64_t task_size = 1 << 15;
@@ -93,4 +94,5 @@ void clip_grads(const Cpu&, std::span<const Gradient> grads, const double* norm,
 AG_INSTANTIATE_FLOATING(adamw)
 AG_INSTANTIATE_FLOATING(sgd)
 
-}  // namespace altgrad::kernels::inline on_cpu
+}  // namespace on_cpu
+}  // namespace altgrad::kernels

@@ -4,7 +4,8 @@
 #include <altgrad/core/internal/instantiate.h>
 #include <altgrad/core/internal/kernels/random.h>
 
-namespace altgrad::kernels::inline on_cpu {
+namespace altgrad::kernels {
+inline namespace on_cpu {
 namespace {
 
 // f(first element, words) for every group of `per_block` elements, which share one Philox block.
@@ -57,4 +58,5 @@ AG_INSTANTIATE_FLOATING(uniform)
 AG_INSTANTIATE_FLOATING(normal)
 AG_INSTANTIATE_FLOATING(dropout)
 
-}  // namespace altgrad::kernels::inline on_cpu
+}  // namespace on_cpu
+}  // namespace altgrad::kernels

@@ -8,7 +8,8 @@
 #include <cmath>
 #include <limits>
 
-namespace altgrad::kernels::inline on_cpu {
+namespace altgrad::kernels {
+inline namespace on_cpu {
 namespace {
 
 constexpr int64_t columns = 64;  // inner elements handled together
@@ -133,4 +134,5 @@ AG_INSTANTIATE_FLOATING(argmax)
 AG_INSTANTIATE_FLOATING(amax)
 AG_INSTANTIATE_FLOATING(has_nan)
 
-}  // namespace altgrad::kernels::inline on_cpu
+}  // namespace on_cpu
+}  // namespace altgrad::kernels

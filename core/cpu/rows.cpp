@@ -10,7 +10,8 @@
 #include <array>
 #include <limits>
 
-namespace altgrad::kernels::inline on_cpu {
+namespace altgrad::kernels {
+inline namespace on_cpu {
 namespace {
 
 constexpr int64_t grain = 1 << 13;
@@ -258,4 +259,5 @@ AG_INSTANTIATE_FLOATING(cross_entropy)
 AG_INSTANTIATE_FLOATING(target_weight)
 AG_INSTANTIATE_FLOATING(cross_entropy_grad)
 
-}  // namespace altgrad::kernels::inline on_cpu
+}  // namespace on_cpu
+}  // namespace altgrad::kernels

@@ -10,7 +10,8 @@
 #include <cmath>
 #include <limits>
 
-namespace altgrad::kernels::inline on_cuda {
+namespace altgrad::kernels {
+inline namespace on_cuda {
 namespace {
 
 // Where one head lies: in qkv its q, k and v are `channels` apart and positions `stride`, in y positions are `channels` apart.
@@ -127,10 +128,11 @@ void attention_grad(const Cuda& device, T* dqkv, const T* dy, const T* qkv, cons
                  const int64_t query = first + threadIdx.x, at = pair * length + query,
                                count = smaller(tile, length - first);
                  if (query < length) {
+                   const T dp = dot(g + query * head.channels, v, head_size);
                    const T score = scale * dot(q + query * head.stride, k, head_size);
-                   p[threadIdx.x] = math::exp_bounded((score - lse[at].top) - lse[at].log_sum);
-                   ds[threadIdx.x] =
-                       scale * p[threadIdx.x] * (dot(g + query * head.channels, v, head_size) - deltas[at]);
+                   const T weight = math::exp_bounded((score - lse[at].top) - lse[at].log_sum);
+                   p[threadIdx.x] = weight;
+                   ds[threadIdx.x] = scale * weight * (dp - deltas[at]);
                  }
                  __syncthreads();
                  add_rows(dk, T(first > key), ds, q + first * head.stride, head.stride, count, head_size);
@@ -143,4 +145,5 @@ void attention_grad(const Cuda& device, T* dqkv, const T* dy, const T* qkv, cons
 AG_INSTANTIATE_FLOATING(attention)
 AG_INSTANTIATE_FLOATING(attention_grad)
 
-}  // namespace altgrad::kernels::inline on_cuda
+}  // namespace on_cuda
+}  // namespace altgrad::kernels

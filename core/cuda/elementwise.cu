@@ -4,7 +4,8 @@
 #include <altgrad/core/cuda/launch.h>
 #include <altgrad/core/internal/elementwise_instances.h>
 
-namespace altgrad::kernels::inline on_cuda {
+namespace altgrad::kernels {
+inline namespace on_cuda {
 namespace {
 
 struct Offsets {
@@ -95,4 +96,5 @@ void axpy(const Cuda& device, T* y, const T* x, double alpha, int64_t n) {
 
 AG_INSTANTIATE_ELEMENTWISE
 
-}  // namespace altgrad::kernels::inline on_cuda
+}  // namespace on_cuda
+}  // namespace altgrad::kernels

@@ -6,7 +6,8 @@
 #include <altgrad/core/cuda/runtime.h>
 #include <altgrad/core/internal/instantiate.h>
 
-namespace altgrad::kernels::inline on_cuda {
+namespace altgrad::kernels {
+inline namespace on_cuda {
 
 template <class T>
 void gather(const Cuda& device, T* y, const T* x, const int64_t* ids, int64_t outer, int64_t n, int64_t count,
@@ -47,4 +48,5 @@ void check_ids(const Cuda& device, const IdRange& range, const int64_t* ids) {
 AG_INSTANTIATE_FLOATING(gather)
 AG_INSTANTIATE_FLOATING(gather_grad)
 
-}  // namespace altgrad::kernels::inline on_cuda
+}  // namespace on_cuda
+}  // namespace altgrad::kernels

@@ -12,7 +12,8 @@
 #include <tuple>
 #include <type_traits>
 
-namespace altgrad::kernels::inline on_cuda {
+namespace altgrad::kernels {
+inline namespace on_cuda {
 namespace {
 
 void check(cublasStatus_t status, const char* what) {
@@ -191,4 +192,5 @@ void gemm(const Cuda& device, float* c, const bfloat16* a, const bfloat16* b, co
 AG_INSTANTIATE(float)
 AG_INSTANTIATE(double)
 
-}  // namespace altgrad::kernels::inline on_cuda
+}  // namespace on_cuda
+}  // namespace altgrad::kernels

@@ -6,7 +6,8 @@
 
 #include <cmath>
 
-namespace altgrad::kernels::inline on_cuda {
+namespace altgrad::kernels {
+inline namespace on_cuda {
 namespace {
 
 // The numbers of the step, which lie in memory of the device, are worked out once a block.
@@ -89,4 +90,5 @@ void clip_grads(const Cuda& device, std::span<const Gradient> grads, const doubl
 AG_INSTANTIATE_FLOATING(adamw)
 AG_INSTANTIATE_FLOATING(sgd)
 
-}  // namespace altgrad::kernels::inline on_cuda
+}  // namespace on_cuda
+}  // namespace altgrad::kernels

@@ -5,7 +5,8 @@
 #include <altgrad/core/internal/draw.h>
 #include <altgrad/core/internal/instantiate.h>
 
-namespace altgrad::kernels::inline on_cuda {
+namespace altgrad::kernels {
+inline namespace on_cuda {
 namespace {
 
 // f(first element, words) for every group of `per_block` elements, which share one Philox block.
@@ -63,4 +64,5 @@ AG_INSTANTIATE_FLOATING(uniform)
 AG_INSTANTIATE_FLOATING(normal)
 AG_INSTANTIATE_FLOATING(dropout)
 
-}  // namespace altgrad::kernels::inline on_cuda
+}  // namespace on_cuda
+}  // namespace altgrad::kernels

@@ -4,7 +4,8 @@
 #include <altgrad/core/cuda/amax.h>
 #include <altgrad/core/internal/instantiate.h>
 
-namespace altgrad::kernels::inline on_cuda {
+namespace altgrad::kernels {
+inline namespace on_cuda {
 namespace {
 
 // The bits of the largest |x|.
@@ -110,4 +111,5 @@ AG_INSTANTIATE_FLOATING(argmax)
 AG_INSTANTIATE_FLOATING(amax)
 AG_INSTANTIATE_FLOATING(has_nan)
 
-}  // namespace altgrad::kernels::inline on_cuda
+}  // namespace on_cuda
+}  // namespace altgrad::kernels

@@ -9,7 +9,8 @@
 
 #include <limits>
 
-namespace altgrad::kernels::inline on_cuda {
+namespace altgrad::kernels {
+inline namespace on_cuda {
 namespace {
 
 using cuda::each_of_row;
@@ -198,4 +199,5 @@ AG_INSTANTIATE_FLOATING(cross_entropy)
 AG_INSTANTIATE_FLOATING(target_weight)
 AG_INSTANTIATE_FLOATING(cross_entropy_grad)
 
-}  // namespace altgrad::kernels::inline on_cuda
+}  // namespace on_cuda
+}  // namespace altgrad::kernels

@@ -36,7 +36,7 @@ struct Memory {
     void* const p = mmap(nullptr, range_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) throw std::bad_alloc();
     begin = static_cast<char*>(p);
-    madvise(begin, range_bytes, MADV_HUGEPAGE);  // or what is protected and opened with each wait would be many pages
+    madvise(begin, range_bytes, MADV_HUGEPAGE);  // small pages would take long to open and to protect
   }
   void protect() {
     if (touched > 0) mprotect(begin, touched, accesses > 0 ? PROT_READ | PROT_WRITE : PROT_NONE);
