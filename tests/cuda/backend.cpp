@@ -125,3 +125,40 @@ TEST_CASE("out of memory gives cached memory back first, names all sizes, and is
                                    {"out of memory on cuda:0", "asked for 15728640 bytes"}));
   CHECK(sum(here::ones({10})).item<float>() == 10);
 }
+
+TEST_CASE("two devices have their own memory, and what lies on one is no operand on the other", "[backend]") {
+  const Changed changed(simulator::settings().devices, 2);
+  const Device second = Device::cuda(1);
+  const Tensor x = here::randn({1000}), there = x.to(second);
+  CHECK(there.device() == second);
+  CHECK(memory_stats(second).in_use > 0);
+  CHECK(same_bits(there + there, x * 2.0));
+  CHECK(same_bits(there.to(device()), x));
+  CHECK(throws([&] { x + there; }, {"add", "cuda:0", "cuda:1"}));
+}
+
+TEST_CASE("a device that is not there is named, with those that are", "[backend]") {
+  CHECK(throws<std::runtime_error>([] { Tensor::ones({2}, {.device = Device::cuda(7)}); },
+                                   {"cuda:7 is not there", "1 CUDA device"}));
+  const Changed changed(simulator::settings().devices, 0);
+  CHECK(cuda_device_count() == 0);
+  CHECK(throws<std::runtime_error>([] { Tensor::ones({2}, {.device = Device::cuda(7)}); },
+                                   {"cuda:7 is not there", "no CUDA-capable device"}));
+}
+
+namespace {
+template <class T>
+void double_it(const Cpu&, T* y, const T* x, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) y[i] = 2 * x[i];
+}
+}  // namespace
+
+TEST_CASE("a kernel for the CPU alone is an error where it is called with a GPU's tensors", "[backend]") {
+  const auto run = [](const Tensor& x) {
+    const Tensor y = Tensor::empty(x.shape(), x.options());
+    launch("double_it", AG_KERNEL(double_it), y, x, x.numel());
+    return y;
+  };
+  CHECK(values(run(Tensor::ones({2}))) == std::vector<double>{2, 2});
+  CHECK(throws<std::runtime_error>([&] { run(here::ones({2})); }, {"double_it", "no kernel for cuda:0"}));
+}
