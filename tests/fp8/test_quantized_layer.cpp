@@ -45,7 +45,7 @@ TEST_CASE("amax histories fill", "[fp8]") {
 }
 
 TEST_CASE("weight and bias expose the underlying tensors", "[fp8]") {
-  const auto linear = std::make_shared<nn::Linear>(8, 4);
+  const auto linear = std::make_shared<nn::Linear>(on_device(nn::Linear(8, 4)));
   const auto layer = QuantizedLinear::from_linear(linear, E4M3);
   REQUIRE(&layer.linear() == linear.get());
   REQUIRE(layer.weight().is(linear->weight()));
@@ -56,17 +56,17 @@ TEST_CASE("weight and bias expose the underlying tensors", "[fp8]") {
 
 TEST_CASE("delayed scaling saturates a grown input and its clipped gradient is zero there", "[fp8]") {
   for (Ste ste : {Ste::identity, Ste::clipped}) {
-    const auto linear = std::make_shared<nn::Linear>(Tensor::from({1.f, 1.f}, {1, 2}).requires_grad(true));
+    const auto linear = std::make_shared<nn::Linear>(here::from({1.f, 1.f}, {1, 2}).requires_grad(true));
     auto layer = QuantizedLinear::from_linear(
         linear, E4M3, {.input_format = E4M3, .scaling = Scaling::delayed, .ste = ste});
-    layer(Tensor::from({1.f, 0.5f}, {1, 2}));
-    const Tensor x = Tensor::from({4.f, 0.5f}, {1, 2}).requires_grad(true);
+    layer(here::from({1.f, 0.5f}, {1, 2}));
+    const Tensor x = here::from({4.f, 0.5f}, {1, 2}).requires_grad(true);
     Tape tape;
     const Tensor y = layer(x);
     REQUIRE(y.item<float>() == Approx(1.5).epsilon(2e-7));  // 4 became 1, but for the last bits of the scales
     tape.backward(y);
-    REQUIRE(x.grad().data<float>()[0] == (ste == Ste::clipped ? 0 : 1));
-    REQUIRE(x.grad().data<float>()[1] == 1);
+    REQUIRE(values<float>(x.grad())[0] == (ste == Ste::clipped ? 0 : 1));
+    REQUIRE(values<float>(x.grad())[1] == 1);
     REQUIRE(layer.input_history().clipped() == 1);
     REQUIRE(layer.weight_history().clipped() == 0);
   }
@@ -89,33 +89,35 @@ TEST_CASE("in eval mode nothing changes and inputs need no history", "[fp8]") {
 }
 
 TEST_CASE("eval uses the scale that training left", "[fp8]") {
-  const auto linear = std::make_shared<nn::Linear>(Tensor::from({1.f}, {1, 1}));
+  const auto linear = std::make_shared<nn::Linear>(here::from({1.f}, {1, 1}));
   auto layer = QuantizedLinear::from_linear(linear, E4M3, {.input_format = float4_e2m1fn});
-  layer(Tensor::from({6.f}, {1, 1}));
+  layer(here::from({6.f}, {1, 1}));
   layer.eval();
-  REQUIRE(layer(Tensor::from({1.2f}, {1, 1})).item<float>() == 1);  // on the grid of scale 1
-  REQUIRE(layer(Tensor::from({100.f}, {1, 1})).item<float>() == Approx(6).epsilon(2e-7));  // saturated
+  REQUIRE(layer(here::from({1.2f}, {1, 1})).item<float>() == 1);  // on the grid of scale 1
+  REQUIRE(layer(here::from({100.f}, {1, 1})).item<float>() == Approx(6).epsilon(2e-7));  // saturated
 }
 
 TEST_CASE("how a run rounds changes neither its batches nor its dropout masks", "[fp8]") {
   const auto drawn = [](Rounding rounding) {
     manual_seed(5);
     const auto quantized = [&](int64_t in, int64_t out) {
-      return QuantizedLinear::from_linear(nn::Linear(in, out), E4M3,
+      return QuantizedLinear::from_linear(on_device(nn::Linear(in, out)), E4M3,
                                           {.input_format = E4M3, .grad_format = E5M2, .rounding = rounding});
     };
     nn::Sequential net(quantized(6, 8), nn::GELU(), quantized(8, 6));
     optim::AdamW optimizer(net.parameters(), {.lr = 1e-2});
     std::vector<float> seen, losses;
     for (int step = 0; step < 50; ++step) {
-      const Tensor ids = Tensor::randint(100, {4}), x = Tensor::randn({4, 6});
+      const Tensor ids = here::randint(100, {4}), x = here::randn({4, 6});
       Tape tape;
-      const Tensor mask = dropout(Tensor::ones({4, 6}), 0.5), loss = mse_loss(net(x * mask) * mask, x);
+      const Tensor mask = dropout(here::ones({4, 6}), 0.5), loss = mse_loss(net(x * mask) * mask, x);
       tape.backward(loss);
       optimizer.step(), optimizer.zero_grad();
       encode(x, E4M3, 1, {.rounding = rounding}), quantize(x, E5M2, 1, {.rounding = rounding});
-      for (const Tensor& t : {ids.to(DType::f32), x, mask})
-        seen.insert(seen.end(), t.data<float>().begin(), t.data<float>().end());
+      for (const Tensor& t : {ids.to(DType::f32), x, mask}) {
+        const std::vector<float> drawn_now = values<float>(t);
+        seen.insert(seen.end(), drawn_now.begin(), drawn_now.end());
+      }
       losses.push_back(loss.item<float>());
     }
     return std::pair(seen, losses);
@@ -130,9 +132,9 @@ TEST_CASE("a non-finite input poisons its own step but no later one", "[fp8]") {
   const Case c(DType::f32);
   auto layer = QuantizedLinear::from_linear(c.linear, E4M3, {.input_format = E4M3});
   const Tensor before = layer(c.x);
-  Tensor bad = c.x.detach().clone();
+  const Tensor bad = host(c.x).detach().clone();
   bad.data<float>()[3] = std::nanf("");
-  REQUIRE(std::isnan(layer(bad).data<float>()[0]));
+  REQUIRE(std::isnan(values<float>(layer(on_device(bad)))[0]));
   REQUIRE(same_bits(layer(c.x), before));
   REQUIRE(layer.input_history().non_finite() == 1);
   REQUIRE(layer.input_history().size() == 2);
@@ -152,19 +154,19 @@ TEST_CASE("backward runs after the layer is gone", "[fp8]") {
 }
 
 TEST_CASE("quantized_linear names itself and the shapes in its errors, and records nothing", "[fp8]") {
-  auto layer = QuantizedLinear::from_linear(nn::Linear(48, 64), E4M3);
+  auto layer = QuantizedLinear::from_linear(on_device(nn::Linear(48, 64)), E4M3);
   REQUIRE(throws(
       [&] {
-        layer(Tensor::ones({8, 32}));
+        layer(here::ones({8, 32}));
       },
       {"quantized_linear", "(8, 32)", "(64, 48)", "32 vs 48"}));
-  REQUIRE(throws([&] { layer(Tensor::ones({})); }, {"quantized_linear", "()"}));
+  REQUIRE(throws([&] { layer(here::ones({})); }, {"quantized_linear", "()"}));
   REQUIRE(throws(
       [&] {
-        layer(Tensor::ones({8, 48}, {.dtype = DType::f64}));
+        layer(here::ones({8, 48}, {.dtype = DType::f64}));
       },
       {"quantized_linear", "f64", "f32"}));
-  REQUIRE(throws([&] { layer(Tensor::zeros({8, 48}, {.dtype = DType::i64})); }, {"quantized_linear", "i64"}));
+  REQUIRE(throws([&] { layer(here::zeros({8, 48}, {.dtype = DType::i64})); }, {"quantized_linear", "i64"}));
   REQUIRE(layer.input_history().recorded() == 0);
   REQUIRE(layer.weight_history().recorded() == 0);
 }
@@ -215,17 +217,17 @@ TEST_CASE("a copy of a layer has its own Linear on the same tensors, a clone its
 
 TEST_CASE("histories are saved and restored with the model", "[fp8]") {
   manual_seed(2);
-  auto layer =
-      QuantizedLinear::from_linear(nn::Linear(5, 3), E4M3, {.input_format = E4M3, .history_length = 4});
-  for (int i = 0; i < 6; ++i) layer(Tensor::randn({2, 5}) * double(6 - i));
+  auto layer = QuantizedLinear::from_linear(on_device(nn::Linear(5, 3)), E4M3,
+                                            {.input_format = E4M3, .history_length = 4});
+  for (int i = 0; i < 6; ++i) layer(here::randn({2, 5}) * double(6 - i));
   StateDict saved;
   for (auto& [name, tensor] : layer.state_dict()) saved[name] = tensor.clone();
-  auto restored =
-      QuantizedLinear::from_linear(nn::Linear(5, 3), E4M3, {.input_format = E4M3, .history_length = 4});
+  auto restored = QuantizedLinear::from_linear(on_device(nn::Linear(5, 3)), E4M3,
+                                               {.input_format = E4M3, .history_length = 4});
   restored.load_state_dict(saved);
   REQUIRE(restored.input_history().recorded() == 6);
   REQUIRE(restored.input_history().amax() == layer.input_history().amax());
-  const Tensor x = Tensor::randn({2, 5}) * 0.1;
+  const Tensor x = here::randn({2, 5}) * 0.1;
   REQUIRE(same_bits(restored(x), layer(x)));
   REQUIRE(same_bits(restored(x * 3.0), layer(x * 3.0)));
 }

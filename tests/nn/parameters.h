@@ -15,11 +15,11 @@ using namespace altgrad;
 using Values = std::vector<double>;
 
 inline Tensor parameter(const Values& elements, const Shape& shape, DType dtype = DType::f64) {
-  return Tensor::from(elements, shape).to(dtype).requires_grad(true);
+  return here::from(elements, shape).to(dtype).requires_grad(true);
 }
 
 inline void set_gradient(const Tensor& p, const Values& elements) {
-  p.set_grad(Tensor::from(elements, p.shape()).to(p.dtype()));
+  p.set_grad(here::from(elements, p.shape()).to(p.dtype()));
 }
 
 inline std::vector<Tensor> two_parameters() {

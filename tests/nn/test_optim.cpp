@@ -249,7 +249,7 @@ TEST_CASE("optimizers refuse parameters that are none, doubled, tied, or need no
   CHECK(throws([&] { optim::AdamW(std::vector{p[0], p[1], p[0]}, {}); }, {"parameter 2", "(3)"}));
   const Tensor alias = p[1].detach().requires_grad(true);
   CHECK(throws([&] { optim::AdamW({{.params = {p[1]}}, {.params = {alias}}}, {}); }, {"parameter 1"}));
-  CHECK(throws([&] { optim::SGD(std::vector{p[0], Tensor::arange(5)}, {}); }, {"parameter 1", "(5)", "i64"}));
+  CHECK(throws([&] { optim::SGD(std::vector{p[0], here::arange(5)}, {}); }, {"parameter 1", "(5)", "i64"}));
 }
 
 TEST_CASE("a frozen parameter may be given and is left alone", "[optim]") {
@@ -327,15 +327,15 @@ TEST_CASE("an optimizer refuses a state that does not fit, and changes nothing",
   run_ten_steps(adamw, p);
   StateDict good, before;
   for (const auto& [name, state] : adamw.state_dict()) {
-    good[name] = Tensor::zeros(state.shape(), state.options());
+    good[name] = here::zeros(state.shape(), state.options());
     before[name] = state.clone();
   }
   StateDict bad = good;
   std::string key = "exp_avg_sq.1";
   SECTION("missing") { bad.erase(key); }
-  SECTION("unexpected") { bad[key = "exp_avg.2"] = Tensor::zeros({3}); }
-  SECTION("another shape") { bad[key] = Tensor::zeros({4}, {.dtype = DType::f64}); }
-  SECTION("another dtype") { bad[key] = Tensor::zeros({2, 2}); }
+  SECTION("unexpected") { bad[key = "exp_avg.2"] = here::zeros({3}); }
+  SECTION("another shape") { bad[key] = here::zeros({4}, {.dtype = DType::f64}); }
+  SECTION("another dtype") { bad[key] = here::zeros({2, 2}); }
   CHECK_THROWS_AS(adamw.load_state_dict(bad), std::invalid_argument);
   CHECK(throws([&] { adamw.load_state_dict(bad); }, {"adamw", key}));
   for (const auto& [name, state] : adamw.state_dict()) CHECK(same_bits(state, before.at(name)));
