@@ -74,13 +74,13 @@ TEST_CASE("checkpoint needs less memory", "[checkpoint]") {
 
 TEST_CASE("checkpoint takes token ids, frozen inputs, and functions that return what they were given",
           "[checkpoint]") {
-  const Tensor ids = Tensor::from({1, 0, 1}, {3}), w = randn({2, 4}), constant = randn({2, 4}, 2);
+  const Tensor ids = here::from({1, 0, 1}, {3}), w = randn({2, 4}), constant = randn({2, 4}, 2);
   w.requires_grad(true);
   const auto gradient = [&](auto&& fn, const Tensor& x) {
     w.set_grad(Tensor());
     Tape tape;
     const Tensor y = checkpoint(fn, x);
-    tape.backward(y, Tensor::ones(y.shape(), y.options()));
+    tape.backward(y, here::ones(y.shape(), y.options()));
     return w.has_grad() ? values(w.grad()) : std::vector<double>{};
   };
   const auto all = [](double a, double b) { return std::vector<double>{a, a, a, a, b, b, b, b}; };
@@ -91,7 +91,7 @@ TEST_CASE("checkpoint takes token ids, frozen inputs, and functions that return 
   CHECK(gradient([](const Tensor& t) { return t * 2.0; }, constant).empty());
   const auto inner = [&](const Tensor& t) { return t * w; };
   CHECK(gradient([&](const Tensor& t) { return checkpoint(inner, t) + checkpoint(inner, t); },
-                 Tensor::ones({2, 4}, w.options())) == all(2, 2));
+                 here::ones({2, 4}, w.options())) == all(2, 2));
 }
 
 TEST_CASE("checkpoint outside a tape is the function", "[checkpoint]") {
@@ -146,19 +146,19 @@ TEST_CASE("a quantized layer inside a checkpoint records once and scales the sam
   for (const fp8::Scaling scaling : {fp8::Scaling::window, fp8::Scaling::delayed, fp8::Scaling::current}) {
     const auto train = [&](bool recompute, bool twice_nested) {
       auto layer = fp8::QuantizedLinear::from_linear(
-          nn::Linear(Tensor::from({1.f, 0.5f}, {1, 2})), fp8::E4M3,
+          nn::Linear(here::from({1.f, 0.5f}, {1, 2})), fp8::E4M3,
           {.input_format = fp8::E4M3, .grad_format = fp8::E5M2, .scaling = scaling});
       layer.weight().requires_grad(true);
       std::vector<float> seen;
       for (const float large : {1.f, 37.f, 5.f}) {
-        const Tensor x = Tensor::from({large, 0.3f}, {1, 2});
+        const Tensor x = here::from({large, 0.3f}, {1, 2});
         layer.zero_grad();
         const auto run = [&](const Tensor& t) { return layer.forward(t); };
         const auto nested = [&](const Tensor& t) { return checkpoint(run, t); };
         Tape tape;
         const Tensor y = twice_nested ? checkpoint(nested, x) : recompute ? checkpoint(run, x) : run(x);
         tape.backward(sum(y));
-        for (const float v : layer.weight().grad().data<float>()) seen.push_back(v);
+        for (const float v : values<float>(layer.weight().grad())) seen.push_back(v);
       }
       for (const fp8::AmaxHistory* h :
            {&layer.weight_history(), &layer.input_history(), &layer.grad_history()})
@@ -197,7 +197,7 @@ Tensor run_blocks(Nesting nesting, const Block& block, const Tensor& x) {
 std::vector<double> train(Nesting nesting, fp8::Scaling scaling, fp8::Rounding rounding, fp8::Ste ste) {
   manual_seed(11);
   const auto quantized = [&](int64_t in, int64_t out) {
-    return fp8::QuantizedLinear::from_linear(nn::Linear(in, out), fp8::E4M3,
+    return fp8::QuantizedLinear::from_linear(on_device(nn::Linear(in, out)), fp8::E4M3,
                                              {.input_format = fp8::E4M3,
                                               .grad_format = fp8::E5M2,
                                               .scaling = scaling,
@@ -206,7 +206,7 @@ std::vector<double> train(Nesting nesting, fp8::Scaling scaling, fp8::Rounding r
                                               .ste = ste});
   };
   auto up = quantized(8, 16), down = quantized(16, 8);
-  const Tensor gain = Tensor::ones({8}).requires_grad(true);
+  const Tensor gain = here::ones({8}).requires_grad(true);
   std::vector<Tensor> parameters = up.parameters();
   for (const Tensor& p : down.parameters()) parameters.push_back(p);
   parameters.push_back(gain);
@@ -220,12 +220,12 @@ std::vector<double> train(Nesting nesting, fp8::Scaling scaling, fp8::Rounding r
     for (const double v : values(t)) seen.push_back(v);
   };
   for (int step = 0; step < 3; ++step) {
-    const Tensor x = Tensor::randn({4, 8}) * double(1 + step % 2), target = dropout(x, 0.5);
+    const Tensor x = here::randn({4, 8}) * double(1 + step % 2), target = dropout(x, 0.5);
     x.requires_grad(true);
     Tape tape;
     const Tensor loss =
         mse_loss(linear(run_blocks(nesting, block, x * gain), up.weight().detach()) * sum(gain),
-                 Tensor::zeros({4, 16})) +
+                 here::zeros({4, 16})) +
         mse_loss(run_blocks(nesting, block, x), target);
     tape.backward(loss);
     see(loss), see(x.grad());

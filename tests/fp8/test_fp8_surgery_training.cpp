@@ -28,12 +28,13 @@ struct Gate final : nn::ModuleOf<Gate, nn::Layer> {
 TEST_CASE("a user's own module class, never seen by the library, is quantized and trained", "[fp8]") {
   manual_seed(12);
   Gate model;
+  model.to(device());
   const Snapshot before(model);
   REQUIRE(quantize_model(model, E4M3, {.input_format = E4M3, .grad_format = E5M2}).replaced ==
           Names{"value", "gate", "tail.0"});
   REQUIRE(Snapshot(model).same_parameters(before));
 
-  const Tensor x = Tensor::randn({32, 4}), target = tanh(x * 0.7 - 0.1);
+  const Tensor x = here::randn({32, 4}), target = tanh(x * 0.7 - 0.1);
   optim::AdamW opt(model.parameters(), {.lr = 2e-2});
   double first = 0, last = 0;
   for (int step = 0; step < 150; ++step) {
@@ -57,8 +58,8 @@ TEST_CASE("a user's own module class, never seen by the library, is quantized an
 TEST_CASE("a training run after surgery lowers the loss", "[fp8]") {
   for (const char* name : {"E4M3", "E5M2", "E3M4"}) {
     manual_seed(7);
-    nn::Sequential net(nn::Linear(8, 32), nn::Tanh(), nn::Linear(32, 3));
-    const Tensor x = Tensor::randn({64, 8}), target = net(x).detach() * 2.0 + 0.3;
+    nn::Sequential net = on_device(nn::Sequential(nn::Linear(8, 32), nn::Tanh(), nn::Linear(32, 3)));
+    const Tensor x = here::randn({64, 8}), target = net(x).detach() * 2.0 + 0.3;
     quantize_model(net, format(name));
     optim::AdamW opt(net.parameters(), {.lr = 1e-2});
     double first = 0, last = 0;
@@ -76,19 +77,19 @@ TEST_CASE("a training run after surgery lowers the loss", "[fp8]") {
 }
 
 TEST_CASE("an optimizer made before surgery trains the model after it", "[fp8]") {
-  nn::Sequential net = small_net();
+  nn::Sequential net = on_device(small_net());
   optim::SGD opt(net.parameters(), {.lr = 0.1});
   quantize_model(net, E4M3);
   const Snapshot before(net);
   Tape tape;
-  tape.backward(sum(net(Tensor::randn({4, 10}))));
+  tape.backward(sum(net(here::randn({4, 10}))));
   opt.step();
   for (auto& [name, p] : net.named_parameters()) REQUIRE_FALSE(same_bits(p, before.values.at(name)));
 }
 
 TEST_CASE("checkpoints load before and after surgery, either way", "[fp8]") {
-  const Tensor x = Tensor::randn({3, 10});
-  nn::Sequential plain = small_net(), quantized = small_net();
+  const Tensor x = here::randn({3, 10});
+  nn::Sequential plain = on_device(small_net()), quantized = on_device(small_net());
   quantize_model(quantized, E4M3);
   quantized(x);
 
@@ -98,14 +99,14 @@ TEST_CASE("checkpoints load before and after surgery, either way", "[fp8]") {
 
   quantized.parameter("0.weight").fill_(0.5);
   plain.load_state_dict(quantized.state_dict());
-  REQUIRE(plain.parameter("0.weight").data<float>()[7] == 0.5f);
+  REQUIRE(values<float>(plain.parameter("0.weight"))[7] == 0.5f);
 }
 
 TEST_CASE("a quantized model can be moved to f64 and still runs", "[fp8]") {
-  nn::Sequential net = small_net();
+  nn::Sequential net = on_device(small_net());
   quantize_model(net, E4M3, {.input_format = E4M3});
-  net(Tensor::randn({3, 10}));
+  net(here::randn({3, 10}));
   net.to(DType::f64);
-  REQUIRE(net(Tensor::randn({3, 10}, {.dtype = DType::f64})).dtype() == DType::f64);
+  REQUIRE(net(here::randn({3, 10}, {.dtype = DType::f64})).dtype() == DType::f64);
   REQUIRE(dynamic_cast<QuantizedLinear&>(net.module("0")).weight_history().size() == 2);
 }

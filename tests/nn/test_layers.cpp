@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "catch.h"
+#include "device.h"
 #include "errors.h"
 
 using namespace altgrad;
@@ -54,6 +55,8 @@ std::vector<Case> cases() {
   for (Case& c : all) {
     for (const Tensor& p : c.layer->parameters()) p.copy_(randn64(p.shape()));
     c.layer->to(DType::f64);
+    c.layer->to(device());
+    c.x = on_device(c.x);
   }
   return all;
 }
