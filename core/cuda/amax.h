@@ -1,5 +1,5 @@
-// The largest magnitude of many numbers, by several blocks in any order: integers that order as the magnitudes do have one
-// maximum, whoever comes first.
+// The largest magnitude of many numbers, by several blocks in any order: integers that order as the magnitudes do
+// have one maximum, whoever comes first.
 #pragma once
 
 #include <altgrad/core/cuda/launch.h>

@@ -1,6 +1,6 @@
-// Causal attention without a T x T matrix: forward, a block has a query and goes through the keys in tiles, with the softmax
-// made as it goes (Milakov & Gimelshein, "Online normalizer calculation for softmax", 2018); backward, a block has a query, for
-// dq, and then a key, for dk and dv, so that each is summed by one thread in a fixed order.
+// Causal attention without a T x T matrix: forward, a block has a query and goes through the keys in tiles, with the
+// softmax made as it goes (Milakov & Gimelshein, "Online normalizer calculation for softmax", 2018); backward, a
+// block has a query, for dq, and then a key, for dk and dv, so that each is summed by one thread in a fixed order.
 #include <altgrad/core/internal/kernels/attention.h>
 
 #include <altgrad/core/cuda/launch.h>
@@ -14,7 +14,8 @@ namespace altgrad::kernels {
 inline namespace on_cuda {
 namespace {
 
-// Where one head lies: in qkv its q, k and v are `channels` apart and positions `stride`, in y positions are `channels` apart.
+// Where one head lies: in qkv its q, k and v are `channels` apart and positions `stride`, in y positions are
+// `channels` apart.
 struct Head {
   int64_t channels, stride, qkv, y;
   AG_DEVICE Head(int64_t pair, int64_t length, int64_t heads, int64_t size)
@@ -31,8 +32,8 @@ AG_DEVICE T dot(const T* a, const T* b, int64_t n) {
   return sum;
 }
 
-// y[c] = scale * y[c] + the sum of weights[j] * x[j * stride + c] for j < n, for c < size; y is not read where scale is 0. A
-// barrier before it lets all threads' weights be seen, one after it lets them be overwritten.
+// y[c] = scale * y[c] + the sum of weights[j] * x[j * stride + c] for j < n, for c < size; y is not read where scale
+// is 0. A barrier before it lets all threads' weights be seen, one after it lets them be overwritten.
 template <class T>
 AG_DEVICE void add_rows(T* y, T scale, const T* weights, const T* x, int64_t stride, int64_t n,
                         int64_t size) {

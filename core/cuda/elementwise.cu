@@ -11,8 +11,8 @@ namespace {
 struct Offsets {
   int64_t a, b;
 };
-// Where element i of the output is read. The loop has constant bounds and is unrolled: an index into s at run time would have
-// it copied to local memory.
+// Where element i of the output is read. The loop has constant bounds and is unrolled: an index into s at run time
+// would have it copied to local memory.
 AG_DEVICE Offsets offsets(const LoopNest& s, int64_t i) {
   Offsets at{0, 0};
   for (int d = Shape::max_dim - 1; d >= 0; --d) {

@@ -1,5 +1,5 @@
-// Gathering rows by index, and adding them back. An id out of range has been seen by check_ids, and its error is on its way:
-// here it only must not be followed.
+// Gathering rows by index, and adding them back. An id out of range has been seen by check_ids, and its error is on
+// its way: here it only must not be followed.
 #include <altgrad/core/internal/kernels/gather.h>
 
 #include <altgrad/core/cuda/launch.h>

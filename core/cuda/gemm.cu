@@ -1,6 +1,6 @@
-// Matrix products by cuBLASLt, which is column-major: a row-major (m, n) matrix is its (n, m) one. So C^T (n, m) = op(B)^T
-// op(A)^T: its first operand is B, its second A, and each is transposed where ours is. Sums are f32's or f64's own, never
-// TF32's, and are not cut, so that they have one order.
+// Matrix products by cuBLASLt, which is column-major: a row-major (m, n) matrix is its (n, m) one. So C^T (n, m) =
+// op(B)^T op(A)^T: its first operand is B, its second A, and each is transposed where ours is. Sums are f32's or
+// f64's own, never TF32's, and are not cut, so that they have one order.
 #include <altgrad/core/internal/kernels/gemm.h>
 
 #include <altgrad/core/cuda/launch.h>

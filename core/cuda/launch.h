@@ -1,5 +1,5 @@
-// The shapes of kernels: a function of each element, a block for each row, a sum in a fixed order. Grids follow from sizes
-// alone, never from the machine, and so do the results.
+// The shapes of kernels: a function of each element, a block for each row, a sum in a fixed order. Grids follow from
+// sizes alone, never from the machine, and so do the results.
 #pragma once
 
 #include <altgrad/core/cuda/device.h>

@@ -23,8 +23,8 @@ AG_DEVICE void add_to(T& y, T beta, T x) {
   y = beta == 0 ? x : beta * y + x;
 }
 
-// 1 / sqrt(mean_square + eps), the mean being that of the squares of f(i); made again where T cannot hold the squares, of
-// f(i) over the largest of them, in f64.
+// 1 / sqrt(mean_square + eps), the mean being that of the squares of f(i); made again where T cannot hold the
+// squares, of f(i) over the largest of them, in f64.
 template <class T, class F>
 AG_DEVICE T inverse_rms(T mean_square, double eps, int64_t n, F f) {
   using Limits = std::numeric_limits<T>;

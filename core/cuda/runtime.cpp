@@ -16,8 +16,8 @@ namespace altgrad {
 namespace cuda {
 namespace {
 
-// Pinned memory that what the host copies to a device passes through, so that the host need not wait: two blocks that are
-// filled in turn, each when the device has read all that it held before.
+// Pinned memory that what the host copies to a device passes through, so that the host need not wait: two blocks that
+// are filled in turn, each when the device has read all that it held before.
 class Staging {
  public:
   Staging() {

@@ -1,5 +1,5 @@
-// The library on the simulated device, where the test decides what no GPU lets it decide: the order of threads, how much
-// memory there is, and that nobody waits.
+// The library on the simulated device, where the test decides what no GPU lets it decide: the order of threads, how
+// much memory there is, and that nobody waits.
 #include <altgrad/altgrad.h>
 
 #include <simulator/simulator.h>

@@ -1,5 +1,5 @@
-// What the device of this run computes, against the CPU: the same numbers within rounding, and the same bits where formats
-// are rounded to. On the CPU it is compared with itself.
+// What the device of this run computes, against the CPU: the same numbers within rounding, and the same bits where
+// formats are rounded to. On the CPU it is compared with itself.
 #include <altgrad/autograd/ops.h>
 #include <altgrad/fp8/quantize.h>
 #include <altgrad/fp8/quantized_linear.h>
@@ -262,8 +262,8 @@ double largest_ratio(const std::vector<double>& a, const std::vector<double>& b)
 
 }  // namespace
 
-// The last bit of a sum may carry a number over the middle between two of E4M3's, which are 6 % apart: so runs in 8 bits part
-// after some steps, as those of two CPUs do, and stay near each other.
+// The last bit of a sum may carry a number over the middle between two of E4M3's, which are 6 % apart: so runs in 8
+// bits part after some steps, as those of two CPUs do, and stay near each other.
 TEST_CASE("100 steps of a small GPT have the CPU's losses", "[devices]") {
   for (const bool quantized : {false, true}) {
     CAPTURE(quantized);
