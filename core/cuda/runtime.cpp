@@ -122,11 +122,12 @@ void wait(State& s, const char* what) {
 }
 
 // What `second` is given from now on waits for what `first` was.
-void order(cudaStream_t first, cudaStream_t second) {
+void order(int first, int second) {
+  const Current current(first);  // an event is of the device that is current when it is made
   cudaEvent_t done;
   check(cudaEventCreateWithFlags(&done, cudaEventDisableTiming), "an event");
-  check(cudaEventRecord(done, first), "an event");
-  check(cudaStreamWaitEvent(second, done, 0), "an event");
+  check(cudaEventRecord(done, state(first).stream), "an event");
+  check(cudaStreamWaitEvent(state(second).stream, done, 0), "an event");
   check(cudaEventDestroy(done), "an event");
 }
 
@@ -164,11 +165,11 @@ void copy(void* dst, Device to, const void* src, Device from, size_t bytes) {
     const std::lock_guard lock(s.staging_mutex);
     s.staging.copy(dst, src, bytes, s.stream);
   } else {
-    const cudaStream_t stream = state(from.index).stream, other = state(to.index).stream;
+    const cudaStream_t stream = state(from.index).stream;
     const Current current(from.index);
-    if (to != from) order(other, stream);
+    if (to != from) order(to.index, from.index);
     check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, stream), "copy within devices");
-    if (to != from) order(stream, other);
+    if (to != from) order(from.index, to.index);
   }
 }
 

@@ -61,13 +61,13 @@ TEST_CASE("checkpoint needs less memory", "[checkpoint]") {
     const Tensor input = x.clone();
     input.requires_grad(true);
     Tape tape;
-    const int64_t before = memory_stats().in_use;
-    reset_peak_memory();
+    const int64_t before = memory_stats(device()).in_use;
+    reset_peak_memory(device());
     Tensor y = input;
     for (int i = 0; i < 8; ++i) y = recompute ? checkpoint(block, y) : block(y);
     y = sum(y);
     tape.backward(y);
-    return memory_stats().peak - before;
+    return memory_stats(device()).peak - before;
   };
   CHECK(peak(true) * 2 < peak(false));
 }

@@ -246,9 +246,9 @@ TEST_CASE("a quantized step allocates nothing after the third", "[fp8]") {
       for (const Tensor& t : {c.x, layer.weight(), *layer.bias()}) t.set_grad({});
     };
     for (int i = 0; i < 3; ++i) step();
-    const int64_t heap = heap_allocations(), system = memory_stats().system_allocations;
+    const int64_t heap = heap_allocations(), system = memory_stats(device()).system_allocations;
     for (int i = 0; i < 5; ++i) step();
-    CHECK(heap_allocations() == heap);
-    CHECK(memory_stats().system_allocations == system);
+    if (device().is_cpu()) CHECK(heap_allocations() == heap);  // a simulated device makes some of its own
+    CHECK(memory_stats(device()).system_allocations == system);
   }
 }

@@ -79,7 +79,7 @@ TEST_CASE("quantizers and operands that are none are refused", "[fp8]") {
 
 TEST_CASE("quantized_linear forward produces quantized output", "[fp8]") {
   manual_seed(1);
-  const auto linear = std::make_shared<nn::Linear>(64, 48);
+  const auto linear = std::make_shared<nn::Linear>(on_device(nn::Linear(64, 48)));
   auto layer = QuantizedLinear::from_linear(linear, E4M3);
   const Tensor x = here::randn({4, 9, 64});
   const Tensor y = layer(x), plain = (*linear)(x);
