@@ -123,10 +123,13 @@ void wait(State& s, const char* what) {
 
 // What `second` is given from now on waits for what `first` was.
 void order(int first, int second) {
-  const Current current(first);  // an event is of the device that is current when it is made
   cudaEvent_t done;
-  check(cudaEventCreateWithFlags(&done, cudaEventDisableTiming), "an event");
-  check(cudaEventRecord(done, state(first).stream), "an event");
+  {
+    const Current current(first);
+    check(cudaEventCreateWithFlags(&done, cudaEventDisableTiming), "an event");
+    check(cudaEventRecord(done, state(first).stream), "an event");
+  }
+  const Current current(second);
   check(cudaStreamWaitEvent(state(second).stream, done, 0), "an event");
   check(cudaEventDestroy(done), "an event");
 }
@@ -165,10 +168,10 @@ void copy(void* dst, Device to, const void* src, Device from, size_t bytes) {
     const std::lock_guard lock(s.staging_mutex);
     s.staging.copy(dst, src, bytes, s.stream);
   } else {
-    const cudaStream_t stream = state(from.index).stream;
-    const Current current(from.index);
     if (to != from) order(to.index, from.index);
-    check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, stream), "copy within devices");
+    const Current current(from.index);
+    check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, state(from.index).stream),
+          "copy within devices");
     if (to != from) order(from.index, to.index);
   }
 }
