@@ -119,14 +119,14 @@ void attention_grad(const Cuda& device, T* dqkv, const T* dy, const T* qkv, cons
              [=, deltas = deltas.data()] AG_LAMBDA(int64_t r) {
                AG_SHARED(T, p, cuda::most_threads);
                AG_SHARED(T, ds, cuda::most_threads);
-               const int64_t pair = r / length, key = r % length, tile = blockDim.x;
-               const Head head(pair, length, heads, head_size);
+               const int64_t key = r % length, tile = blockDim.x;
+               const Head head(r / length, length, heads, head_size);
                const T *const q = qkv + head.qkv, *const k = q + head.channels + key * head.stride,
                               *const v = k + head.channels, *const g = dy + head.y;
                T *const dk = dqkv + head.qkv + head.channels + key * head.stride, *const dv =
                                                                                       dk + head.channels;
                for (int64_t first = key; first < length; first += tile) {
-                 const int64_t query = first + threadIdx.x, at = pair * length + query,
+                 const int64_t query = first + threadIdx.x, at = r - key + query,
                                count = smaller(tile, length - first);
                  if (query < length) {
                    const T dp = dot(g + query * head.channels, v, head_size);
