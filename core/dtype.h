@@ -51,6 +51,10 @@ inline std::ostream& operator<<(std::ostream& out, DType t) { return out << name
 template <class T>
 inline constexpr DType dtype_of = detail::dtype_at(static_cast<T*>(nullptr));
 
+/// What numbers that are stored as T are computed in.
+template <class T>
+using Compute = std::conditional_t<std::is_same_v<T, bfloat16>, float, T>;
+
 /// Can a T hold x, for integers without the digits after the point?
 template <class T>
 constexpr bool fits(double x) {
