@@ -317,7 +317,6 @@ TEST_CASE("what is rounded while its amax is looked for is what is rounded with 
 }
 
 TEST_CASE("products of operands refuse what does not fit", "[fp8][codes]") {
-  using Catch::Matchers::Contains;
   const auto operand = [](const Shape& shape, DType dtype) {
     Quantizer q{E4M3, AmaxHistory(1), Scaling::current, {}};
     return q.apply(reference::randn(shape, 1, dtype), false, {E4M3});
@@ -326,9 +325,9 @@ TEST_CASE("products of operands refuse what does not fit", "[fp8][codes]") {
                 wide = operand({4, 32}, DType::f64);
   REQUIRE(matmul(x, w.t(), Tensor::zeros({4})).shape() == Shape{3, 4});
   for (const Tensor& bias : {Tensor::zeros({1}), Tensor::zeros({4}, {DType::f64}), Tensor()})
-    REQUIRE_THROWS_WITH(matmul(x, w.t(), bias), Contains("bias"));
-  REQUIRE_THROWS_WITH(matmul(x, w), Contains("do not match"));
-  REQUIRE_THROWS_WITH(matmul(x.t(), x, Tensor::zeros({32})), Contains("bias needs"));
+    REQUIRE_THROWS_WITH(matmul(x, w.t(), bias), ContainsSubstring("bias"));
+  REQUIRE_THROWS_WITH(matmul(x, w), ContainsSubstring("do not match"));
+  REQUIRE_THROWS_WITH(matmul(x.t(), x, Tensor::zeros({32})), ContainsSubstring("bias needs"));
   REQUIRE_THROWS_AS(matmul(x, wide.t()), std::invalid_argument);
 
   // In bf16 by hand, whether this CPU multiplies it or not.
