@@ -15,6 +15,20 @@
 ALTGRAD_API_BEGIN
 namespace altgrad {
 
+namespace detail {
+/// The leading zeros of 64 bits. In device code nvcc makes a constant of the function that <bit> has for it.
+AG_HD constexpr int leading_zeros(std::uint64_t u) {
+  int zeros = u == 0;
+  for (int step = 32; step > 0; step /= 2) {
+    if (u >> (64 - step) != 0) continue;
+    zeros += step;
+    u <<= step;
+  }
+  return zeros;
+}
+static_assert(leading_zeros(0) == 64 && leading_zeros(1) == 63 && leading_zeros(~std::uint64_t{0}) == 0);
+}  // namespace detail
+
 struct bfloat16 {
   std::uint16_t bits;  ///< std::bit_cast<bfloat16>(bits) is the way back
 
@@ -64,7 +78,7 @@ struct bfloat16 {
     if (negative) u = 0 - u;
     if (u == 0) return 0;
     // The leading bit at 62 leaves room to round up; of the bit that falls out, only matters whether it is set.
-    const int zeros = std::countl_zero(u);
+    const int zeros = detail::leading_zeros(u);
     const std::uint64_t leading = u << zeros, code = nearest_even(leading >> 1 | (leading & 1), 62 - 7);
     // The code's leading bit adds the last one to the exponent.
     const std::uint64_t field = 127 + 63 - 1 - static_cast<std::uint64_t>(zeros);

@@ -3,6 +3,7 @@
 // (E8M0, FP6, FP4); ml_dtypes (fnuz, b11); IEEE P3109 interim report.
 #pragma once
 
+#include <altgrad/core/bfloat16.h>
 #include <altgrad/core/export.h>
 #include <altgrad/core/fast_math.h>
 
@@ -55,7 +56,7 @@ AG_HD constexpr BitsOf<T> bits_of_scaled(std::uint32_t m, int k) {
   using Bits = BitsOf<T>;
   constexpr int p = std::numeric_limits<T>::digits - 1, bias = std::numeric_limits<T>::max_exponent - 1;
   if (m == 0) return 0;
-  const int lead = static_cast<int>(std::bit_width(m)) - 1, field = lead + k + bias;
+  const int lead = 63 - altgrad::detail::leading_zeros(m), field = lead + k + bias;
   if (field > 2 * bias) return (Bits{2} * bias + 1) << p;
   if (field > 0) return (static_cast<Bits>(field - 1) << p) + (static_cast<Bits>(m) << (p - lead));
   const int shift = k + bias - 1 + p;  // a subnormal counts units of 2^(1 - bias - p)

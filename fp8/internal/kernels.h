@@ -44,12 +44,15 @@ struct NearestRounder {
 
 namespace altgrad::kernels {
 
-// x / scale, but for finite x kept within the finite T's, so that rounding saturates it instead of seeing Inf.
+// x / scale, but for finite x kept within the finite T's, so that rounding saturates it instead of seeing Inf. Inf's bits
+// less one are those of the largest number. In integers: GCC 13 takes the comparisons of floats for known here.
 template <class T>
 AG_HD T quotient(T x, T scale) {
-  constexpr T limit = std::numeric_limits<T>::max();
-  const T q = x / scale, bounded = q > limit ? limit : q < -limit ? -limit : q;
-  return std::abs(x) <= limit ? bounded : q;
+  using Bits = fp8::detail::BitsOf<T>;
+  constexpr Bits inf = std::bit_cast<Bits>(std::numeric_limits<T>::infinity()), magnitude = ~Bits{0} >> 1;
+  const Bits q = std::bit_cast<Bits>(x / scale);
+  const bool overflows = (q & magnitude) == inf && (std::bit_cast<Bits>(x) & magnitude) < inf;
+  return std::bit_cast<T>(q - Bits{overflows});
 }
 
 constexpr float unknown_amax = std::numeric_limits<float>::infinity();

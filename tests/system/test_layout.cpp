@@ -134,6 +134,21 @@ Faults umbrella_faults(const Tree& tree) {
   return faults;
 }
 
+// Functions of <bit> that count bits, where GPUs run them: nvcc makes constants of them there, without a word.
+Faults device_faults(const Tree& tree) {
+  static const std::regex counting(
+      "std::(countl_|countr_|popcount|bit_width|bit_floor|bit_ceil|has_single_bit)");
+  Faults faults;
+  for (const auto& [path, text] : tree) {
+    const bool device_code =
+        path.ends_with(".cu") || (is_header(path) && text.find("AG_HD") != std::string::npos);
+    std::smatch found;
+    if (device_code && std::regex_search(text, found, counting))
+      faults.push_back(path + " calls " + found.str());
+  }
+  return faults;
+}
+
 // All C++ files in folders, or files.
 Tree read_tree(std::initializer_list<const char*> places) {
   Tree tree;
@@ -179,6 +194,14 @@ TEST_CASE("a kernel's signature is read by few files, so that a change of it reb
     return is_header(file.first) && file.first.find("internal/kernels") != std::string::npos;
   });
   CHECK(headers >= 9);
+}
+
+TEST_CASE("device code counts no bits by <bit>", "[layout]") {
+  const Faults faults = device_faults(library());
+  INFO(lines(faults));
+  CHECK(faults.empty());
+  CHECK(device_faults({{"core/a.cu", "std::bit_width(m)"}}).size() == 1);
+  CHECK(device_faults({{"core/a.h", "AG_HD int f() { return std::countl_zero(u); }"}}).size() == 1);
 }
 
 TEST_CASE("the layout rules find what they are for", "[layout]") {
