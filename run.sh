@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# The two commands: train a tiny GPT in simulated 8-bit floats, and run every test. Both name what is missing and install
-# it (apt), configure and build first. What a step prints goes to a log beside the build, shown only where the step fails.
-# ALTGRAD_PRESET picks another of CMakePresets.json than release.
+# The commands: train a tiny GPT in simulated 8-bit floats, run every test, run what takes a GPU. They name what is missing
+# and install it (apt), configure and build first. What a step prints goes to a log beside the build, shown only where the
+# step fails. ALTGRAD_PRESET picks another of CMakePresets.json than release.
 set -euo pipefail
 
 usage() {
   cat <<'TXT'
 usage: ./run.sh train [args]   train a tiny GPT on text; ./run.sh train --help lists the args
        ./run.sh test           build and run every test
-Both name the Debian packages that are missing here and install them; with --no-install they name them and stop.
+       ./run.sh test-gpu       build for this machine's GPU, run every test there, time it; writes a report
+They name the Debian packages that are missing here and install them; with --no-install they name them and stop.
 TXT
 }
 
@@ -156,6 +157,21 @@ case ${1:-} in
     rm -f "$build/tests.xml"
     ctest --test-dir "$build" --output-on-failure --parallel "$jobs" --output-junit "$build/tests.xml" \
       --test-output-size-passed 1000000 --test-output-size-failed 1000000 </dev/null || status=1
+    count_tests
+    exit $status
+    ;;
+  test-gpu)
+    if [ $# -gt 1 ]; then usage >&2; exit 2; fi
+    gpu=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1) || true
+    if [ -z "$gpu" ]; then
+      echo "test-gpu: there is no GPU here, nvidia-smi lists none: nothing was tested"
+      exit 77
+    fi
+    preset=gpu build=$root/build/gpu
+    install_missing test
+    configure_and_build all -DALTGRAD_TESTS=ON -DCMAKE_CUDA_ARCHITECTURES="${gpu/./}"
+    status=0
+    "$root/tests/gpu.sh" "$build" || status=1
     count_tests
     exit $status
     ;;

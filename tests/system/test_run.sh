@@ -40,6 +40,12 @@ bash run.sh test >log 2>&1 && fail "succeeds where apt-get does not help"
 grep -q 'g++' said || fail "does not say what it installs before it asks sudo"
 grep -q 'install .*g++' asked || fail "does not install"
 
+# Without a GPU nothing is tested, and that is not taken for success.
+echo 'exit 9' | pretend nvidia-smi
+bash run.sh test-gpu >log 2>&1
+[ $? = 77 ] || fail "test-gpu: does not return 77 without a GPU"
+grep -q 'no GPU here' log || fail "test-gpu: does not say that there is no GPU"
+
 # Test cases are counted, other programs as one; those that run test cases again as one; skipped ones have not passed.
 touch works
 cat >report.xml <<'XML'

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# All that takes a GPU, in one report: ./run.sh test-gpu calls this on a finished build. gpu.sh BUILD
+# Sections whose tool is missing say so. The last line counts; the exit status is 1 where something failed.
+set -uo pipefail
+build=$1 report=$1/report.md
+export OMP_WAIT_POLICY=passive ALTGRAD_TEST_GPU=1
+failed=0
+cd "$build" || exit 1
+
+say() { printf '%s\n' "$*" | tee -a "$report"; }
+section() { printf '\n## %s\n\n' "$1" | tee -a "$report"; }
+code() { { printf '```\n'; cat; printf '```\n'; } | tee -a "$report"; }
+
+: >"$report"
+say "# altgrad on a GPU"
+say ""
+nvidia-smi --query-gpu=name,compute_cap,driver_version,memory.total --format=csv,noheader | code
+./examples/train_gpt --version | code
+
+section "Tests on the card"
+start=$SECONDS
+ctest -R '_on_cuda$|^test_gpu$' --parallel 4 --output-on-failure --output-junit tests.xml \
+  --test-output-size-passed 1000000 --test-output-size-failed 1000000 >ctest.log 2>&1 || failed=1
+grep -E ' Test +#' ctest.log | sed 's/^.*Test *#[0-9]*: //' | code
+say ""
+say "$((SECONDS - start)) s."
+
+section "What differed from the simulated device"
+# The same tests pass there, on every commit.
+if grep -q 'FAILED:' ctest.log; then
+  grep -E -A8 'FAILED:|due to unexpected' ctest.log | head -n 200 | code
+else
+  say "Nothing."
+fi
+
+section "compute-sanitizer"
+sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null) || true
+if [ -z "$sanitizer" ]; then
+  say "SKIPPED: compute-sanitizer is not installed."
+else
+  for tool in memcheck racecheck initcheck; do
+    start=$SECONDS
+    ALTGRAD_TEST_DEVICE=cuda timeout 300 "$sanitizer" --tool $tool --error-exitcode 9 tests/altgrad_tests \
+      'each kernel gives*,[attention],[fused]' >$tool.log 2>&1
+    status=$?
+    [ $status = 0 ] || failed=1
+    say "$tool: $(grep -E 'SUMMARY' $tool.log | sed 's/=* *//' || true) (status $status, $((SECONDS - start)) s)"
+  done
+fi
+
+section "Bench"
+./tests/bench/bench --device cuda 2>&1 | code || failed=1
+
+printf '\nreport: %s\n' "$report"
+exit $failed
