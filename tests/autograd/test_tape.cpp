@@ -100,7 +100,7 @@ TEST_CASE("NoGrad suspends recording in its scope, nested too", "[tape]") {
 }
 
 TEST_CASE("gradients of a leaf accumulate over backwards until cleared", "[tape]") {
-  const Tensor x = Tensor::full({2}, 3, {.dtype = DType::f64}).requires_grad(true);
+  const Tensor x = here::full({2}, 3, {.dtype = DType::f64}).requires_grad(true);
   for (int i = 1; i <= 3; ++i) {
     Tape tape;
     tape.backward(sum(x * x));
@@ -114,7 +114,7 @@ TEST_CASE("gradients of a leaf accumulate over backwards until cleared", "[tape]
 }
 
 TEST_CASE("a leaf used in many places gets the sum", "[tape]") {
-  const Tensor x = Tensor::full({}, 2, {.dtype = DType::f64}).requires_grad(true);
+  const Tensor x = here::full({}, 2, {.dtype = DType::f64}).requires_grad(true);
   Tape tape;
   const Tensor y = x * x + x * 3.0 + x + exp(x) / x;
   tape.backward(y);
@@ -133,7 +133,7 @@ TEST_CASE("parts that do not lead to the result get no gradient", "[tape]") {
 }
 
 TEST_CASE("the gradient given to a leaf is its own memory", "[tape]") {
-  const Tensor a = leaf({2}, 1), b = leaf({2}, 2), cotangent = Tensor::ones({2}, {.dtype = DType::f64});
+  const Tensor a = leaf({2}, 1), b = leaf({2}, 2), cotangent = here::ones({2}, {.dtype = DType::f64});
   Tape tape;
   tape.backward(a + b, cotangent);
   CHECK_FALSE(a.grad().is(b.grad()));
@@ -160,8 +160,8 @@ TEST_CASE("backward refuses misuse, in words, and changes nothing", "[tape]") {
     CHECK_FALSE(x.has_grad());
   };
   refused([&] { tape.backward(y); }, {"backward", "(2)", "cotangent"});
-  refused([&] { tape.backward(y, Tensor::ones({3}, y.options())); }, {"backward", "(3)", "(2)"});
-  refused([&] { tape.backward(y, Tensor::ones({2})); }, {"backward", "f32", "f64"});
+  refused([&] { tape.backward(y, here::ones({3}, y.options())); }, {"backward", "(3)", "(2)"});
+  refused([&] { tape.backward(y, here::ones({2})); }, {"backward", "f32", "f64"});
   refused([&] { tape.backward(y, Tensor()); }, {""});
   refused([&] { tape.backward(elsewhere); }, {"backward", "did not record"});
   refused([&] { tape.backward(Tensor()); }, {""});
@@ -185,7 +185,7 @@ TEST_CASE("after backward a tape records nothing more", "[tape]") {
 }
 
 TEST_CASE("nested tapes record apart", "[tape]") {
-  const Tensor x = Tensor::full({}, 3, {.dtype = DType::f64}).requires_grad(true);
+  const Tensor x = here::full({}, 3, {.dtype = DType::f64}).requires_grad(true);
   Tape outer;
   const Tensor y = x * x;
   {
@@ -201,7 +201,7 @@ TEST_CASE("nested tapes record apart", "[tape]") {
 }
 
 TEST_CASE("a result of an outer tape goes into an inner one only detached", "[tape]") {
-  const Tensor x = Tensor::full({}, 3, {.dtype = DType::f64}).requires_grad(true);
+  const Tensor x = here::full({}, 3, {.dtype = DType::f64}).requires_grad(true);
   Tape outer;
   const Tensor y = x * x;
   {
@@ -320,7 +320,7 @@ TEST_CASE("a backward that gives a gradient of the wrong kind is named", "[tape]
 }
 
 TEST_CASE("detect_anomaly names the op, its index and its shape", "[tape]") {
-  const Tensor x = Tensor::from({1.0, -1.0, 0.0}, {3}).requires_grad(true);
+  const Tensor x = here::from({1.0, -1.0, 0.0}, {3}).requires_grad(true);
   {
     Tape tape({.detect_anomaly = true});
     const Tensor y = x * 2.0;
@@ -350,7 +350,7 @@ TEST_CASE("print shows a line for every op", "[tape]") {
 }
 
 TEST_CASE("a chain of 100,000 ops goes backward without recursion", "[tape]") {
-  const Tensor x = Tensor::full({}, 1, {.dtype = DType::f64}).requires_grad(true);
+  const Tensor x = here::full({}, 1, {.dtype = DType::f64}).requires_grad(true);
   Tape tape;
   Tensor y = x;
   for (int i = 0; i < 100000; ++i) y = y + x;
@@ -363,7 +363,7 @@ TEST_CASE("a chain of 100,000 ops goes backward without recursion", "[tape]") {
 }
 
 TEST_CASE("diamonds are walked once: 60 of them end", "[tape]") {
-  const Tensor x = Tensor::full({}, 1, {.dtype = DType::f64}).requires_grad(true);
+  const Tensor x = here::full({}, 1, {.dtype = DType::f64}).requires_grad(true);
   Tape tape;
   Tensor y = x;
   for (int i = 0; i < 60; ++i) y = y + y;

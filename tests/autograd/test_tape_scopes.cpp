@@ -23,7 +23,7 @@ struct Nothing final : Op {
 }  // namespace
 
 TEST_CASE("tapes and NoGrads may end in any order", "[tape]") {
-  const Tensor x = Tensor::full({}, 3, {.dtype = DType::f64}).requires_grad(true);
+  const Tensor x = here::full({}, 3, {.dtype = DType::f64}).requires_grad(true);
   auto first = std::make_unique<Tape>();
   auto second = std::make_unique<Tape>();
   first.reset();
@@ -41,11 +41,11 @@ TEST_CASE("tapes and NoGrads may end in any order", "[tape]") {
 }
 
 TEST_CASE("gradients gives the leaves' gradients and leaves the leaves alone", "[tape]") {
-  const Tensor x = Tensor::full({}, 3, {.dtype = DType::f64}).requires_grad(true);
-  const Tensor w = Tensor::full({}, 2, {.dtype = DType::f64}).requires_grad(true);
+  const Tensor x = here::full({}, 3, {.dtype = DType::f64}).requires_grad(true);
+  const Tensor w = here::full({}, 2, {.dtype = DType::f64}).requires_grad(true);
   Tape tape;
   const Tensor y = x * x * w, unused = w * w;
-  const std::vector<Tensor> grads = tape.gradients(y, Tensor::full({}, 10, y.options())),
+  const std::vector<Tensor> grads = tape.gradients(y, here::full({}, 10, y.options())),
                             leaves = tape.leaves();
   REQUIRE(leaves.size() == 2);
   CHECK((leaves[0].is(x) && leaves[1].is(w)));
@@ -96,7 +96,7 @@ TEST_CASE("a gradient is added to in place, but never where somebody else holds 
 
 TEST_CASE("rows gathered twice add to a gradient that is there", "[tape]") {
   const Tensor table = randn({5, 3}, 1).requires_grad(true), x = randn({2, 3}, 2);
-  const Tensor ids = Tensor::from<int64_t>({1, 4, 1}, {3});
+  const Tensor ids = here::from<int64_t>({1, 4, 1}, {3});
   {
     Tape tape;  // the embedding runs backward last, as in a model whose head is tied
     tape.backward(sum(linear(x, table)) + sum(embedding(ids, table)));
@@ -111,8 +111,8 @@ TEST_CASE("rows gathered twice add to a gradient that is there", "[tape]") {
 }
 
 TEST_CASE("a leaf is one leaf, with all of its gradient, whatever other tapes use it in between", "[tape]") {
-  const Tensor w = Tensor::full({1}, 3, {.dtype = DType::f64}).requires_grad(true);
-  const Tensor one = Tensor::ones({1}, w.options());
+  const Tensor w = here::full({1}, 3, {.dtype = DType::f64}).requires_grad(true);
+  const Tensor one = here::ones({1}, w.options());
   const auto use_elsewhere = [&](int depth) {
     const auto use = [&](const auto& self, int levels) -> void {
       Tape inner;
@@ -157,11 +157,11 @@ TEST_CASE("a leaf is one leaf, with all of its gradient, whatever other tapes us
 TEST_CASE("of many leaves, used in any order, each has its own gradient", "[tape]") {
   std::vector<Tensor> leaves;
   for (int i = 0; i < 500; ++i)
-    leaves.push_back(Tensor::full({}, i, {.dtype = DType::f64}).requires_grad(true));
+    leaves.push_back(here::full({}, i, {.dtype = DType::f64}).requires_grad(true));
   Tape tape;
   Tensor y = leaves[0];
   for (size_t i = 0; i < 1000; ++i) y = y + leaves[(i * 7) % 500] * double(i % 500);
-  const std::vector<Tensor> grads = tape.gradients(y, Tensor::ones({}, y.options())), used = tape.leaves();
+  const std::vector<Tensor> grads = tape.gradients(y, here::ones({}, y.options())), used = tape.leaves();
   REQUIRE(used.size() == 500);
   for (size_t k = 0; k < used.size(); ++k) {
     double expected = used[k].is(leaves[0]) ? 1 : 0;

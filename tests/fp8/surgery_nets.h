@@ -12,11 +12,11 @@ namespace nn = altgrad::nn;
 using Names = std::vector<std::string>;
 
 inline nn::Sequential small_net() {
-  return nn::Sequential(nn::Linear(10, 20), nn::ReLU(), nn::Linear(20, 5));
+  return on_device(nn::Sequential(nn::Linear(10, 20), nn::ReLU(), nn::Linear(20, 5)));
 }
 inline nn::ModuleDict small_dict() {
-  return nn::ModuleDict(
-      {{"layer1", nn::Linear(10, 20)}, {"layer2", nn::Linear(20, 20)}, {"out", nn::Linear(20, 5)}});
+  return on_device(nn::ModuleDict(
+      {{"layer1", nn::Linear(10, 20)}, {"layer2", nn::Linear(20, 20)}, {"out", nn::Linear(20, 5)}}));
 }
 
 // All of a model that surgery could change: printed structure, the identity of every parameter, its values.

@@ -19,7 +19,7 @@ const float nan_value = std::nanf("");
 }  // namespace
 
 TEST_CASE("an amax history holds the largest of its last `length` amaxes", "[fp8]") {
-  AmaxHistory h(3);
+  AmaxHistory h(3, device());
   REQUIRE(h.length() == 3);
   REQUIRE(h.size() == 0);
   REQUIRE(h.amax() == 0);
@@ -38,7 +38,7 @@ TEST_CASE("an amax history holds the largest of its last `length` amaxes", "[fp8
 }
 
 TEST_CASE("an amax history of length 1 holds the last amax", "[fp8]") {
-  AmaxHistory h(1);
+  AmaxHistory h(1, device());
   h.update(7.0f);
   h.update(2.0f);
   REQUIRE(h.amax() == 2);
@@ -46,54 +46,54 @@ TEST_CASE("an amax history of length 1 holds the last amax", "[fp8]") {
 }
 
 TEST_CASE("an amax history records the amax of tensors", "[fp8]") {
-  AmaxHistory h(4);
-  h.update(Tensor::from({1.f, -3.f, 2.f}, {3}));
+  AmaxHistory h(4, device());
+  h.update(here::from({1.f, -3.f, 2.f}, {3}));
   REQUIRE(h.amax() == 3);
-  h.update(Tensor::from({-8.0, 0.0}, {2}));
+  h.update(here::from({-8.0, 0.0}, {2}));
   REQUIRE(h.amax() == 8);
-  REQUIRE_THROWS_AS(h.update(Tensor::zeros({2}, {.dtype = DType::i64})), std::invalid_argument);
+  REQUIRE_THROWS_AS(h.update(here::zeros({2}, {.dtype = DType::i64})), std::invalid_argument);
   REQUIRE(h.size() == 2);
 }
 
 TEST_CASE("a tensor without elements has no amax, and a history of zeros says nothing of what follows",
           "[fp8]") {
-  AmaxHistory h(2);
-  h.update(Tensor::ones({1}));
-  h.update(Tensor::ones({0, 2}));
+  AmaxHistory h(2, device());
+  h.update(here::ones({1}));
+  h.update(here::ones({0, 2}));
   CHECK(h.recorded() == 1);
   for (const Scaling scaling : {Scaling::window, Scaling::delayed, Scaling::current}) {
     CAPTURE(scaling);
-    Quantizer q{E4M3, AmaxHistory(2), scaling, {}};
-    const Tensor x = Tensor::from({448.f * 4}, {1});
+    Quantizer q{E4M3, AmaxHistory(2, device()), scaling, {}};
+    const Tensor x = here::from({448.f * 4}, {1});
     for (int step = 0; step < 3; ++step) {
       q.apply(x, true);
-      q.apply(Tensor::ones({0, 2}), true);
+      q.apply(here::ones({0, 2}), true);
     }
     CHECK(q.history.recorded() == 3);
     CHECK(q.apply(x, false).dequantize().item<float>() == 448.f * 4);
 
-    Quantizer started{E4M3, AmaxHistory(2), scaling, {}};
-    started.apply(Tensor::zeros({1}), true);
+    Quantizer started{E4M3, AmaxHistory(2, device()), scaling, {}};
+    started.apply(here::zeros({1}), true);
     for (const bool record : {false, true}) {
-      CHECK(started.apply(Tensor::from({0x1p-20f}, {1}), record).dequantize().item<float>() == 0x1p-20f);
+      CHECK(started.apply(here::from({0x1p-20f}, {1}), record).dequantize().item<float>() == 0x1p-20f);
     }
   }
 }
 
 TEST_CASE("an f64 amax is rounded up to a float, so that no scale from it clips", "[fp8]") {
   const double x = 1 + 1e-12;
-  REQUIRE(double(amax(Tensor::from({x}, {1}))) >= x);
-  REQUIRE(amax(Tensor::from({x}, {1})) == std::nextafter(1.0f, 2.0f));
-  REQUIRE(amax(Tensor::from({1.0}, {1})) == 1.0f);
+  REQUIRE(double(amax(here::from({x}, {1}))) >= x);
+  REQUIRE(amax(here::from({x}, {1})) == std::nextafter(1.0f, 2.0f));
+  REQUIRE(amax(here::from({1.0}, {1})) == 1.0f);
 }
 
 TEST_CASE("an amax history ignores and counts amaxes that are not finite", "[fp8]") {
-  AmaxHistory h(2);
+  AmaxHistory h(2, device());
   h.update(3.0f);
   h.update(infinity);
   h.update(nan_value);
-  h.update(Tensor::from({1.f, nan_value}, {2}));
-  h.update(Tensor::from({1e300}, {1}));  // not finite as a float
+  h.update(here::from({1.f, nan_value}, {2}));
+  h.update(here::from({1e300}, {1}));  // not finite as a float
   REQUIRE(h.amax() == 3);
   REQUIRE(h.size() == 1);
   REQUIRE(h.non_finite() == 4);
@@ -102,9 +102,9 @@ TEST_CASE("an amax history ignores and counts amaxes that are not finite", "[fp8
 }
 
 TEST_CASE("an amax history refuses a length below 1 and a negative amax", "[fp8]") {
-  REQUIRE_THROWS_AS(AmaxHistory(0), std::invalid_argument);
+  REQUIRE_THROWS_AS(AmaxHistory(0, device()), std::invalid_argument);
   REQUIRE_THROWS_AS(AmaxHistory(-1), std::invalid_argument);
-  AmaxHistory h(2);
+  AmaxHistory h(2, device());
   REQUIRE_THROWS_AS(h.update(-1.0f), std::invalid_argument);
   REQUIRE_THROWS_AS(h.update(-infinity), std::invalid_argument);
   REQUIRE(h.size() == 0);
@@ -159,7 +159,7 @@ namespace {
 
 // The scale with which a tensor of this amax is rounded.
 float scale_for(Quantizer& q, float amax, bool record) {
-  const Tensor scale = q.apply(Tensor::full({1, 1}, amax), record).scale;
+  const Tensor scale = q.apply(here::full({1, 1}, amax), record).scale;
   return scale.defined() ? scale.item<float>() : 1;
 }
 
@@ -170,7 +170,7 @@ std::vector<float> amaxes_used(Quantizer& q, std::vector<float> amaxes, bool rec
   return used;
 }
 Quantizer quantizer(Scaling scaling, int64_t length) {
-  return {float4_e2m1fn, AmaxHistory(length), scaling, {}};
+  return {float4_e2m1fn, AmaxHistory(length, device()), scaling, {}};
 }
 
 }  // namespace
@@ -225,7 +225,7 @@ TEST_CASE("what is no amax is only counted in f64 too, where it is found or pred
     for (const Scaling scaling : {Scaling::window, Scaling::delayed, Scaling::current}) {
       Quantizer q = quantizer(scaling, 4);
       for (const double amax : {6.0, 3.0, 1e300, 1e300, double(infinity), std::nan(""), 1.5}) {
-        q.apply(Tensor::full({1, 1}, amax, {DType::f64}).to(dtype), true);
+        q.apply(here::full({1, 1}, amax, {DType::f64}).to(dtype), true);
         REQUIRE(q.history.amax() == 6);
       }
       CAPTURE(dtype, scaling);
@@ -236,7 +236,7 @@ TEST_CASE("what is no amax is only counted in f64 too, where it is found or pred
 }
 
 TEST_CASE("without a format a quantizer only records", "[fp8]") {
-  Quantizer q{{}, AmaxHistory(2), Scaling::window, {}};
+  Quantizer q{{}, AmaxHistory(2, device()), Scaling::window, {}};
   REQUIRE(scale_for(q, 2, true) == 1);
   REQUIRE(q.history.amax() == 2);
   scale_for(q, 2, false);
@@ -274,7 +274,7 @@ TEST_CASE("a predicted scale is the one that follows, unless an amax exceeds the
 
 TEST_CASE("window scaling predicts from what one more update leaves, where the newest amax is below it",
           "[fp8]") {
-  AmaxHistory h(3);
+  AmaxHistory h(3, device());
   const fp8::detail::ScaleRule rule{Scaling::window, 6, true};
   // The amax behind the prediction, 0 where there is none.
   const auto predicted = [&] {
@@ -301,7 +301,7 @@ TEST_CASE("what is rounded while its amax is looked for is what is rounded with 
   for (const Scaling scaling : {Scaling::window, Scaling::delayed, Scaling::current}) {
     for (const Rounding rounding : {Rounding::nearest_even, Rounding::stochastic}) {
       for (const DType dtype : {DType::f32, DType::f64}) {
-        Quantizer q{E4M3, AmaxHistory(3), scaling, {.rounding = rounding}};
+        Quantizer q{E4M3, AmaxHistory(3, device()), scaling, {.rounding = rounding}};
         for (const double size : {1.0, 0.5, 4.0, 0.1, 0.1, 0.1, 0.1, 2.0}) {
           const Tensor in = (x * size).to(dtype);
           manual_seed(4);
@@ -318,26 +318,26 @@ TEST_CASE("what is rounded while its amax is looked for is what is rounded with 
 
 TEST_CASE("products of operands refuse what does not fit", "[fp8][codes]") {
   const auto operand = [](const Shape& shape, DType dtype) {
-    Quantizer q{E4M3, AmaxHistory(1), Scaling::current, {}};
+    Quantizer q{E4M3, AmaxHistory(1, device()), Scaling::current, {}};
     return q.apply(reference::randn(shape, 1, dtype), false, {E4M3});
   };
   const QTensor x = operand({3, 32}, DType::f32), w = operand({4, 32}, DType::f32),
                 wide = operand({4, 32}, DType::f64);
-  REQUIRE(matmul(x, w.t(), Tensor::zeros({4})).shape() == Shape{3, 4});
-  for (const Tensor& bias : {Tensor::zeros({1}), Tensor::zeros({4}, {DType::f64}), Tensor()})
+  REQUIRE(matmul(x, w.t(), here::zeros({4})).shape() == Shape{3, 4});
+  for (const Tensor& bias : {here::zeros({1}), here::zeros({4}, {DType::f64}), Tensor()})
     REQUIRE_THROWS_WITH(matmul(x, w.t(), bias), ContainsSubstring("bias"));
   REQUIRE_THROWS_WITH(matmul(x, w), ContainsSubstring("do not match"));
-  REQUIRE_THROWS_WITH(matmul(x.t(), x, Tensor::zeros({32})), ContainsSubstring("bias needs"));
+  REQUIRE_THROWS_WITH(matmul(x.t(), x, here::zeros({32})), ContainsSubstring("bias needs"));
   REQUIRE_THROWS_AS(matmul(x, wide.t()), std::invalid_argument);
 
   // In bf16 by hand, whether this CPU multiplies it or not.
-  const QTensor ones{Tensor::ones({5, 7}).to(DType::bf16), Tensor::full({}, 0.5), E4M3};
+  const QTensor ones{here::ones({5, 7}).to(DType::bf16), here::full({}, 0.5), E4M3};
   const Tensor y = matmul(ones, ones.t());
-  for (const float v : y.data<float>()) REQUIRE(v == 7 * 0.25f);
+  for (const float v : values<float>(y)) REQUIRE(v == 7 * 0.25f);
 
-  Quantizer clipped{E4M3, AmaxHistory(1), Scaling::current, {.ste = Ste::clipped}};
+  Quantizer clipped{E4M3, AmaxHistory(1, device()), Scaling::current, {.ste = Ste::clipped}};
   const Tensor in = reference::randn({2, 3}, 1, DType::f32);
   const QTensor q = clipped.apply(in, false);
-  REQUIRE_THROWS_AS(clipped.gradient(Tensor::ones({1}), in, q), std::invalid_argument);
-  REQUIRE_THROWS_AS(clipped.gradient(Tensor::ones({2, 3}, {DType::f64}), in, q), std::invalid_argument);
+  REQUIRE_THROWS_AS(clipped.gradient(here::ones({1}), in, q), std::invalid_argument);
+  REQUIRE_THROWS_AS(clipped.gradient(here::ones({2, 3}, {DType::f64}), in, q), std::invalid_argument);
 }

@@ -180,12 +180,12 @@ TEST_CASE("a product of bf16 is scaled by numbers in memory", "[codes]") {
 
 TEST_CASE("a layer on codes gives zeros for the weight's gradient of an empty batch", "[codes]") {
   using namespace fp8;
-  auto layer =
-      QuantizedLinear::from_linear(nn::Linear(64, 32), E4M3, {.input_format = E4M3, .grad_format = E5M2});
-  Tensor::full({32, 64}, 7);  // what memory is made of
+  auto layer = QuantizedLinear::from_linear(on_device(nn::Linear(64, 32)), E4M3,
+                                            {.input_format = E4M3, .grad_format = E5M2});
+  here::full({32, 64}, 7);  // what memory is made of
   Tape tape;
-  const Tensor y = layer(Tensor::zeros({0, 64}));
-  tape.backward(y, Tensor::zeros({0, 32}));
+  const Tensor y = layer(here::zeros({0, 64}));
+  tape.backward(y, here::zeros({0, 32}));
   CHECK(max(abs(layer.weight().grad())).item<float>() == 0);
 }
 

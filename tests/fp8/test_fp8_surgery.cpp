@@ -42,7 +42,7 @@ TEST_CASE("quantize_model replaces every Linear in a Sequential", "[fp8]") {
   REQUIRE(layers_of(net, "QuantizedLinear") == Names{"0", "2"});
   REQUIRE(layers_of(net, "Linear").empty());
   REQUIRE(net.module("1").type_name() == "ReLU");
-  REQUIRE(net(Tensor::randn({3, 10})).shape() == Shape{3, 5});
+  REQUIRE(net(here::randn({3, 10})).shape() == Shape{3, 5});
 }
 
 TEST_CASE("quantize_model preserves weights", "[fp8]") {
@@ -91,7 +91,7 @@ TEST_CASE("quantize_model reaches a nested ModuleDict", "[fp8]") {
 
 TEST_CASE("dequantize restores the same Linear objects and bits", "[fp8]") {
   nn::Sequential net = small_net();
-  const Tensor x = Tensor::randn({3, 10}), y = net(x);
+  const Tensor x = here::randn({3, 10}), y = net(x);
   const Snapshot before(net);
   quantize_model(net, E4M3, {.input_format = E5M2});
   REQUIRE_FALSE(same_bits(net(x), y));
@@ -115,7 +115,7 @@ TEST_CASE("quantized layers start in the mode of the layers they replace", "[fp8
   nn::Sequential net = small_net();
   net.eval();
   quantize_model(net, E4M3);
-  net(Tensor::randn({2, 10}));
+  net(here::randn({2, 10}));
   const auto& layer = dynamic_cast<QuantizedLinear&>(net.module("0"));
   REQUIRE_FALSE(layer.training());
   REQUIRE(layer.weight_history().size() == 0);
@@ -128,7 +128,7 @@ TEST_CASE("E3M4 works, the layer's format is the one asked for", "[fp8]") {
     for (const char* layer : {"0", "2"}) {
       REQUIRE(dynamic_cast<QuantizedLinear&>(net.module(layer)).format() == format(name));
     }
-    REQUIRE(net(Tensor::randn({3, 10})).shape() == Shape{3, 5});
+    REQUIRE(net(here::randn({3, 10})).shape() == Shape{3, 5});
   }
 }
 
@@ -138,7 +138,7 @@ TEST_CASE("works on a deep copy while the source stays as it was", "[fp8]") {
   nn::Sequential copy = nn::clone(net);
   quantize_model(copy, E4M3);
   copy.parameter("0.weight").fill_(3);
-  copy(Tensor::randn({2, 10}));
+  copy(here::randn({2, 10}));
   REQUIRE(Snapshot(net).same(before));
   REQUIRE(layers_of(net, "Linear") == Names{"0", "2"});
   REQUIRE(layers_of(copy, "Linear").empty());
@@ -147,7 +147,7 @@ TEST_CASE("works on a deep copy while the source stays as it was", "[fp8]") {
 TEST_CASE("a deep copy of a quantized model has weights and histories of its own", "[fp8]") {
   nn::Sequential net = small_net();
   quantize_model(net, E4M3, {.input_format = E4M3});
-  const Tensor x = Tensor::randn({2, 10});
+  const Tensor x = here::randn({2, 10});
   net(x);
   nn::Sequential copy = nn::clone(net);
   const Snapshot before(net);
