@@ -76,11 +76,11 @@ TEST_CASE("inference keeps nothing alive but its result", "[tape]") {
   };
   const Tensor x = randn({64, 64});
   net(x);
-  const int64_t before = memory_stats().in_use;
-  reset_peak_memory();
+  const int64_t before = memory_stats(device()).in_use;
+  reset_peak_memory(device());
   const Tensor y = net(x);
-  CHECK(memory_stats().in_use - before == 64 * 64 * 8);
-  CHECK(memory_stats().peak - before <= 3 * 64 * 64 * 8);
+  CHECK(memory_stats(device()).in_use - before == 64 * 64 * 8);
+  CHECK(memory_stats(device()).peak - before <= 3 * 64 * 64 * 8);
 }
 
 TEST_CASE("NoGrad suspends recording in its scope, nested too", "[tape]") {

@@ -24,7 +24,7 @@ constexpr auto no_bf16 = "this CPU has no instructions for bf16";
 
 // Normal numbers rounded to E4M3.
 std::vector<bfloat16> random_codes(int64_t rows, int64_t columns, unsigned seed) {
-  const Tensor x = randn({rows, columns}, seed) * 100.0;
+  const Tensor x = host(randn({rows, columns}, seed) * 100.0);
   std::vector<bfloat16> all;
   for (const double value : x.data<double>()) all.emplace_back(fp8::E4M3.decode(fp8::E4M3.encode(value)));
   return all;
@@ -78,7 +78,7 @@ void check(const Product& product, int64_t m, int64_t n, int64_t k, bool trans_a
   const int64_t lda = trans_a ? m : k, ldb = trans_b ? k : n;
   const float before = beta == 0 ? NAN : 100.f;  // NaN must not be read
   std::vector<float> c(m * n + 1, before);
-  const Tensor bias = 100 * randn({n}, 3).to(DType::f32);
+  const Tensor bias = host(100 * randn({n}, 3).to(DType::f32));
   product(c.data(), a.data(), b.data(), with_bias ? bias.ptr<float>() : nullptr,
           {m, n, k, trans_a, trans_b, alpha, beta});
   double worst = 0, largest = 0;
@@ -131,7 +131,7 @@ TEST_CASE("products of bf16 have the same bits on any number of threads", "[code
   for (const auto& [m, n, k] :
        std::vector<std::array<int64_t, 3>>{{130, 100, 300}, {768, 65, 128}, {65, 700, 200}}) {
     const auto a = random_codes(m, k, 1), b = random_codes(k, n, 2);
-    const Tensor bias = randn({n}, 3).to(DType::f32);
+    const Tensor bias = host(randn({n}, 3).to(DType::f32));
     std::vector<float> one;
     for (const int threads : {1, 2, 3}) {
       const ThreadCount count(threads);
@@ -146,7 +146,7 @@ TEST_CASE("products of bf16 have the same bits on any number of threads", "[code
 TEST_CASE("a product of bf16 adds its bias once, and without terms is beta C and bias", "[codes]") {
   if (!kernels::has_bf16(Cpu{})) SKIP_TEST(no_bf16);
   const int64_t m = 5, n = 40;
-  const Tensor bias = randn({n}, 3).to(DType::f32);
+  const Tensor bias = host(randn({n}, 3).to(DType::f32));
   for (const int64_t k : {0, 1, 1024, 2050}) {
     const auto a = random_codes(m, k, 1), b = random_codes(k, n, 2);
     std::vector<float> plain(m * n, 2), with(m * n, 2), unread(m * n, NAN);
@@ -300,10 +300,10 @@ TEST_CASE("quantize gives what the rounder gives, whatever else is in the block"
          {fp8::Overflow::to_special, fp8::Overflow::saturate_finite, fp8::Overflow::saturate_all}) {
       for (const float odd : odd_ones) {
         for (const float scale : {1.f, 0.37f, 1e-9f, 1e-20f}) {
-          Tensor x = randn({n}, 3).to(DType::f32);
+          const Tensor x = host(randn({n}, 3).to(DType::f32)).clone();
           for (int64_t i = 0; i < n; ++i) x.ptr<float>()[i] *= scale;
           x.ptr<float>()[2 * 2048 + 5] = odd;
-          const Tensor y = fp8::quantize(x, f, scale, {.overflow = overflow});
+          const Tensor y = host(fp8::quantize(on_device(x), f, scale, {.overflow = overflow}));
           const fp8::Rounder<float> r(f, fp8::Rounding::nearest_even, overflow);
           int64_t wrong = 0;
           for (int64_t i = 0; i < n; ++i) {
@@ -324,7 +324,7 @@ TEST_CASE("quantize gives what the rounder gives, whatever else is in the block"
 TEST_CASE("large tensors round as small ones do", "[codes]") {
   const int64_t n = (int64_t(1) << 22) + 5;
   const ThreadCount one(1);  // all of it in one piece
-  const Tensor x = reference::randn({n}, 7, DType::f32);
+  const Tensor x = host(randn({n}, 7, DType::f32));
   const fp8::Rounder<float> rounder(fp8::E5M2);
   const float amax = fp8::amax(x);
   for (const float scale : {fp8::compute_scale(amax, fp8::E5M2), amax / 1e5f}) {  // the second one saturates
@@ -358,7 +358,7 @@ TEST_CASE("rounding x / scale divides exactly", "[codes]") {
       x.ptr<float>()[i] = i % 7 == 0 ? -near : near;
     }
     const fp8::Rounder<float> rounder(f);
-    const Tensor y = fp8::quantize(x, f, scale);
+    const Tensor y = host(fp8::quantize(on_device(x), f, scale));
     float largest = trial % 4 < 2 ? fp8::amax(x) : kernels::unknown_amax;
     kernels::quantize(Cpu{}, codes.ptr<bfloat16>(), x.ptr<float>(), &scale, {rounder, {}}, n, &largest);
     REQUIRE(largest == fp8::amax(x));
