@@ -274,7 +274,7 @@ TEST_CASE("a predicted scale is the one that follows, unless an amax exceeds the
 
 TEST_CASE("window scaling predicts from what one more update leaves, where the newest amax is below it",
           "[fp8]") {
-  AmaxHistory h(3, device());
+  AmaxHistory h(3);  // read by the host
   const fp8::detail::ScaleRule rule{Scaling::window, 6, true};
   // The amax behind the prediction, 0 where there is none.
   const auto predicted = [&] {
