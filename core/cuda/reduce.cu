@@ -24,22 +24,24 @@ void find_amax(const Cuda& device, unsigned* top, const T* x, int64_t n) {
 }  // namespace
 
 template <class T>
-void sum(const Cuda& device, T* y, const T* x, int64_t outer, int64_t n, int64_t inner, double divisor) {
+void sum(const Cuda& device, Compute<T>* y, const T* x, int64_t outer, int64_t n, int64_t inner,
+         double divisor) {
   if (outer == 1 && inner == 1 && n > cuda::piece) {
     const cuda::Scratch<double> total(device, 1);
     cuda::sum_all(device, "sum", total.data(), n, [=] AG_LAMBDA(int64_t i) { return double(x[i]); });
-    cuda::each(device, "sum", 1, [=, total = total.data()] AG_LAMBDA(int64_t) { *y = T(*total / divisor); });
+    cuda::each(device, "sum", 1,
+               [=, total = total.data()] AG_LAMBDA(int64_t) { *y = Compute<T>(*total / divisor); });
   } else if (inner == 1) {
     cuda::rows(device, "sum", outer, n, [=] AG_LAMBDA(int64_t r) {
       const double total = cuda::row_sum<double>(n, [=](int64_t i) { return double(x[r * n + i]); });
-      if (threadIdx.x == 0) y[r] = T(total / divisor);
+      if (threadIdx.x == 0) y[r] = Compute<T>(total / divisor);
     });
   } else {
     cuda::each(device, "sum", outer * inner, [=] AG_LAMBDA(int64_t i) {
       const T* const column = x + i / inner * n * inner + i % inner;
       double total = 0;
       for (int64_t r = 0; r < n; ++r) total += double(column[r * inner]);
-      y[i] = T(total / divisor);
+      y[i] = Compute<T>(total / divisor);
     });
   }
 }
@@ -104,7 +106,7 @@ void has_nan(const Cuda& device, uint8_t* result, const T* x, int64_t n) {
   });
 }
 
-AG_INSTANTIATE_FLOATING(sum)
+AG_INSTANTIATE_STORED(sum)
 AG_INSTANTIATE_FLOATING(max)
 AG_INSTANTIATE_FLOATING(max_grad)
 AG_INSTANTIATE_FLOATING(argmax)

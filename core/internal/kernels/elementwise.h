@@ -41,7 +41,7 @@ void axpy(const Cpu&, T* y, const T* x, double alpha, int64_t n);
 
 }  // namespace on_cpu
 
-// The same on a GPU (core/cuda/elementwise.cu).
+// The same on a GPU (core/cuda/elementwise.cu), where T may also be bf16, and values are computed in f32.
 inline namespace on_cuda {
 
 template <class F, class T>

@@ -19,7 +19,7 @@ void dropout(const Cpu&, T* y, const T* x, double p, RandomStream random, int64_
 
 }  // namespace on_cpu
 
-// The same on a GPU (core/cuda/random.cu).
+// The same on a GPU (core/cuda/random.cu); dropout also of bf16.
 inline namespace on_cuda {
 
 template <class T>

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <altgrad/core/device.h>
+#include <altgrad/core/dtype.h>
 
 namespace altgrad::kernels {
 
@@ -29,11 +30,11 @@ void has_nan(const Cpu&, uint8_t* result, const T* x, int64_t n);
 
 }  // namespace on_cpu
 
-// The same on a GPU (core/cuda/reduce.cu).
+// The same on a GPU (core/cuda/reduce.cu), where sums of bf16 are f32.
 inline namespace on_cuda {
 
 template <class T>
-void sum(const Cuda&, T* y, const T* x, int64_t outer, int64_t n, int64_t inner, double divisor);
+void sum(const Cuda&, Compute<T>* y, const T* x, int64_t outer, int64_t n, int64_t inner, double divisor);
 template <class T>
 void max(const Cuda&, T* y, const T* x, int64_t outer, int64_t n, int64_t inner);
 template <class T>
