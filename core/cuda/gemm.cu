@@ -4,6 +4,7 @@
 #include <altgrad/core/internal/kernels/gemm.h>
 
 #include <altgrad/core/cuda/launch.h>
+#include <altgrad/core/dtype.h>
 
 #include <cublasLt.h>
 
@@ -132,17 +133,20 @@ uint32_t alignment(const void* p) {
 
 // C = beta C + bias; C is not read where beta = 0, bias may be null.
 template <class T>
-void scale_and_add(const Cuda& device, T* c, double beta, const T* bias, const Gemm& g) {
+void scale_and_add(const Cuda& device, T* c, double beta, const Compute<T>* bias, const Gemm& g) {
+  using S = Compute<T>;
   const int64_t size = g.m * g.n;
   cuda::each(device, "scale_and_add", g.batch * size, [=, n = g.n, stride = g.stride_c] AG_LAMBDA(int64_t i) {
     T& at = c[i / size * stride + i % size];
-    at = (beta == 0 ? T(0) : T(beta) * at) + (bias ? bias[i % n] : T(0));
+    at = T((beta == 0 ? S(0) : S(beta) * S(at)) + (bias ? bias[i % n] : S(0)));
   });
 }
 
 // C = alpha op(A) op(B) + beta C + bias
 template <class T, class Operand>
-void multiply(const Cuda& device, T* c, const Operand* a, const Operand* b, const T* bias, const Gemm& g) {
+void multiply(const Cuda& device, T* c, const Operand* a, const Operand* b, const Compute<T>* bias,
+              const Gemm& g) {
+  using S = Compute<T>;
   if (g.m == 0 || g.n == 0 || g.batch == 0) return;
   if (bias || g.k == 0) scale_and_add(device, c, g.beta, bias, g);
   if (g.k == 0) return;
@@ -152,16 +156,16 @@ void multiply(const Cuda& device, T* c, const Operand* a, const Operand* b, cons
       plan({device.index, type_of<Operand>, type_of<T>, device_scalars, g.m, g.n, g.k, g.batch, g.stride_a,
             g.stride_b, g.stride_c, g.trans_a, g.trans_b, alignment(a), alignment(b), alignment(c)});
   if (!device_scalars) {
-    const T scalars[] = {T(g.alpha), T(beta)};
+    const S scalars[] = {S(g.alpha), S(beta)};
     p.run(device.stream, scalars, a, b, scalars + 1, c);
     return;
   }
-  const cuda::Scratch<T> scalars(device, 2);
+  const cuda::Scratch<S> scalars(device, 2);
   cuda::each(
       device, "alpha", 1,
       [=, to = scalars.data(), alpha = g.alpha, scale_a = g.scale_a, scale_b = g.scale_b] AG_LAMBDA(int64_t) {
-        to[0] = T(alpha * ((scale_a ? double(*scale_a) : 1) * (scale_b ? double(*scale_b) : 1)));
-        to[1] = T(beta);
+        to[0] = S(alpha * ((scale_a ? double(*scale_a) : 1) * (scale_b ? double(*scale_b) : 1)));
+        to[1] = S(beta);
       });
   p.run(device.stream, scalars.data(), a, b, scalars.data() + 1, c);
 }
@@ -182,6 +186,10 @@ void linear(const Cuda& device, T* y, const T* x, const T* w, const T* bias, int
 bool has_bf16(const Cuda&) { return true; }  // all GPUs that there are kernels for have
 
 void gemm(const Cuda& device, float* c, const bfloat16* a, const bfloat16* b, const float* bias,
+          const Gemm& g) {
+  multiply(device, c, a, b, bias, g);
+}
+void gemm(const Cuda& device, bfloat16* c, const bfloat16* a, const bfloat16* b, const float* bias,
           const Gemm& g) {
   multiply(device, c, a, b, bias, g);
 }

@@ -42,6 +42,8 @@ template <class T>
 void linear(const Cuda&, T* y, const T* x, const T* w, const T* bias, int64_t rows, int64_t n, int64_t k);
 bool has_bf16(const Cuda&);
 void gemm(const Cuda&, float* c, const bfloat16* a, const bfloat16* b, const float* bias, const Gemm& g);
+// The same sums, each rounded once, to bf16; so is the bias, before it is added.
+void gemm(const Cuda&, bfloat16* c, const bfloat16* a, const bfloat16* b, const float* bias, const Gemm& g);
 
 }  // namespace on_cuda
 
