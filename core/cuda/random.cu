@@ -19,7 +19,7 @@ void for_blocks(const Cuda& device, const char* name, RandomStream random, int64
 
 }  // namespace
 
-template <class T>
+template <std::floating_point T>
 void uniform(const Cuda& device, T* y, RandomStream random, int64_t n) {
   for_blocks(device, "uniform", random, n, per_block<T>,
              [=] AG_LAMBDA(int64_t first, const RandomWords& words) {
@@ -29,7 +29,7 @@ void uniform(const Cuda& device, T* y, RandomStream random, int64_t n) {
              });
 }
 
-template <class T>
+template <std::floating_point T>
 void normal(const Cuda& device, T* y, RandomStream random, int64_t n) {
   for_blocks(device, "normal", random, n, per_block<T>,
              [=] AG_LAMBDA(int64_t first, const RandomWords& words) {

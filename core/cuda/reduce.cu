@@ -46,7 +46,7 @@ void sum(const Cuda& device, Compute<T>* y, const T* x, int64_t outer, int64_t n
   }
 }
 
-template <class T>
+template <std::floating_point T>
 void max(const Cuda& device, T* y, const T* x, int64_t outer, int64_t n, int64_t inner) {
   cuda::each(device, "max", outer * inner, [=] AG_LAMBDA(int64_t i) {
     const T* const column = x + i / inner * n * inner + i % inner;
@@ -59,7 +59,7 @@ void max(const Cuda& device, T* y, const T* x, int64_t outer, int64_t n, int64_t
   });
 }
 
-template <class T>
+template <std::floating_point T>
 void max_grad(const Cuda& device, T* dx, const T* dy, const T* x, const T* y, int64_t outer, int64_t n,
               int64_t inner) {
   cuda::each(device, "max_grad", outer * inner, [=] AG_LAMBDA(int64_t i) {
@@ -76,7 +76,7 @@ void max_grad(const Cuda& device, T* dx, const T* dy, const T* x, const T* y, in
 }
 
 // The first NaN, or else the first element that is equal to the largest.
-template <class T>
+template <std::floating_point T>
 void argmax(const Cuda& device, int64_t* y, const T* x, int64_t rows, int64_t n) {
   cuda::rows(device, "argmax", rows, n, [=] AG_LAMBDA(int64_t r) {
     const T* const row = x + r * n;
@@ -97,7 +97,7 @@ void amax(const Cuda& device, float* result, const T* x, int64_t n) {
   find_amax(device, reinterpret_cast<unsigned*>(result), x, n);  // the bits are the float
 }
 
-template <class T>
+template <std::floating_point T>
 void has_nan(const Cuda& device, uint8_t* result, const T* x, int64_t n) {
   const cuda::Scratch<unsigned> top(device, 1);
   find_amax(device, top.data(), x, n);
@@ -110,7 +110,7 @@ AG_INSTANTIATE_STORED(sum)
 AG_INSTANTIATE_FLOATING(max)
 AG_INSTANTIATE_FLOATING(max_grad)
 AG_INSTANTIATE_FLOATING(argmax)
-AG_INSTANTIATE_FLOATING(amax)
+AG_INSTANTIATE_STORED(amax)
 AG_INSTANTIATE_FLOATING(has_nan)
 
 }  // namespace on_cuda

@@ -179,7 +179,7 @@ void cross_entropy(const Cuda& device, Compute<T>* loss, LogSumExp<Compute<T>>* 
   });
 }
 
-template <class T>
+template <std::floating_point T>
 void target_weight(const Cuda& device, T* weight, const int64_t* targets, int64_t rows, int64_t ignore) {
   cuda::rows(device, "target_weight", 1, rows, [=] AG_LAMBDA(int64_t) {
     const int64_t count = row_sum<int64_t>(rows, [=](int64_t r) { return targets[r] != ignore; });

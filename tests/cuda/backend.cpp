@@ -160,5 +160,6 @@ TEST_CASE("a kernel for the CPU alone is an error where it is called with a GPU'
     return y;
   };
   CHECK(values(run(Tensor::ones({2}))) == std::vector<double>{2, 2});
-  CHECK(throws<std::runtime_error>([&] { run(here::ones({2})); }, {"double_it", "no kernel for cuda:0"}));
+  CHECK(throws<std::runtime_error>([&] { run(here::ones({2})); },
+                                   {"double_it", "no kernel for f32 on cuda:0"}));
 }

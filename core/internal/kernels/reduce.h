@@ -4,6 +4,8 @@
 #include <altgrad/core/device.h>
 #include <altgrad/core/dtype.h>
 
+#include <concepts>
+
 namespace altgrad::kernels {
 
 inline namespace on_cpu {
@@ -35,16 +37,16 @@ inline namespace on_cuda {
 
 template <class T>
 void sum(const Cuda&, Compute<T>* y, const T* x, int64_t outer, int64_t n, int64_t inner, double divisor);
-template <class T>
+template <std::floating_point T>
 void max(const Cuda&, T* y, const T* x, int64_t outer, int64_t n, int64_t inner);
-template <class T>
+template <std::floating_point T>
 void max_grad(const Cuda&, T* dx, const T* dy, const T* x, const T* y, int64_t outer, int64_t n,
               int64_t inner);
-template <class T>
+template <std::floating_point T>
 void argmax(const Cuda&, int64_t* y, const T* x, int64_t rows, int64_t n);
 template <class T>
 void amax(const Cuda&, float* result, const T* x, int64_t n);
-template <class T>
+template <std::floating_point T>
 void has_nan(const Cuda&, uint8_t* result, const T* x, int64_t n);
 
 }  // namespace on_cuda

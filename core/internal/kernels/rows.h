@@ -4,6 +4,8 @@
 #include <altgrad/core/device.h>
 #include <altgrad/core/dtype.h>
 
+#include <concepts>
+
 namespace altgrad::kernels {
 
 // A row's mean is mean + rest: the one number that is nearest to it may be further off than the row's numbers are
@@ -87,7 +89,7 @@ void rms_norm_grad(const Cuda&, T* dx, double beta, Compute<T>* dw, const T* dy,
 template <class T>
 void cross_entropy(const Cuda&, Compute<T>* loss, LogSumExp<Compute<T>>* lse, const T* x,
                    const int64_t* targets, int64_t rows, int64_t n, int64_t ignore);
-template <class T>
+template <std::floating_point T>
 void target_weight(const Cuda&, T* weight, const int64_t* targets, int64_t rows, int64_t ignore);
 template <class T>
 void cross_entropy_grad(const Cuda&, T* dx, const Compute<T>* dy, const Compute<T>* weight, const T* x,
