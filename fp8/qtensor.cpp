@@ -22,6 +22,7 @@ void check(const char* op, const QTensor& q) {
   const Tensor &x = q.values, &scale = q.scale;
   check_defined(op, x);
   if (x.dtype() != DType::bf16) return check_floating(op, x);
+  if (!q.format && !scale.defined()) return;
   if (!scale.defined() || scale.dtype() != DType::f32 || scale.dim() != 0 || scale.device() != x.device())
     fail(op, ": values in bf16, ", x.shape(), ", need a scale in f32 of shape (), on their device");
 }
@@ -44,6 +45,7 @@ QTensor QTensor::t() const {
 Tensor QTensor::dequantize() const {
   check("dequantize", *this);
   if (values.dtype() != DType::bf16) return values;
+  if (!scale.defined()) return values.copied({DType::f32, values.device()});
   const Tensor y = Tensor::empty(values.shape(), {DType::f32, values.device()});
   dispatch_device(values.device(), [&](const auto& device) {
     kernels::dequantize(device, y.ptr<float>(), values.ptr<bfloat16>(), scale.ptr<float>(), values.numel());
@@ -53,27 +55,33 @@ Tensor QTensor::dequantize() const {
 
 Tensor detail::empty_operand(const Tensor& x, const Format& format,
                              std::initializer_list<std::optional<Format>> partners) {
-  const bool in_bf16 = x.dtype() == DType::f32 && fits_bf16(format) && partners.size() > 0 &&
+  const DType dtype = compute_dtype(x.dtype());
+  const bool in_bf16 = dtype == DType::f32 && fits_bf16(format) && partners.size() > 0 &&
                        std::ranges::all_of(partners, fits_bf16) && has_bf16(x.device());
-  return Tensor::empty(x.shape(), {in_bf16 ? DType::bf16 : x.dtype(), x.device()});
+  return Tensor::empty(x.shape(), {in_bf16 ? DType::bf16 : dtype, x.device()});
 }
 
 void detail::round_into(const Tensor& values, const Tensor& x, const Format& format, const CastOptions& cast,
                         const std::optional<RandomStream>& random, const Tensor& scale, float* amax,
                         const float* rounded_with) {
-  dispatch("quantize", x, [&]<class T>(const auto& device) {
-    const kernels::ElementRounder<T> rounding{Rounder<T>(format, cast.rounding, cast.overflow), random};
+  dispatch_activation("quantize", x, [&]<class T>(const auto& device) {
+    using C = Compute<T>;
+    const kernels::ElementRounder<C> rounding{Rounder<C>(format, cast.rounding, cast.overflow), random};
     const auto round = [&](auto* y) {
       kernels::quantize(device, y, x.ptr<T>(), scale.ptr<float>(), rounding, x.numel(), amax, rounded_with);
     };
-    if constexpr (std::is_same_v<T, float>) {
+    if constexpr (std::is_same_v<C, float>) {
       if (values.dtype() == DType::bf16) return round(values.ptr<bfloat16>());
     }
-    round(values.ptr<T>());
+    round(values.ptr<C>());
   });
 }
 
-Tensor matmul(const QTensor& a, const QTensor& b, const std::optional<Tensor>& bias) {
+namespace {
+
+// With the result in its own dtype where none is asked for.
+Tensor product(const QTensor& a, const QTensor& b, const std::optional<Tensor>& bias,
+               std::optional<DType> result) {
   check("matmul", a);
   check("matmul", b);
   kernels::Gemm g{
@@ -92,12 +100,13 @@ Tensor matmul(const QTensor& a, const QTensor& b, const std::optional<Tensor>& b
 
   if (a.values.dtype() == DType::bf16 && b.values.dtype() == DType::bf16 && has_bf16(a.values.device())) {
     check_bias(DType::f32);
-    g.scale_a = a.scale.ptr<float>();
-    g.scale_b = b.scale.ptr<float>();
-    const Tensor c = Tensor::empty({g.m, g.n}, {DType::f32, a.values.device()});
-    dispatch_device(c.device(), [&](const auto& device) {
-      kernels::gemm(device, c.ptr<float>(), a.values.ptr<bfloat16>(), b.values.ptr<bfloat16>(),
-                    bias ? bias->ptr<float>() : nullptr, g);
+    if (a.scale.defined()) g.scale_a = a.scale.ptr<float>();
+    if (b.scale.defined()) g.scale_b = b.scale.ptr<float>();
+    const Tensor c = Tensor::empty({g.m, g.n}, {result.value_or(DType::f32), a.values.device()});
+    dispatch_activation("matmul", c, [&]<class T>(const auto& device) {
+      if constexpr (!std::is_same_v<T, double>)
+        kernels::gemm(device, c.ptr<T>(), a.values.ptr<bfloat16>(), b.values.ptr<bfloat16>(),
+                      bias ? bias->ptr<float>() : nullptr, g);
     });
     return c;
   }
@@ -106,11 +115,20 @@ Tensor matmul(const QTensor& a, const QTensor& b, const std::optional<Tensor>& b
   check_bias(left.dtype());
   const Tensor c = Tensor::empty({g.m, g.n}, left.options());
   if (as_linear) {
-    launch("matmul", AG_KERNEL(kernels::linear), c, left, right, bias, g.m, g.n, g.k);
+    launch("matmul", AG_KERNEL(kernels::linear), c, left, right, in_compute(bias), g.m, g.n, g.k);
   } else {
     launch("matmul", AG_KERNEL(kernels::gemm), c, left, right, g);
   }
-  return c;
+  return !result || *result == c.dtype() ? c : c.copied({*result, c.device()});
+}
+
+}  // namespace
+
+Tensor matmul(const QTensor& a, const QTensor& b, const std::optional<Tensor>& bias) {
+  return product(a, b, bias, {});
+}
+Tensor detail::product(const QTensor& a, const QTensor& b, const std::optional<Tensor>& bias, DType result) {
+  return fp8::product(a, b, bias, result);
 }
 
 }  // namespace altgrad::fp8

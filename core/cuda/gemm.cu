@@ -1,15 +1,18 @@
 // Matrix products by cuBLASLt, which is column-major: a row-major (m, n) matrix is its (n, m) one. So C^T (n, m) =
-// op(B)^T op(A)^T: its first operand is B, its second A, and each is transposed where ours is. Sums are f32's or
-// f64's own, never TF32's, and are not cut, so that they have one order.
+// op(B)^T op(A)^T: its first operand is B, its second A, and each is transposed where ours is; a bias is one number for
+// each of its rows, as cuBLASLt has it. A long sum may be cut, its parts kept in f32, or f64, and added in a fixed order:
+// what a product gives follows from its sizes and alignments, never from what ran before.
 #include <altgrad/core/internal/kernels/gemm.h>
 
 #include <altgrad/core/cuda/launch.h>
+#include <altgrad/core/dtype.h>
+#include <altgrad/core/matmul_precision.h>
 
 #include <cublasLt.h>
 
+#include <compare>
 #include <map>
 #include <mutex>
-#include <tuple>
 #include <type_traits>
 
 namespace altgrad::kernels {
@@ -21,34 +24,51 @@ void check(cublasStatus_t status, const char* what) {
     throw std::runtime_error(std::string("cuBLASLt: ") + what + ": " + cublasLtGetStatusString(status));
 }
 
+// What the products of a device share. All of them run in its one stream, so that one workspace serves them in turn.
+struct Context {
+  static constexpr size_t workspace_bytes = size_t(32) << 20;
+
+  explicit Context(int device) : workspace(workspace_bytes, Device::cuda(device)) {
+    check(cublasLtCreate(&handle), "no handle");
+  }
+
+  detail::Storage workspace;
+  cublasLtHandle_t handle = nullptr;
+};
+
 // What a product is to cuBLASLt. Its best algorithm is for pointers of these alignments.
 struct Kind {
   int device;
   cudaDataType_t operands, result;
+  cublasComputeType_t compute;
   bool device_scalars;  // alpha and beta lie in memory of the device
   int64_t m, n, k, batch, stride_a, stride_b, stride_c;
   bool trans_a, trans_b;
-  uint32_t align_a, align_b, align_c;
+  uint32_t align_a, align_b, align_c, align_bias;  // the last is 0 where there is no bias
 
-  auto members() const {
-    return std::tie(device, operands, result, device_scalars, m, n, k, batch, stride_a, stride_b, stride_c,
-                    trans_a, trans_b, align_a, align_b, align_c);
-  }
-  friend bool operator<(const Kind& a, const Kind& b) { return a.members() < b.members(); }
+  auto operator<=>(const Kind&) const = default;
+};
+
+struct Pointers {
+  const void *a, *b, *bias;
+  void* c;
 };
 
 // The descriptors of a product and its algorithm, made once: to choose it takes longer than a small product.
 class Plan {
  public:
-  Plan(cublasLtHandle_t handle, const Kind& kind) : handle_(handle) {
-    const bool wide = kind.result == CUDA_R_64F;
-    check(cublasLtMatmulDescCreate(&product_, wide ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F,
-                                   wide ? CUDA_R_64F : CUDA_R_32F),
+  Plan(const Context& context, const Kind& kind, const void* bias) : context_(context) {
+    check(cublasLtMatmulDescCreate(&product_, kind.compute,
+                                   kind.compute == CUBLAS_COMPUTE_64F ? CUDA_R_64F : CUDA_R_32F),
           "a descriptor");
     set(CUBLASLT_MATMUL_DESC_TRANSA, kind.trans_b ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(CUBLASLT_MATMUL_DESC_TRANSB, kind.trans_a ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(CUBLASLT_MATMUL_DESC_POINTER_MODE,
         int32_t(kind.device_scalars ? CUBLASLT_POINTER_MODE_DEVICE : CUBLASLT_POINTER_MODE_HOST));
+    if (bias) {
+      set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+      set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);  // its alignment counts when the algorithm is chosen
+    }
     b_ = layout(kind.operands, kind.trans_b ? kind.k : kind.n, kind.trans_b ? kind.n : kind.k, kind.batch,
                 kind.stride_b);
     a_ = layout(kind.operands, kind.trans_a ? kind.m : kind.k, kind.trans_a ? kind.k : kind.m, kind.batch,
@@ -57,10 +77,12 @@ class Plan {
     choose(kind);
   }
 
-  void run(cudaStream_t stream, const void* alpha, const void* a, const void* b, const void* beta,
-           void* c) const {
-    check(cublasLtMatmul(handle_, product_, alpha, b, b_, a, a_, beta, c, c_, c, c_, &algorithm_, nullptr, 0,
-                         stream),
+  // Threads take turns, as the bias's place is part of the descriptor.
+  void run(cudaStream_t stream, const void* alpha, const void* beta, const Pointers& at) {
+    const std::lock_guard lock(mutex_);
+    if (at.bias) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, at.bias);
+    check(cublasLtMatmul(context_.handle, product_, alpha, at.b, b_, at.a, a_, beta, at.c, c_, at.c, c_,
+                         &algorithm_, context_.workspace.data, Context::workspace_bytes, stream),
           "a product");
   }
 
@@ -83,41 +105,47 @@ class Plan {
     return made;
   }
 
+  // Sums may be cut where their parts are kept in the workspace, in the type that they are computed in: parts in C's own
+  // type would be rounded, and those that are added in place lie in it.
   void choose(const Kind& kind) {
     cublasLtMatmulPreference_t preference;
     check(cublasLtMatmulPreferenceCreate(&preference), "a preference");
-    const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, uint32_t x) {
+    const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto x) {
       check(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &x, sizeof x), "a preference");
     };
-    prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, CUBLASLT_REDUCTION_SCHEME_NONE);
+    prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t(Context::workspace_bytes));
+    prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, kind.align_b);
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, kind.align_a);
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, kind.align_c);
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, kind.align_c);
     cublasLtMatmulHeuristicResult_t best;
     int found = 0;
-    check(cublasLtMatmulAlgoGetHeuristic(handle_, product_, b_, a_, c_, c_, preference, 1, &best, &found),
+    check(cublasLtMatmulAlgoGetHeuristic(context_.handle, product_, b_, a_, c_, c_, preference, 1, &best,
+                                         &found),
           "no algorithm");
     check(found > 0 ? best.state : CUBLAS_STATUS_NOT_SUPPORTED, "no algorithm");
     algorithm_ = best.algo;
     check(cublasLtMatmulPreferenceDestroy(preference), "a preference");
   }
 
-  cublasLtHandle_t handle_;
+  const Context& context_;
+  std::mutex mutex_;
   cublasLtMatmulDesc_t product_ = nullptr;
   cublasLtMatrixLayout_t a_ = nullptr, b_ = nullptr, c_ = nullptr;
   cublasLtMatmulAlgo_t algorithm_;
 };
 
 // The product's plan, of the current device. Plans live as long as the process, as devices do.
-const Plan& plan(const Kind& kind) {
+Plan& plan(const Kind& kind, const void* bias) {
   static std::mutex& mutex = *new std::mutex;
-  static auto& handles = *new std::map<int, cublasLtHandle_t>;
+  static auto& contexts = *new std::map<int, Context>;
   static auto& plans = *new std::map<Kind, Plan>;
   const std::lock_guard lock(mutex);
-  cublasLtHandle_t& handle = handles[kind.device];
-  if (!handle) check(cublasLtCreate(&handle), "no handle");
-  return plans.try_emplace(kind, handle, kind).first->second;
+  const auto found = plans.find(kind);
+  if (found != plans.end()) return found->second;
+  const Context& context = contexts.try_emplace(kind.device, kind.device).first->second;
+  return plans.try_emplace(kind, context, kind, bias).first->second;
 }
 
 template <class T>
@@ -125,58 +153,103 @@ constexpr cudaDataType_t type_of = std::is_same_v<T, double>  ? CUDA_R_64F
                                    : std::is_same_v<T, float> ? CUDA_R_32F
                                                               : CUDA_R_16BF;
 
+// How products of such operands are computed.
+template <class Operand>
+cublasComputeType_t compute_of() {
+  if (std::is_same_v<Operand, double>) return CUBLAS_COMPUTE_64F;
+  const bool in_tf32 = std::is_same_v<Operand, float> && matmul_precision() == MatmulPrecision::tf32;
+  return in_tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+}
+
 uint32_t alignment(const void* p) {
   const auto address = reinterpret_cast<uintptr_t>(p) | 256;
   return uint32_t(address & (~address + 1));
 }
 
-// C = beta C + bias; C is not read where beta = 0, bias may be null.
-template <class T>
-void scale_and_add(const Cuda& device, T* c, double beta, const T* bias, const Gemm& g) {
-  const int64_t size = g.m * g.n;
-  cuda::each(device, "scale_and_add", g.batch * size, [=, n = g.n, stride = g.stride_c] AG_LAMBDA(int64_t i) {
-    T& at = c[i / size * stride + i % size];
-    at = (beta == 0 ? T(0) : T(beta) * at) + (bias ? bias[i % n] : T(0));
+// y = x, rounded: eight numbers at a time where x is aligned to four, as y, memory of its own, is.
+void to_bf16(const Cuda& device, bfloat16* y, const float* x, int64_t n) {
+  const bool aligned = alignment(x) >= sizeof(float4);
+  cuda::each(device, "to_bf16", (n + 7) / 8, [=] AG_LAMBDA(int64_t i) {
+    const auto pair = [](float low, float high) {
+      return uint32_t(bfloat16(low).bits) | uint32_t(bfloat16(high).bits) << 16;
+    };
+    const int64_t first = 8 * i, end = first + 8 < n ? first + 8 : n;
+    if (aligned && end - first == 8) {
+      const auto* const from = reinterpret_cast<const float4*>(x + first);
+      const float4 u = from[0], v = from[1];
+      *reinterpret_cast<uint4*>(y + first) =
+          uint4{pair(u.x, u.y), pair(u.z, u.w), pair(v.x, v.y), pair(v.z, v.w)};
+    } else {
+      for (int64_t j = first; j < end; ++j) y[j] = bfloat16(x[j]);
+    }
   });
+}
+
+// C = beta C + bias, for a product without terms; C is not read where beta = 0, bias may be null.
+template <class T>
+void scale_and_add(const Cuda& device, T* c, const T* bias, const Gemm& g) {
+  using S = Compute<T>;
+  const int64_t size = g.m * g.n;
+  cuda::each(device, "scale_and_add", g.batch * size,
+             [=, n = g.n, stride = g.stride_c, beta = S(g.beta)] AG_LAMBDA(int64_t i) {
+               T& at = c[i / size * stride + i % size];
+               at = T((beta == 0 ? S(0) : beta * S(at)) + (bias ? S(bias[i % n]) : S(0)));
+             });
 }
 
 // C = alpha op(A) op(B) + beta C + bias
 template <class T, class Operand>
 void multiply(const Cuda& device, T* c, const Operand* a, const Operand* b, const T* bias, const Gemm& g) {
+  using S = Compute<T>;
   if (g.m == 0 || g.n == 0 || g.batch == 0) return;
-  if (bias || g.k == 0) scale_and_add(device, c, g.beta, bias, g);
-  if (g.k == 0) return;
-  const double beta = bias ? 1 : g.beta;
+  if (g.k == 0) return scale_and_add(device, c, bias, g);
   const bool device_scalars = g.scale_a || g.scale_b;
-  const Plan& p =
-      plan({device.index, type_of<Operand>, type_of<T>, device_scalars, g.m, g.n, g.k, g.batch, g.stride_a,
-            g.stride_b, g.stride_c, g.trans_a, g.trans_b, alignment(a), alignment(b), alignment(c)});
+  Plan& p = plan({device.index, type_of<Operand>, type_of<T>, compute_of<Operand>(), device_scalars, g.m, g.n,
+                  g.k, g.batch, g.stride_a, g.stride_b, g.stride_c, g.trans_a, g.trans_b, alignment(a),
+                  alignment(b), alignment(c), bias ? alignment(bias) : 0},
+                 bias);
+  const Pointers at{a, b, bias, c};
   if (!device_scalars) {
-    const T scalars[] = {T(g.alpha), T(beta)};
-    p.run(device.stream, scalars, a, b, scalars + 1, c);
-    return;
+    const S scalars[] = {S(g.alpha), S(g.beta)};
+    return p.run(device.stream, scalars, scalars + 1, at);
   }
-  const cuda::Scratch<T> scalars(device, 2);
-  cuda::each(
-      device, "alpha", 1,
-      [=, to = scalars.data(), alpha = g.alpha, scale_a = g.scale_a, scale_b = g.scale_b] AG_LAMBDA(int64_t) {
-        to[0] = T(alpha * ((scale_a ? double(*scale_a) : 1) * (scale_b ? double(*scale_b) : 1)));
-        to[1] = T(beta);
-      });
-  p.run(device.stream, scalars.data(), a, b, scalars.data() + 1, c);
+  const cuda::Scratch<S> scalars(device, 2);
+  cuda::each(device, "alpha", 1,
+             [=, to = scalars.data(), alpha = g.alpha, beta = g.beta, scale_a = g.scale_a,
+              scale_b = g.scale_b] AG_LAMBDA(int64_t) {
+               to[0] = S(alpha * ((scale_a ? double(*scale_a) : 1) * (scale_b ? double(*scale_b) : 1)));
+               to[1] = S(beta);
+             });
+  p.run(device.stream, scalars.data(), scalars.data() + 1, at);
+}
+
+// The same of matrices of T, rounded first where that is asked for.
+template <class T>
+void multiply_as_set(const Cuda& device, T* c, const T* a, const T* b, const T* bias, const Gemm& g) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (matmul_precision() == MatmulPrecision::bf16) {
+      const int64_t size_a = (g.batch - 1) * g.stride_a + g.m * g.k,
+                    size_b = (g.batch - 1) * g.stride_b + g.k * g.n;
+      const cuda::Scratch<bfloat16> low_a(device, size_a), low_b(device, size_b);
+      to_bf16(device, low_a.data(), a, size_a);
+      to_bf16(device, low_b.data(), b, size_b);
+      return multiply(device, c, low_a.data(), low_b.data(), bias, g);
+    }
+  }
+  multiply(device, c, a, b, bias, g);
 }
 
 }  // namespace
 
 template <class T>
 void gemm(const Cuda& device, T* c, const T* a, const T* b, const Gemm& g) {
-  multiply<T, T>(device, c, a, b, nullptr, g);
+  multiply_as_set<T>(device, c, a, b, nullptr, g);
 }
 
 template <class T>
 void linear(const Cuda& device, T* y, const T* x, const T* w, const T* bias, int64_t rows, int64_t n,
             int64_t k) {
-  multiply(device, y, x, w, bias, {.m = rows, .n = n, .k = k, .trans_b = true});
+  multiply_as_set(device, y, x, w, bias, {.m = rows, .n = n, .k = k, .trans_b = true});
 }
 
 bool has_bf16(const Cuda&) { return true; }  // all GPUs that there are kernels for have
@@ -184,6 +257,14 @@ bool has_bf16(const Cuda&) { return true; }  // all GPUs that there are kernels 
 void gemm(const Cuda& device, float* c, const bfloat16* a, const bfloat16* b, const float* bias,
           const Gemm& g) {
   multiply(device, c, a, b, bias, g);
+}
+// cuBLASLt takes a bias of C's type.
+void gemm(const Cuda& device, bfloat16* c, const bfloat16* a, const bfloat16* b, const float* bias,
+          const Gemm& g) {
+  if (!bias) return multiply<bfloat16>(device, c, a, b, nullptr, g);
+  const cuda::Scratch<bfloat16> rounded(device, g.n);
+  to_bf16(device, rounded.data(), bias, g.n);
+  multiply<bfloat16>(device, c, a, b, rounded.data(), g);
 }
 
 #define AG_INSTANTIATE(T)                                               \

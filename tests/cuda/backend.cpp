@@ -1,10 +1,12 @@
 // The library on the simulated device, where the test decides what no GPU lets it decide: the order of threads, how
 // much memory there is, and that nobody waits.
 #include <altgrad/altgrad.h>
+#include <altgrad/core/internal/kernels/gemm.h>
 
 #include <simulator/simulator.h>
 
 #include <functional>
+#include <thread>
 
 #include "errors.h"
 #include "values.h"
@@ -160,5 +162,64 @@ TEST_CASE("a kernel for the CPU alone is an error where it is called with a GPU'
     return y;
   };
   CHECK(values(run(Tensor::ones({2}))) == std::vector<double>{2, 2});
-  CHECK(throws<std::runtime_error>([&] { run(here::ones({2})); }, {"double_it", "no kernel for cuda:0"}));
+  CHECK(throws<std::runtime_error>([&] { run(here::ones({2})); },
+                                   {"double_it", "no kernel for f32 on cuda:0"}));
+}
+
+TEST_CASE("linear is one product on a GPU, its bias included, wherever that lies", "[backend]") {
+  const detail::CurrentCuda current(0);
+  const Tensor x = here::randn({9, 12}), w = here::randn({5, 12}), many = here::randn({16});
+  const Tensor plain = linear(x, w), y = here::empty({9, 5});
+  for (int64_t offset = 0; offset < 8; ++offset) {
+    synchronize(device());
+    const int64_t before = simulator::counts().launches;
+    kernels::linear(current.device(), y.ptr<float>(), x.ptr<float>(), w.ptr<float>(),
+                    many.ptr<float>() + offset, 9, 5, 12);
+    synchronize(device());
+    CHECK(simulator::counts().launches == before + 1);
+    CHECK(same_bits(y, plain + many.narrow(0, offset, 5)));
+  }
+}
+
+TEST_CASE("products of bf16 into bf16 are rounded once, to C's own values and the bias's", "[backend]") {
+  const detail::CurrentCuda current(0);
+  const int64_t m = 7, n = 13, k = 21;
+  for (const bool trans_a : {false, true}) {
+    for (const double beta : {0.0, 1.0, -0.5}) {
+      for (const bool has_bias : {false, true}) {
+        for (const int64_t terms : {k, int64_t(0)}) {
+          CAPTURE(trans_a, beta, has_bias, terms);
+          const auto rounded = [](const Shape& shape) { return here::randn(shape).to(DType::bf16); };
+          const Tensor a = rounded(trans_a ? Shape{terms, m} : Shape{m, terms}), b = rounded({terms, n}),
+                       c = rounded({m, n}), bias = here::randn({n});
+          const auto exact = [](const Tensor& t) { return t.to(DType::f64); };
+          Tensor sum = matmul(trans_a ? exact(a).permute({1, 0}) : exact(a), exact(b));
+          if (beta != 0) sum = sum + exact(c) * beta;
+          if (has_bias) sum = sum + exact(bias.to(DType::bf16));
+          kernels::gemm(current.device(), c.ptr<bfloat16>(), a.ptr<bfloat16>(), b.ptr<bfloat16>(),
+                        has_bias ? bias.ptr<float>() : nullptr,
+                        {.m = m, .n = n, .k = terms, .trans_a = trans_a, .beta = beta});
+          const std::vector<double> got = values(exact(c)), expected = values(sum);
+          for (size_t i = 0; i < got.size(); ++i)
+            CHECK(std::abs(got[i] - expected[i]) <= 0x1.01p-8 * std::abs(expected[i]) + 1e-5);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("threads share the plans of products, each with a bias of its own", "[backend]") {
+  const Tensor x = here::ones({4, 8}), w = here::ones({6, 8});
+  std::vector<std::thread> threads;
+  std::vector<std::vector<Tensor>> results(4);
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&, i] {
+      const Tensor bias = here::full({6}, i);
+      for (int j = 0; j < 50; ++j) results[size_t(i)].push_back(linear(x, w, bias));
+    });
+  }
+  for (std::thread& t : threads) t.join();
+  for (int i = 0; i < 4; ++i) {
+    for (const Tensor& y : results[size_t(i)]) CHECK(values(y) == std::vector<double>(24, 8 + i));
+  }
 }

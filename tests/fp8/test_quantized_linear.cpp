@@ -268,3 +268,33 @@ TEST_CASE("quantized_linear is deterministic, and the same but for the order of 
     }
   }
 }
+
+TEST_CASE("products of E0M7, E1M6 and E2M5 are exact for up to 264 terms, so the same on any device",
+          "[fp8]") {
+  for (const Format& format : {E0M7, E1M6, E2M5}) {
+    for (const int64_t k : {1, 33, 264}) {
+      for (const bool trans_a : {false, true}) {
+        for (const bool trans_b : {false, true}) {
+          CAPTURE(format.name, k, trans_a, trans_b);
+          const auto codes = [&](bool transposed, int64_t rows, int64_t columns, uint64_t seed) {
+            const Shape shape = transposed ? Shape{columns, rows} : Shape{rows, columns};
+            Quantizer quantizer{.format = format, .history = AmaxHistory(1, device())};
+            const QTensor q =
+                quantizer.apply(reference::randn(shape, seed, DType::f32) * 0.3, true, {format});
+            return transposed ? q.t() : q;
+          };
+          const QTensor a = codes(trans_a, 35, k, 1), b = codes(trans_b, k, 18, 2);
+          if (a.values.dtype() != DType::bf16) SKIP_TEST("this CPU has no instructions for bf16");
+          const std::vector<double> sums =
+              product(values(a.values), values(b.values), 35, 18, k, trans_a, trans_b);
+          const auto scale = float(a.scale.item<double>() * b.scale.item<double>());
+          const std::vector<float> got = values<float>(matmul(a, b));
+          int wrong = 0;
+          for (size_t i = 0; i < sums.size(); ++i)
+            wrong += double(float(sums[i])) != sums[i] || got[i] != scale * float(sums[i]);
+          CHECK(wrong == 0);
+        }
+      }
+    }
+  }
+}

@@ -42,6 +42,20 @@ template <class T>
 void linear(const Cuda&, T* y, const T* x, const T* w, const T* bias, int64_t rows, int64_t n, int64_t k);
 bool has_bf16(const Cuda&);
 void gemm(const Cuda&, float* c, const bfloat16* a, const bfloat16* b, const float* bias, const Gemm& g);
+// The same sums, each rounded once, to bf16; so is the bias, before it is added.
+void gemm(const Cuda&, bfloat16* c, const bfloat16* a, const bfloat16* b, const float* bias, const Gemm& g);
+
+// The products of ops on activations of bf16, by the names of the others.
+inline void gemm(const Cuda& device, bfloat16* c, const bfloat16* a, const bfloat16* b, const Gemm& g) {
+  gemm(device, c, a, b, nullptr, g);
+}
+inline void gemm(const Cuda& device, float* c, const bfloat16* a, const bfloat16* b, const Gemm& g) {
+  gemm(device, c, a, b, nullptr, g);
+}
+inline void linear(const Cuda& device, bfloat16* y, const bfloat16* x, const bfloat16* w, const float* bias,
+                   int64_t rows, int64_t n, int64_t k) {
+  gemm(device, y, x, w, bias, {.m = rows, .n = n, .k = k, .trans_b = true});
+}
 
 }  // namespace on_cuda
 
