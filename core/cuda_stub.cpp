@@ -19,6 +19,11 @@ void copy(void*, Device to, const void*, Device from, size_t) {
   fail_without(to.is_cpu() ? from.index : to.index);
 }
 void synchronize(int device) { fail_without(device); }
+void begin_capture(int device) { fail_without(device); }
+void* end_capture(int device) { fail_without(device); }
+void drop_capture(int) noexcept {}
+void launch_graph(void*, int device) { fail_without(device); }
+void destroy_graph(void*, int) noexcept {}
 
 }  // namespace cuda
 }  // namespace altgrad

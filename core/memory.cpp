@@ -3,6 +3,7 @@
 
 #include <altgrad/core/cuda/cuda.h>
 #include <altgrad/core/error.h>
+#include <altgrad/core/internal/graph.h>
 #include <altgrad/core/internal/regions.h>
 
 #include <pthread.h>
@@ -13,6 +14,7 @@
 #include <map>
 #include <mutex>
 #include <new>
+#include <unordered_map>
 #include <vector>
 
 #if defined(__linux__)
@@ -90,6 +92,7 @@ class Cache {
 
   void free(void* p, size_t bytes) noexcept {
     std::lock_guard lock(mutex_);
+    if (detail::GraphMemory* const graph = graph_of(p)) return keep(*graph, p, bytes);
     stats_.in_use -= int64_t(bytes);
     const Source source = source_of(bytes);
     if (source == Source::slab) --Slab::of(p).living;
@@ -106,6 +109,7 @@ class Cache {
     std::vector<void*> unused;
     {
       std::lock_guard lock(mutex_);
+      if (recording_) return;  // to give back is to wait
       for (auto& [bytes, list] : free_) {
         const bool in_slabs = source_of(bytes) == Source::slab;
         const auto stays = [=](void* p) { return in_slabs && Slab::of(p).living > 0; };
@@ -135,6 +139,21 @@ class Cache {
   }
   std::mutex& mutex() { return mutex_; }
 
+  // From now on blocks are taken and given back for this graph, or, null, for none.
+  void record(detail::GraphMemory* graph) {
+    std::lock_guard lock(mutex_);
+    recording_ = graph;
+  }
+  void disown(detail::GraphMemory& graph) {
+    std::lock_guard lock(mutex_);
+    std::erase_if(graphs_, [&](const auto& block) { return block.second == &graph; });
+    for (const auto& [bytes, list] : graph.free) {
+      stats_.in_use -= int64_t(bytes * list.size());
+      stats_.cached += int64_t(bytes * list.size());
+      free_[bytes].insert(free_[bytes].end(), list.begin(), list.end());
+    }
+  }
+
  private:
   // Where blocks of a size class come from.
   enum class Source { system, slab, region };
@@ -146,6 +165,9 @@ class Cache {
   // A free block, null where there is none.
   void* reuse(size_t bytes) {
     std::lock_guard lock(mutex_);
+    if (recording_) {
+      if (void* p = pop(recording_->free[bytes])) return p;  // it has been in use all the time
+    }
     const bool in_region = source_of(bytes) == Source::region;
     void* p = in_region ? regions_.take(bytes) : pop(free_[bytes]);
     if (!p) return nullptr;
@@ -191,6 +213,20 @@ class Cache {
     if (source_of(bytes) == Source::slab) ++Slab::of(p).living;
     stats_.in_use += int64_t(bytes);
     stats_.peak = std::max(stats_.peak, stats_.in_use);
+    if (recording_) graphs_[p] = recording_;
+  }
+
+  // The graph that a block is kept for when it is given back, null where there is none.
+  detail::GraphMemory* graph_of(void* p) const {
+    const auto found = graphs_.find(p);
+    return found == graphs_.end() ? recording_ : found->second;
+  }
+  void keep(detail::GraphMemory& graph, void* p, size_t bytes) noexcept {
+    try {
+      graphs_[p] = &graph;
+      graph.free[bytes].push_back(p);
+    } catch (const std::bad_alloc&) {  // no room to remember it, and the graph may write to it
+    }
   }
 
   Device device_;
@@ -198,7 +234,9 @@ class Cache {
   std::map<size_t, std::vector<void*>> free_;
   std::vector<Slab*> slabs_;
   detail::Regions regions_;
-  MemoryStats stats_;  // cached: but for the regions'
+  MemoryStats stats_;                                       // cached: but for the regions'
+  detail::GraphMemory* recording_ = nullptr;                // whose recording is under way
+  std::unordered_map<void*, detail::GraphMemory*> graphs_;  // whose memory a block is
 };
 
 // Caches live as long as the process: tensors in static variables may outlive any destructor order.
@@ -234,6 +272,10 @@ void* host_allocate(size_t bytes) {
   if (p) ask_for_huge_pages(p, pages);
   return p;
 }
+
+GraphMemory::~GraphMemory() { cache(device_).disown(*this); }
+void GraphMemory::begin() { cache(device_).record(this); }
+void GraphMemory::end() { cache(device_).record(nullptr); }
 
 Storage::Storage(size_t bytes_, Device device_) : bytes(size_class(bytes_)), device(device_) {
   data = cache(device).allocate(bytes);

@@ -17,7 +17,7 @@ namespace altgrad {
 
 /// All are in bytes but the last one. Sizes are those of the size classes, not of the requests.
 struct MemoryStats {
-  int64_t in_use = 0;              ///< held by living tensors
+  int64_t in_use = 0;              ///< held by living tensors and captured steps
   int64_t peak = 0;                ///< the highest in_use since reset_peak_memory
   int64_t cached = 0;              ///< free, kept for reuse
   int64_t system_allocations = 0;  ///< blocks made so far, no free one being there

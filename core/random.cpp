@@ -1,7 +1,15 @@
 // The generators of a thread, and where their seeds put them.
 #include <altgrad/core/random.h>
 
+#include <altgrad/core/internal/graph.h>
+
 namespace altgrad {
+
+RandomStream Generator::next() {
+  const detail::Graph* const graph = detail::Graph::recording();
+  const uint64_t* const advance = graph ? graph->advance_of(*this) : nullptr;
+  return {state_.seed, state_.next++, advance};
+}
 
 Generator& default_generator() {
   static thread_local Generator generator;

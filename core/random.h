@@ -26,6 +26,11 @@ AG_HD constexpr std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, 
 /// A position in a sequence of random streams: what a kernel needs to draw numbers.
 struct RandomStream {
   uint64_t seed = 0, stream = 0;
+  /// In a captured step (optim::CapturedStep), null elsewhere: memory of a GPU that holds how many streams the generator
+  /// has handed out since the capture.
+  const uint64_t* advance = nullptr;
+  /// What a kernel on a GPU draws from, which runs again with other streams.
+  AG_HD constexpr RandomStream on_device() const { return {seed, advance ? stream + *advance : stream}; }
   /// Words 4 * block .. 4 * block + 3 of the stream.
   AG_HD constexpr std::array<uint32_t, 4> block(uint64_t block) const {
     return philox({uint32_t(block), uint32_t(block >> 32), uint32_t(stream), uint32_t(stream >> 32)},
@@ -47,7 +52,8 @@ class Generator {
   };
   explicit constexpr Generator(uint64_t seed = 0) : Generator(State{seed, 0}) {}
   explicit constexpr Generator(State state) : state_(state) {}
-  RandomStream next() { return {state_.seed, state_.next++}; }
+  /// Throws std::invalid_argument in a captured step that was not given this generator.
+  RandomStream next();
   State state() const { return state_; }
   void set_state(State state) { state_ = state; }
 

@@ -3,6 +3,7 @@
 
 #include <altgrad/core/cuda/cuda.h>
 #include <altgrad/core/dispatch.h>
+#include <altgrad/core/internal/graph.h>
 #include <altgrad/core/internal/host_reads.h>
 #include <altgrad/core/internal/kernels/elementwise.h>
 #include <altgrad/core/internal/kernels/random.h>
@@ -193,6 +194,7 @@ void Tensor::set_grad(const Tensor& grad) const {
       fail("set_grad: a tensor, shape ", shape(), ", cannot be the gradient of itself; detach() it");
   }
   defined_body(*this).grad = grad;
+  if (detail::Graph* const graph = detail::Graph::recording()) graph->add_gradient_of(*this);
 }
 
 void Tensor::assign_(const Tensor& other) const {

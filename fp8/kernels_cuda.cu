@@ -12,7 +12,7 @@ namespace {
 template <class T>
 AG_DEVICE T rounded(T x, T scale, const ElementRounder<T>& how, int64_t i) {
   const T q = quotient(x, scale);
-  return how.random ? how.rounder(q, how.random->word(uint64_t(i))) : how.rounder(q);
+  return how.random ? how.rounder(q, how.random->on_device().word(uint64_t(i))) : how.rounder(q);
 }
 
 template <class Out, class T>

@@ -19,4 +19,15 @@ void copy(void* dst, Device to, const void* src, Device from, size_t bytes);
 // there have been given since the last such error.
 void synchronize(int device);
 
+// Between the two, what is started on the device is recorded and not run. Waiting, and copies from and to the host or
+// another device throw std::invalid_argument then. end_capture gives the recorded work.
+void begin_capture(int device);
+void* end_capture(int device);
+// Instead of end_capture: forgets it.
+void drop_capture(int device) noexcept;
+// Starts recorded work, as one piece.
+void launch_graph(void* graph, int device);
+// Work that was started is done nevertheless.
+void destroy_graph(void* graph, int device) noexcept;
+
 }  // namespace altgrad::cuda

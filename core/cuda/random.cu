@@ -14,7 +14,7 @@ template <class F>
 void for_blocks(const Cuda& device, const char* name, RandomStream random, int64_t n, int64_t per_block,
                 F f) {
   cuda::each(device, name, (n + per_block - 1) / per_block,
-             [=] AG_LAMBDA(int64_t block) { f(block * per_block, random.block(uint64_t(block))); });
+             [=] AG_LAMBDA(int64_t block) { f(block * per_block, random.on_device().block(uint64_t(block))); });
 }
 
 }  // namespace

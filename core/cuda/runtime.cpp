@@ -7,6 +7,7 @@
 #include <altgrad/core/error.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -78,6 +79,7 @@ struct State {
   WrongId* wrong_id;
   std::mutex staging_mutex;
   Staging staging;
+  std::atomic<bool> capturing = false;
 
   State() {
     check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "a stream");
@@ -112,6 +114,11 @@ State& state(int index) {
   check_index(index);
   const Current current(index);
   return states[index];
+}
+
+void refuse_in_capture(int device, const char* what) {
+  if (state(device).capturing)
+    fail("a captured step must not ", what, " (device cuda:", device, "); see optim::CapturedStep");
 }
 
 // Waits for the device, and throws what its kernels have found.
@@ -158,16 +165,23 @@ void free(void* p, int device) {
 
 void copy(void* dst, Device to, const void* src, Device from, size_t bytes) {
   if (to.is_cpu()) {
+    refuse_in_capture(from.index,
+                      "read what it computes, by item() or to(cpu): return the tensor, and read it then");
     State& s = state(from.index);
     const Current current(from.index);
     check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, s.stream), "copy from a device");
     wait(s, "copy from a device");
   } else if (from.is_cpu()) {
+    refuse_in_capture(to.index,
+                      "copy from the host, which replays would not do again: make it an input of the step");
     State& s = state(to.index);
     const Current current(to.index);
     const std::lock_guard lock(s.staging_mutex);
     s.staging.copy(dst, src, bytes, s.stream);
   } else {
+    if (to != from) {
+      for (const Device d : {to, from}) refuse_in_capture(d.index, "copy between devices");
+    }
     if (to != from) order(to.index, from.index);
     const Current current(from.index);
     check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, state(from.index).stream),
@@ -177,9 +191,52 @@ void copy(void* dst, Device to, const void* src, Device from, size_t bytes) {
 }
 
 void synchronize(int device) {
+  refuse_in_capture(device, "wait for the device");
   State& s = state(device);
   const Current current(device);
   wait(s, "a device");
+}
+
+// Relaxed: what is not there yet may be made meanwhile: memory, cuBLASLt's plans, kernels that are loaded when they are
+// first started.
+void begin_capture(int device) {
+  State& s = state(device);
+  const Current current(device);
+  check(cudaStreamBeginCapture(s.stream, cudaStreamCaptureModeRelaxed), "a capture");
+  s.capturing = true;
+}
+
+void* end_capture(int device) {
+  State& s = state(device);
+  const Current current(device);
+  s.capturing = false;
+  cudaGraph_t graph;
+  check(cudaStreamEndCapture(s.stream, &graph), "a capture");
+  cudaGraphExec_t exec;
+  const cudaError_t error = cudaGraphInstantiate(&exec, graph, 0);
+  cudaGraphDestroy(graph);
+  check(error, "a graph");
+  return exec;
+}
+
+void drop_capture(int device) noexcept {
+  State& s = state(device);
+  const Current current(device);
+  s.capturing = false;
+  cudaGraph_t graph = nullptr;
+  cudaStreamEndCapture(s.stream, &graph);
+  if (graph) cudaGraphDestroy(graph);
+  cudaGetLastError();  // the capture may have been lost, and the next call would report it
+}
+
+void launch_graph(void* graph, int device) {
+  const Current current(device);
+  check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), state(device).stream), "a graph");
+}
+
+void destroy_graph(void* graph, int device) noexcept {
+  const Current current(device);
+  cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph));
 }
 
 }  // namespace cuda

@@ -3,6 +3,7 @@
 #include <altgrad/nn/optim/optimizer.h>
 
 #include <altgrad/core/dispatch.h>
+#include <altgrad/core/internal/graph.h>
 #include <altgrad/core/internal/utf8.h>
 
 #include <algorithm>
@@ -123,31 +124,69 @@ void Optimizer::check_updates(const Tensor& updates) const {
   }
 }
 
-const Step& Optimizer::begin_step() {
+// What is in the arguments of a step's kernels: where everything lies, and the weight decays.
+std::vector<std::pair<const void*, double>> Optimizer::arguments() const {
+  std::vector<std::pair<const void*, double>> all = {{numbers_.raw(), double(groups_.size())}};
+  for_each_parameter(groups_, [&](const ParamGroup& group, const Tensor& p, size_t i) {
+    all.emplace_back(p.raw(), *group.weight_decay);
+    for (const State& state : state_) all.emplace_back(state.tensors[i].raw(), 0);
+  });
+  return all;
+}
+
+void Optimizer::check_step() const {
   check_parameters();
-  const Tensor* first = nullptr;
-  for_each_parameter(groups_, [&](const ParamGroup& group, const Tensor& p, size_t) {
+  for (const ParamGroup& group : groups_) {
     check_setting("lr", group.lr.value_or(NAN));
     check_setting("weight_decay", group.weight_decay.value_or(NAN));
+  }
+  check_updates(updates_);
+}
+
+// Counts an update of these parameters, and queues a copy of what changes with each step to the device.
+void Optimizer::count_step(const std::vector<size_t>& updated) {
+  const Tensor numbers = Tensor::empty(numbers_.shape(), {.dtype = DType::f64});
+  for (const size_t i : updated) {
+    int64_t& n = updates_.ptr<int64_t>()[i];
+    n = std::min(n + 1, max_updates);
+  }
+  double* to = numbers.ptr<double>();
+  for (const ParamGroup& group : groups_) *to++ = *group.lr;
+  std::copy_n(updates_.ptr<int64_t>(), updates_.numel(), to);
+  numbers_.copy_(numbers);
+}
+
+const Step& Optimizer::begin_step() {
+  check_step();
+  const Tensor* first = nullptr;
+  updated_.clear();
+  for_each_parameter(groups_, [&](const ParamGroup&, const Tensor& p, size_t i) {
     if (!p.has_grad()) return;
     if (!first) first = &p;
     if (p.device() != first->device()) {
       fail(name_, ": parameters are on different devices, ", first->device(), " and ", p.device());
     }
+    updated_.push_back(i);
   });
-  check_updates(updates_);
   sync_state_with_params();
-  const Tensor numbers = Tensor::empty({int64_t(groups_.size()) + updates_.numel()}, {.dtype = DType::f64});
-  for_each_parameter(groups_, [&](const ParamGroup&, const Tensor& p, size_t i) {
-    int64_t& n = updates_.ptr<int64_t>()[i];
-    n = std::min(n + p.has_grad(), max_updates);
-  });
-  double* to = numbers.ptr<double>();
-  for (const ParamGroup& group : groups_) *to++ = *group.lr;
-  std::copy_n(updates_.ptr<int64_t>(), updates_.numel(), to);
-
   step_.device = first ? first->device() : Device::cpu();
-  numbers_ = numbers.to(step_.device);
+  const Shape shape{int64_t(groups_.size()) + updates_.numel()};
+  altgrad::detail::Graph* const graph = altgrad::detail::Graph::recording();
+  if (!numbers_.defined() || numbers_.shape() != shape || numbers_.device() != step_.device) {
+    if (graph) fail(name_, ": its first step is in a step that is captured; see optim::CapturedStep");
+    numbers_ = Tensor::empty(shape, {DType::f64, step_.device});
+  }
+  if (graph) {
+    const auto fits = [this, recorded = arguments()] {
+      check_step();
+      return arguments() == recorded;
+    };
+    if (!graph->add(this, {fits, [this, updated = updated_] { count_step(updated); }}))
+      fail(name_, ": a captured step makes two steps of one optimizer");
+  } else {
+    count_step(updated_);
+  }
+
   const double *lr = numbers_.ptr<double>(), *step = lr + groups_.size();
   const auto list = [&]<class T>(std::vector<ParamView<T>>& views, const Tensor& p, size_t group, size_t i) {
     views.push_back(

@@ -19,6 +19,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 ALTGRAD_API_BEGIN
@@ -92,6 +93,9 @@ class Optimizer {
   void check_updates(const Tensor& updates) const;
   const ParamGroup& first_group() const;
   void check_parameters() const;
+  void check_step() const;
+  std::vector<std::pair<const void*, double>> arguments() const;
+  void count_step(const std::vector<size_t>& updated);
   void sync_state_with_params() const;
 
   const char* name_;
@@ -100,6 +104,7 @@ class Optimizer {
   std::vector<Tensor> parameters_;  // that it was made for, by position
   Tensor updates_;                  // "step"
   Tensor numbers_;  // f64, on the gradients' device: the groups' learning rates, then the parameters' updates
+  std::vector<size_t> updated_;  // positions of the parameters that the last step updates
   Step step_;
 };
 
