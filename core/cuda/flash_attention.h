@@ -86,6 +86,7 @@ struct Tiles {
 
   AG_DEVICE Value* of_a(int tile) const { return shared_memory<Value>() + tile % 2 * 2 * size; }
   AG_DEVICE Value* of_b(int tile) const { return of_a(tile) + size; }
+  AG_DEVICE Value* end() const { return shared_memory<Value>() + 4 * size; }
   AG_DEVICE void load(int tile AG_PLACE) const {
     AG_AT_PLACE((load_rows<Math, rows, columns>), of_a(tile), a, tile * rows);
     AG_AT_PLACE((load_rows<Math, rows, columns>), of_b(tile), b, tile * rows);
