@@ -116,3 +116,26 @@ TEST_CASE("heads that tiles do not suit are attended to as well", "[attention]")
     check(qkv, dy, s, run_attention(qkv, dy, s));
   }
 }
+
+TEST_CASE("NaN in a query stays in its row, and in a key in the rows from it on", "[attention]") {
+  const AttentionSizes s = {1, 130, 2, 32};
+  const int64_t at = 70, C = s.channels();
+  const Tensor qkv = randn_bf16({s.batch, s.length, 3 * C}, 1), dy = randn_bf16({s.batch, s.length, C}, 2);
+  const std::vector<bfloat16> y = values<bfloat16>(run_attention(qkv, dy, s).y);
+  for (const bool of_key : {false, true}) {
+    std::vector<bfloat16> changed = values<bfloat16>(qkv);
+    changed[size_t(at * 3 * C + of_key * C + 5)] = bfloat16(NAN);  // of the first head
+    const AttentionResults results = run_attention(here::from(changed, qkv.shape()), dy, s);
+    const std::vector<bfloat16> found = values<bfloat16>(results.y);
+    int64_t wrong = 0;
+    for (int64_t i = 0; i < s.length * C; ++i) {
+      const int64_t row = i / C;
+      const bool hit = i % C < s.size && (of_key ? row >= at : row == at);
+      wrong += hit ? !std::isnan(float(found[size_t(i)])) : found[size_t(i)].bits != y[size_t(i)].bits;
+    }
+    CHECK(wrong == 0);
+    const std::vector<bfloat16> grads = values<bfloat16>(results.dqkv);
+    for (int64_t row = 0; row < at; ++row) CHECK(std::isfinite(float(grads[size_t(row * 3 * C)])));
+    CHECK(std::isnan(float(grads[size_t(at * 3 * C)])));
+  }
+}
