@@ -61,8 +61,8 @@ struct Head {
   }
 };
 
-// A block's piece of a head: a warp has m positions of it, from `first` on. Blocks that follow one another share a head,
-// which the cache then holds; in descending order.
+// A block's piece of a head: a warp has m positions of it, from `first` on. Blocks that follow one another share a
+// head, which the cache then holds; the first of them has the head's first piece, or its last where it is descending.
 template <int m>
 struct Piece {
   int pair, index, first;

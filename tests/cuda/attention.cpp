@@ -1,7 +1,7 @@
 // Attention of numbers that are stored as bfloat16 against plain loops in f64 over the same numbers. Each result's
-// tolerance is made of what is rounded on the way to it: to bfloat16, by u = 2^-8 at most, the weights p, their gradients
-// ds, and the result; in sums of n terms in f32, whose products tensor cores may cut instead of round, by n 2^-23 of the
-// sum of magnitudes; and scores so rounded change p by as much as they change themselves.
+// tolerance is made of what is rounded on the way to it: to bfloat16, by u = 2^-8 at most, the weights p, their
+// gradients ds, and the result; in sums of n terms in f32, whose products tensor cores may cut instead of round, by
+// n 2^-23 of the sum of magnitudes; and scores so rounded change p by as much as they change themselves.
 #include "attention.h"
 
 #include <cmath>
@@ -95,7 +95,7 @@ void check(const Tensor& qkv, const Tensor& dy, const AttentionSizes& s, const A
 
 }  // namespace
 
-TEST_CASE("attention by tiles agrees with f64, up to what bfloat16 rounds", "[attention]") {
+TEST_CASE("attention by tiles agrees with f64, up to what bfloat16 rounds", "[backend]") {
   for (const int64_t size : {32, 48, 64, 96, 128}) {
     for (const int64_t length : {1, 15, 64, 65, 130}) {
       const AttentionSizes s = {length < 64 ? 2 : 1, length, length < 130 ? 3 : 1, size};
@@ -107,7 +107,7 @@ TEST_CASE("attention by tiles agrees with f64, up to what bfloat16 rounds", "[at
   }
 }
 
-TEST_CASE("heads that tiles do not suit are attended to as well", "[attention]") {
+TEST_CASE("heads that tiles do not suit are attended to as well", "[backend]") {
   for (const int64_t size : {1, 20, 136}) {
     const AttentionSizes s = {2, 33, 2, size};
     CAPTURE(size);
@@ -117,7 +117,7 @@ TEST_CASE("heads that tiles do not suit are attended to as well", "[attention]")
   }
 }
 
-TEST_CASE("NaN in a query stays in its row, and in a key in the rows from it on", "[attention]") {
+TEST_CASE("NaN in a query stays in its row, and in a key in the rows from it on", "[backend]") {
   const AttentionSizes s = {1, 130, 2, 32};
   const int64_t at = 70, C = s.channels();
   const Tensor qkv = randn_bf16({s.batch, s.length, 3 * C}, 1), dy = randn_bf16({s.batch, s.length, C}, 2);
