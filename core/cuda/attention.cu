@@ -1,6 +1,6 @@
-// Causal attention without a T x T matrix. What tiles on tensor cores are for is theirs (flash_attention.h); all else is
-// here: forward, a block has a query and goes through the keys in tiles, with the
-// softmax made as it goes (Milakov & Gimelshein, "Online normalizer calculation for softmax", 2018); backward, a
+// Causal attention without a T x T matrix. What is stored as bfloat16 goes to tiles on tensor cores, where these suit
+// the head (flash_attention.h). All else is here. Forward, a block has a query and goes through the keys in tiles, with
+// the softmax made as it goes (Milakov & Gimelshein, "Online normalizer calculation for softmax", 2018). Backward, a
 // block has a query, for dq, and then a key, for dk and dv, so that each is summed by one thread in a fixed order.
 #include <altgrad/core/internal/kernels/attention.h>
 

@@ -61,8 +61,8 @@ struct Head {
   }
 };
 
-// A block's piece of a head: a warp has m positions of it, from `first` on. Blocks that follow one another share a head,
-// which the cache then holds; in descending order.
+// A block's piece of a head: a warp has m positions of it, from `first` on. Blocks that follow one another share a
+// head, which the cache then holds; the first of them has the head's first piece, or its last where it is descending.
 template <int m>
 struct Piece {
   int pair, index, first;
@@ -86,6 +86,7 @@ struct Tiles {
 
   AG_DEVICE Value* of_a(int tile) const { return shared_memory<Value>() + tile % 2 * 2 * size; }
   AG_DEVICE Value* of_b(int tile) const { return of_a(tile) + size; }
+  AG_DEVICE Value* end() const { return shared_memory<Value>() + 4 * size; }
   AG_DEVICE void load(int tile AG_PLACE) const {
     AG_AT_PLACE((load_rows<Math, rows, columns>), of_a(tile), a, tile * rows);
     AG_AT_PLACE((load_rows<Math, rows, columns>), of_b(tile), b, tile * rows);

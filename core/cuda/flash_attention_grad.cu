@@ -19,11 +19,7 @@ constexpr int own = 16;
 
 // The rows of a tile, whose products with the warp's are in registers, beside its sums.
 template <int columns>
-constexpr int keys = columns <= 64 ? 64 : 32;
-template <int columns>
-constexpr int queries = columns <= 64   ? 64
-                        : columns <= 96 ? 32
-                                        : 16;
+constexpr int tile_rows = columns <= 64 ? 64 : 32;
 
 // What the weights and their gradients of a query are made of: p = 2^(log2(e) scale q k^T - top - log2_sum).
 struct alignas(16) Query {
@@ -31,7 +27,7 @@ struct alignas(16) Query {
   AG_DEVICE float p(float score, float scale) const { return exp2_approx(scale * score - top - log2_sum); }
 };
 
-template <class Math, int columns, int n = keys<columns>>
+template <class Math, int columns, int n = tile_rows<columns>>
 __global__ void __launch_bounds__(threads, 2)
     dq_kernel(typename Math::Value* dqkv, Query* of_queries, const typename Math::Value* dy,
               const typename Math::Value* qkv, const typename Math::Value* y,
@@ -80,10 +76,11 @@ __global__ void __launch_bounds__(threads, 2)
   store_rows<Math>(head.q(dqkv), first, dq, {scale, scale});
 }
 
-template <class Math, int columns, int n = queries<columns>>
+template <class Math, int columns, int n = tile_rows<columns>>
 __global__ void __launch_bounds__(threads, 2)
     dkv_kernel(typename Math::Value* dqkv, const Query* of_queries, const typename Math::Value* dy,
                const typename Math::Value* qkv, int length, int heads, int size) {
+  using Value = typename Math::Value;
   AG_SHARED(Query, of_tiles, 2 * n);
   const Piece<own> piece(length, false);
   const int first = piece.first;
@@ -102,10 +99,14 @@ __global__ void __launch_bounds__(threads, 2)
     }
     tiles.load(tile);
   };
+  // The block's keys and values stay in shared memory: registers are full of sums.
+  constexpr int own_size = own * Math::template pitch<columns>;
+  Value *const of_k = tiles.end(), *const of_v = of_k + warps * own_size;
+  load_rows<Math, warps * own, columns>(of_k, head.k(qkv), piece.index * warps * own);
+  load_rows<Math, warps * own, columns>(of_v, head.v(qkv), piece.index * warps * own);
   const int first_tile = piece.index * warps * own / n;
   load(first_tile);
-  const auto k = Math::template left<own, columns>(head.k(qkv), first);
-  const auto v = Math::template left<own, columns>(head.v(qkv), first);
+  const auto left = [](const Value* of) { return Math::template left<own, columns>(of + warp() * own_size); };
   Sums<own, columns> dk, dv;
   for (int tile = first_tile; tile * n < length; ++tile) {
     wait_for_copies();
@@ -115,14 +116,14 @@ __global__ void __launch_bounds__(threads, 2)
     if (first_query + n <= first) continue;
     const Query* const of_tile = of_tiles + tile % 2 * n;
     Sums<own, n> s, dp;
-    Math::add_abt(s, k, tiles.of_a(tile));
+    Math::add_abt(s, left(of_k), tiles.of_a(tile));
     if (first_query < first + own) {
       const int diagonal = first + lane() / 4 - first_query;
       each_sum([&](int r, int query, float& x) { x = query < diagonal + 8 * r ? none : x; }, s);
     }
     each_sum([&](int, int query, float& x) { x = of_tile[query].p(x, log2_e * scale); }, s);
     Math::add_ab(dv, Math::left(s), tiles.of_b(tile));
-    Math::add_abt(dp, v, tiles.of_b(tile));
+    Math::add_abt(dp, left(of_v), tiles.of_b(tile));
     each_sum([&](int, int query, float& x, float d) { x *= d - of_tile[query].delta; }, s, dp);
     Math::add_ab(dk, Math::left(s), tiles.of_a(tile));
   }
@@ -142,13 +143,13 @@ void flash_attention_grad(const Cuda& device, typename Math::Value* dqkv, const 
   const Scratch<Query> of_queries(device, batch * heads * length);
   with_columns(head_size, [&](auto padded) {
     constexpr int columns = padded;
+    constexpr size_t tiles = Tiles<Math, tile_rows<columns>, columns>::bytes,
+                     keys = Tiles<Math, warps * own, columns>::bytes / 2;
     const int64_t pairs = batch * heads;
-    launch_pieces(device, "attention_grad", dq_kernel<Math, columns>, pairs, length, own,
-                  Tiles<Math, keys<columns>, columns>::bytes, dqkv, of_queries.data(), dy, qkv, y, lse,
-                  int(length), int(heads), int(head_size));
-    launch_pieces(device, "attention_grad", dkv_kernel<Math, columns>, pairs, length, own,
-                  Tiles<Math, queries<columns>, columns>::bytes, dqkv, of_queries.data(), dy, qkv,
-                  int(length), int(heads), int(head_size));
+    launch_pieces(device, "attention_grad", dq_kernel<Math, columns>, pairs, length, own, tiles, dqkv,
+                  of_queries.data(), dy, qkv, y, lse, int(length), int(heads), int(head_size));
+    launch_pieces(device, "attention_grad", dkv_kernel<Math, columns>, pairs, length, own, tiles + keys, dqkv,
+                  of_queries.data(), dy, qkv, int(length), int(heads), int(head_size));
   });
 }
 

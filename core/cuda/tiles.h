@@ -105,6 +105,17 @@ struct Bf16 {
     }
     return made;
   }
+  // Rows of shared memory.
+  template <int m, int k>
+  static AG_DEVICE Left<m, k> left(const bfloat16* a AG_PLACE) {
+    Left<m, k> made;
+    const bfloat16* const own = a + lane() % 16 * pitch<k> + lane() / 16 * 8;
+    AG_UNROLL for (int i = 0; i < m / 16; ++i) {
+      AG_UNROLL for (int j = 0; j < k / 16; ++j)
+          AG_AT_PLACE(load_matrices, made.at[i][j], &own[16 * i * pitch<k> + 16 * j].bits);
+    }
+    return made;
+  }
   // Sums, rounded: of two squares side by side a lane has what is a left operand's.
   template <int m, int k>
   static AG_DEVICE Left<m, k> left(const Sums<m, k>& a) {

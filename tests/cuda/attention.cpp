@@ -1,7 +1,7 @@
 // Attention of numbers that are stored as bfloat16 against plain loops in f64 over the same numbers. Each result's
-// tolerance is made of what is rounded on the way to it: to bfloat16, by u = 2^-8 at most, the weights p, their gradients
-// ds, and the result; in sums of n terms in f32, whose products tensor cores may cut instead of round, by n 2^-23 of the
-// sum of magnitudes; and scores so rounded change p by as much as they change themselves.
+// tolerance is made of what is rounded on the way to it: to bfloat16, by u = 2^-8 at most, the weights p, their
+// gradients ds, and the result; in sums of n terms in f32, whose products tensor cores may cut instead of round, by
+// n 2^-23 of the sum of magnitudes; and scores so rounded change p by as much as they change themselves.
 #include "attention.h"
 
 #include <cmath>
@@ -95,7 +95,7 @@ void check(const Tensor& qkv, const Tensor& dy, const AttentionSizes& s, const A
 
 }  // namespace
 
-TEST_CASE("attention by tiles agrees with f64, up to what bfloat16 rounds", "[attention]") {
+TEST_CASE("attention by tiles agrees with f64, up to what bfloat16 rounds", "[backend]") {
   for (const int64_t size : {32, 48, 64, 96, 128}) {
     for (const int64_t length : {1, 15, 64, 65, 130}) {
       const AttentionSizes s = {length < 64 ? 2 : 1, length, length < 130 ? 3 : 1, size};
@@ -107,12 +107,35 @@ TEST_CASE("attention by tiles agrees with f64, up to what bfloat16 rounds", "[at
   }
 }
 
-TEST_CASE("heads that tiles do not suit are attended to as well", "[attention]") {
+TEST_CASE("heads that tiles do not suit are attended to as well", "[backend]") {
   for (const int64_t size : {1, 20, 136}) {
     const AttentionSizes s = {2, 33, 2, size};
     CAPTURE(size);
     const Tensor qkv = randn_bf16({s.batch, s.length, 3 * s.channels()}, 1),
                  dy = randn_bf16({s.batch, s.length, s.channels()}, 2);
     check(qkv, dy, s, run_attention(qkv, dy, s));
+  }
+}
+
+TEST_CASE("NaN in a query stays in its row, and in a key in the rows from it on", "[backend]") {
+  const AttentionSizes s = {1, 130, 2, 32};
+  const int64_t at = 70, C = s.channels();
+  const Tensor qkv = randn_bf16({s.batch, s.length, 3 * C}, 1), dy = randn_bf16({s.batch, s.length, C}, 2);
+  const std::vector<bfloat16> y = values<bfloat16>(run_attention(qkv, dy, s).y);
+  for (const bool of_key : {false, true}) {
+    std::vector<bfloat16> changed = values<bfloat16>(qkv);
+    changed[size_t(at * 3 * C + of_key * C + 5)] = bfloat16(NAN);  // of the first head
+    const AttentionResults results = run_attention(here::from(changed, qkv.shape()), dy, s);
+    const std::vector<bfloat16> found = values<bfloat16>(results.y);
+    int64_t wrong = 0;
+    for (int64_t i = 0; i < s.length * C; ++i) {
+      const int64_t row = i / C;
+      const bool hit = i % C < s.size && (of_key ? row >= at : row == at);
+      wrong += hit ? !std::isnan(float(found[size_t(i)])) : found[size_t(i)].bits != y[size_t(i)].bits;
+    }
+    CHECK(wrong == 0);
+    const std::vector<bfloat16> grads = values<bfloat16>(results.dqkv);
+    for (int64_t row = 0; row < at; ++row) CHECK(std::isfinite(float(grads[size_t(row * 3 * C)])));
+    CHECK(std::isnan(float(grads[size_t(at * 3 * C)])));
   }
 }

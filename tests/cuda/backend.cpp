@@ -8,6 +8,7 @@
 #include <functional>
 #include <thread>
 
+#include "attention.h"
 #include "errors.h"
 #include "values.h"
 
@@ -67,24 +68,40 @@ std::vector<Tensor> results_of_ops(DType dtype) {
   return {total, x.grad(), w.grad(), argmax(x), fp8::encode(x.detach(), fp8::E5M2, 0.1f)};
 }
 
+// By tiles, over several blocks, and with a head that is narrower than its tiles.
+std::vector<Tensor> results_of_attention() {
+  std::vector<Tensor> results;
+  for (const int64_t size : {32, 88}) {
+    const AttentionSizes s = {1, 130, 2, size};
+    const AttentionResults of = run_attention(randn_bf16({s.batch, s.length, 3 * s.channels()}, 1),
+                                              randn_bf16({s.batch, s.length, s.channels()}, 2), s);
+    results.insert(results.end(), {of.y, of.lse, of.dqkv});
+  }
+  return results;
+}
+
+void check_in_all_orders(const std::function<std::vector<Tensor>()>& run) {
+  std::vector<Tensor> first;
+  for (const uint64_t order : {simulator::ascending, simulator::descending, uint64_t(7), uint64_t(8)}) {
+    const Changed changed(simulator::settings().order, order);
+    const std::vector<Tensor> now = run();
+    synchronize(device());
+    if (first.empty()) first = now;
+    for (size_t i = 0; i < now.size(); ++i) {
+      CAPTURE(order, i);
+      CHECK(same_bits(now[i], first[i]));
+    }
+  }
+}
+
 }  // namespace
 
 TEST_CASE("kernels give the same bits in any order of threads and blocks", "[backend]") {
-  for (const auto& run : {results_of_a_step, results_of_ops}) {
-    for (const DType dtype : {DType::f32, DType::f64}) {
-      std::vector<Tensor> first;
-      for (const uint64_t order : {simulator::ascending, simulator::descending, uint64_t(7), uint64_t(8)}) {
-        const Changed changed(simulator::settings().order, order);
-        const std::vector<Tensor> now = run(dtype);
-        synchronize(device());
-        if (first.empty()) first = now;
-        for (size_t i = 0; i < now.size(); ++i) {
-          CAPTURE(order, i);
-          CHECK(same_bits(now[i], first[i]));
-        }
-      }
-    }
+  for (const DType dtype : {DType::f32, DType::f64}) {
+    check_in_all_orders([=] { return results_of_a_step(dtype); });
+    check_in_all_orders([=] { return results_of_ops(dtype); });
   }
+  check_in_all_orders(results_of_attention);
 }
 
 TEST_CASE("a step waits for nothing until its loss is read", "[backend]") {
