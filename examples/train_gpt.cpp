@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "corpus.h"
 #include "metrics.h"
@@ -85,44 +86,59 @@ class Training {
     Metrics metrics(o.json.value_or(folder.file("metrics.jsonl")), step);
     const std::vector<ag::Tensor> parameters = model.parameters();
     const ag::optim::CosineSchedule lr{recipe.lr, recipe.lr / 10, recipe.warmup, recipe.steps};
+    // Gives the loss and the norm of the gradients. A NaN is met where they are read.
+    ag::optim::CapturedStep train_step(device, [&](const ag::Tensor& x, const ag::Tensor& y) {
+      ag::Tape tape;
+      const ag::Tensor loss = model.loss(x, y);
+      tape.backward(loss);
+      const ag::Tensor norm = ag::nn::clip_grad_norm_(parameters, 1.0);
+      opt.step();
+      opt.zero_grad();
+      return ag::stack({loss.detach().to(ag::DType::f64), norm});
+    });
+    const size_t read_together = device.is_cpu() ? 1 : 10;  // to read is to wait for a GPU
     std::vector<double> times;
     {
       Progress progress(step, recipe.steps);
-      while (step < recipe.steps && !stop_asked) {
-        const Stopwatch watch;
+      std::vector<ag::Tensor> unread;  // of the last steps
+      std::optional<Stopwatch> watch;
+      while (step < recipe.steps && (!stop_asked || !unread.empty())) {
+        if (unread.empty()) watch.emplace();
         opt.set_lr(lr(step));
-        auto [x, y] = data.batch("train", recipe.batch);
-        ag::Tape tape;
-        const ag::Tensor loss = model.loss(x.to(device), y.to(device));
-        tape.backward(loss);
-        const double norm = ag::nn::clip_grad_norm(parameters, 1.0);
-        const double train_loss = loss.item<double>();
-        require_finite("training loss", train_loss);
-        require_finite("gradient norm", norm);
-        opt.step();
-        opt.zero_grad();
+        const auto [x, y] = data.batch("train", recipe.batch);
+        unread.push_back(train_step(x, y));
         ++step;
-        times.push_back(watch.ms());
-        const double rate = tokens / times.back() * 1e3;
-
-        nlohmann::ordered_json line = {{"step", step}, {"train_loss", train_loss}};
         const bool evaluates = step % o.eval_every == 0 || step == recipe.steps;
-        if (evaluates) {
-          const double val_loss = evaluate(o.eval_batches);
-          best_val_loss = std::min(best_val_loss, val_loss);
-          line["val_loss"] = val_loss;
-          progress.note(text("step %ld/%ld  train loss %.4f  val loss %.4f", long(step), long(recipe.steps),
-                             train_loss, val_loss));
+        if (unread.size() < read_together && !evaluates && !stop_asked) continue;
+
+        for (ag::Tensor& numbers : unread) numbers = numbers.to(ag::Device::cpu());
+        const double ms = watch->ms() / double(unread.size()), rate = tokens / ms * 1e3;
+        int64_t done = step - int64_t(unread.size());
+        for (const ag::Tensor& numbers : unread) {
+          const double train_loss = numbers.data<double>()[0];
+          require_finite("training loss", train_loss, done);
+          require_finite("gradient norm", numbers.data<double>()[1], done);
+          ++done;
+          times.push_back(ms);
+          nlohmann::ordered_json line = {{"step", done}, {"train_loss", train_loss}};
+          if (evaluates && done == step) {
+            const double val_loss = evaluate(o.eval_batches);
+            best_val_loss = std::min(best_val_loss, val_loss);
+            line["val_loss"] = val_loss;
+            progress.note(text("step %ld/%ld  train loss %.4f  val loss %.4f", long(step), long(recipe.steps),
+                               train_loss, val_loss));
+          }
+          line.update({{"lr", lr(done - 1)}, {"ms_per_step", ms}, {"tokens_per_s", rate}});
+          try {
+            metrics.write(line);
+          } catch (...) {
+            save();  // the step is done, whatever has become of its line
+            throw;
+          }
+          progress.update(done, train_loss, rate);
         }
-        line.update({{"lr", opt.lr()}, {"ms_per_step", times.back()}, {"tokens_per_s", rate}});
-        try {
-          metrics.write(line);
-        } catch (...) {
-          save();  // the step is done, whatever has become of its line
-          throw;
-        }
+        unread.clear();
         if (evaluates) save();
-        progress.update(step, train_loss, rate);
       }
     }
     if (stop_asked && times.empty()) {
@@ -178,13 +194,13 @@ class Training {
       sum += model.loss(x.to(device), y.to(device)).item<double>();
     }
     model.train();
-    require_finite("validation loss", sum);
+    require_finite("validation loss", sum, step);
     return sum / double(batches);
   }
 
-  void require_finite(const char* what, double value) const {
+  void require_finite(const char* what, double value, int64_t steps) const {
     if (std::isfinite(value)) return;
-    ag::fail_runtime("the ", what, " is ", std::isnan(value) ? "NaN" : "infinite", " after ", step,
+    ag::fail_runtime("the ", what, " is ", std::isnan(value) ? "NaN" : "infinite", " after ", steps,
                      " steps; stopped without saving (a smaller --lr may help)");
   }
 
