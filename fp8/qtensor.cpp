@@ -26,11 +26,33 @@ void check(const char* op, const QTensor& q) {
     fail(op, ": values in bf16, ", x.shape(), ", need a scale in f32 of shape (), on their device");
 }
 
+// By which FP8 tensor cores multiply it.
+std::optional<kernels::Fp8> fp8_of(const std::optional<Format>& f) {
+  if (f && *f == E4M3) return kernels::Fp8::e4m3;
+  if (f && *f == E5M2) return kernels::Fp8::e5m2;
+  return {};
+}
+
 bool has_bf16(Device on) {
   return dispatch_device(on, [](const auto& device) { return kernels::has_bf16(device); });
 }
 
 }  // namespace
+
+void detail::check_native_fp8(const char* op, std::initializer_list<std::optional<Format>> formats) {
+  int of_e5m2 = 0;
+  for (const std::optional<Format>& f : formats) {
+    if (!fp8_of(f))
+      fail(op, ": native FP8 multiplies E4M3 and E5M2, not ", f ? f->name : "what is not rounded");
+    of_e5m2 += *f == E5M2;
+  }
+  if (of_e5m2 > 1) fail(op, ": native FP8 does not multiply E5M2 by E5M2");
+}
+void detail::check_native_fp8(const char* op, const Tensor& x) {
+  if (x.dtype() == DType::f64) fail(op, ": native FP8 products are of f32, got ", x.dtype());
+  if (!dispatch_device(x.device(), [](const auto& device) { return kernels::has_fp8(device); }))
+    fail(op, ": native FP8 needs a GPU of compute capability 8.9 or higher, got ", x.device());
+}
 
 int64_t QTensor::rows() const { return transposed ? values.size(-1) : rows_in_memory(values); }
 int64_t QTensor::columns() const { return transposed ? rows_in_memory(values) : values.size(-1); }
@@ -92,10 +114,22 @@ Tensor matmul(const QTensor& a, const QTensor& b, const std::optional<Tensor>& b
 
   if (a.values.dtype() == DType::bf16 && b.values.dtype() == DType::bf16 && has_bf16(a.values.device())) {
     check_bias(DType::f32);
+    const bool native = a.native_fp8 && b.native_fp8;
+    if (native) {
+      detail::check_native_fp8("matmul", {a.format, b.format});
+      detail::check_native_fp8("matmul", a.values);
+    }
     g.scale_a = a.scale.ptr<float>();
     g.scale_b = b.scale.ptr<float>();
     const Tensor c = Tensor::empty({g.m, g.n}, {DType::f32, a.values.device()});
-    dispatch_device(c.device(), [&](const auto& device) {
+    dispatch_device(c.device(), [&]<class On>(const On& device) {
+      if constexpr (std::is_same_v<On, Cuda>) {
+        if (native) {
+          return kernels::gemm_fp8(device, c.ptr<float>(), a.values.ptr<bfloat16>(), *fp8_of(a.format),
+                                   b.values.ptr<bfloat16>(), *fp8_of(b.format),
+                                   bias ? bias->ptr<float>() : nullptr, g);
+        }
+      }
       kernels::gemm(device, c.ptr<float>(), a.values.ptr<bfloat16>(), b.values.ptr<bfloat16>(),
                     bias ? bias->ptr<float>() : nullptr, g);
     });
