@@ -48,7 +48,7 @@ struct Binary final : Op {
 template <class F>
 Tensor binary(const Tensor& a, const Tensor& b) {
   check_same_kind(F::name, a, b);
-  check_floating(F::name, a);
+  check_activation(F::name, a);
   return apply<Binary<F>>(a, b, broadcast_shapes(F::name, a.shape(), b.shape()));
 }
 
@@ -130,7 +130,7 @@ Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b) {
     fail("where: condition must be u8, got ", condition.dtype(), " of shape ", condition.shape());
   }
   check_same_kind("where", a, b);
-  check_floating("where", a);
+  check_activation("where", a);
   if (condition.device() != a.device())
     fail("where: condition is on ", condition.device(), ", a on ", a.device());
   const Shape values = broadcast_shapes("where", a.shape(), b.shape());

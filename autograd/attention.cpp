@@ -1,5 +1,5 @@
 // Causal attention: one op from queries, keys and values to the heads' outputs, which holds no T x T matrix.
-#include <altgrad/autograd/op_writer.h>
+#include <altgrad/autograd/internal/common.h>
 #include <altgrad/autograd/ops.h>
 #include <altgrad/core/internal/kernels/attention.h>
 
@@ -16,7 +16,7 @@ struct CausalAttention final : Op {
     const int64_t B = qkv.size(0), T = qkv.size(1), C = qkv.size(2) / 3;
     y = Tensor::empty({B, T, C}, qkv.options());
     if (y.numel() == 0) return y;  // B, T or the heads may still be more than can be walked
-    lse = Tensor::empty({B, heads, T, 2}, qkv.options());
+    lse = Tensor::empty({B, heads, T, 2}, detail::in_compute_dtype(qkv));
     launch(name, AG_KERNEL(kernels::attention), y, structs_in<kernels::LogSumExp>(lse), qkv, B, T, heads,
            C / heads);
     return y;
@@ -37,7 +37,7 @@ struct CausalAttention final : Op {
 }  // namespace
 
 Tensor causal_attention(const Tensor& qkv, int64_t heads) {
-  check_floating("causal_attention", qkv);
+  check_activation("causal_attention", qkv);
   if (qkv.dim() != 3) fail("causal_attention: qkv ", qkv.shape(), " needs three axes, (B, T, 3 C)");
   if (heads < 1 || qkv.size(2) % 3 != 0 || qkv.size(2) / 3 % heads != 0) {
     fail("causal_attention: qkv ", qkv.shape(), " does not hold q, k, v of ", heads, " heads: ", qkv.size(2),

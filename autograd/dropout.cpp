@@ -28,7 +28,7 @@ struct DropoutOp final : Op {
 }  // namespace
 
 Tensor dropout(const Tensor& x, double p, Generator& generator) {
-  check_floating("dropout", x);
+  check_activation("dropout", x);
   if (!(p >= 0 && p < 1)) fail("dropout: p must be in [0, 1), got ", p, " for x ", x.shape());
   return apply<DropoutOp>(x, p, generator.next());
 }

@@ -46,7 +46,7 @@ struct Unary final : Op {
 
 template <class F>
 Tensor unary(const Tensor& x, F f = {}) {
-  check_floating(F::name, x);
+  check_activation(F::name, x);
   return apply<Unary<F>>(x, f);
 }
 

@@ -13,18 +13,18 @@ struct CrossEntropy final : Op {
 
   Tensor forward(const Tensor& logits, const Tensor& targets_in, int64_t ignore_index) {
     x = logits, targets = targets_in, ignore = ignore_index;
-    weight = Tensor::empty({}, x.options());
+    weight = Tensor::empty({}, detail::in_compute_dtype(x));
     launch(name, AG_KERNEL(kernels::target_weight), weight, targets.ptr<int64_t>(), targets.numel(), ignore);
-    lse = Tensor::empty({targets.numel(), 2}, x.options());
-    Tensor losses = Tensor::empty(targets.shape(), x.options());
-    launch(name, AG_KERNEL(kernels::cross_entropy), losses, structs_in<kernels::LogSumExp>(lse), x,
-           targets.ptr<int64_t>(), targets.numel(), x.size(-1), ignore);
+    lse = Tensor::empty({targets.numel(), 2}, weight.options());
+    Tensor losses = Tensor::empty(targets.shape(), weight.options());
+    launch(name, AG_KERNEL(kernels::cross_entropy), in_compute(losses), structs_in<kernels::LogSumExp>(lse),
+           x, targets.ptr<int64_t>(), targets.numel(), x.size(-1), ignore);
     return sum(losses) * weight;
   }
   // dx = dy * weight * (softmax(x) - [column = target]), 0 in ignored rows
   void backward(const Tensor& dy, Grads& d) override {
     Tensor dx = Tensor::empty(x.shape(), x.options());
-    launch(name, AG_KERNEL(kernels::cross_entropy_grad), dx, dy, weight, x,
+    launch(name, AG_KERNEL(kernels::cross_entropy_grad), dx, in_compute(dy), in_compute(weight), x,
            structs_in<kernels::LogSumExp>(lse), targets.ptr<int64_t>(), targets.numel(), x.size(-1), ignore);
     d.add(0, dx);
   }
@@ -33,7 +33,7 @@ struct CrossEntropy final : Op {
 }  // namespace
 
 Tensor cross_entropy(const Tensor& logits, const Tensor& targets, int64_t ignore_index) {
-  check_floating("cross_entropy", logits);
+  check_activation("cross_entropy", logits);
   if (logits.dim() == 0 || !(logits.shape().erased(-1) == targets.shape())) {
     fail("cross_entropy: targets ", targets.shape(), " do not match logits ", logits.shape(),
          ", (..., classes)");

@@ -59,16 +59,16 @@ struct Matmul final : Op {
   }
 };
 
-// y (rows, n) = x (rows, k) w^T + b
+// y (rows, n) = x (rows, k) w^T + b; w is multiplied in the dtype of x
 struct LinearOp final : Op {
   static constexpr const char* name = "linear";
   Tensor x, w;
 
   Tensor forward(const Tensor& x_in, const Tensor& w_in, const std::optional<Tensor>& b) {
-    x = x_in, w = w_in;
+    x = x_in, w = detail::as_dtype(w_in, x.dtype());
     const int64_t n = w.shape()[0], k = w.shape()[1];
     Tensor y = Tensor::empty(x.shape().with(-1, n), x.options());
-    launch(name, AG_KERNEL(kernels::linear), y, x, w, b, rows(), n, k);
+    launch(name, AG_KERNEL(kernels::linear), y, x, w, in_compute(b), rows(), n, k);
     return y;
   }
 
@@ -79,9 +79,10 @@ struct LinearOp final : Op {
       gemm(dx, dy, w, {.m = rows(), .n = k, .k = n, .beta = beta});
     });
     d.accumulate(1, [&](const Tensor& dw, double beta) {
-      gemm(dw, dy, x, {.m = n, .n = k, .k = rows(), .trans_a = true, .beta = beta});
+      launch("gemm", AG_KERNEL(kernels::gemm), in_compute(dw), dy, x,
+             kernels::Gemm{.m = n, .n = k, .k = rows(), .trans_a = true, .beta = beta});
     });
-    if (d.needs(2)) d.add(2, reduce_to_shape(dy, {n}));
+    if (d.needs(2)) d.add(2, detail::sum_to_shape(dy, {n}));
   }
 
   int64_t rows() const { return x.shape().product(0, x.dim() - 1); }
@@ -129,8 +130,8 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
 }
 
 void detail::check_linear(const char* op, const Tensor& x, const Tensor& w, const std::optional<Tensor>& b) {
-  check_same_kind(op, x, w);
-  check_floating(op, x);
+  check_activation(op, x);
+  check_parameter(op, x, w);
   if (x.dim() == 0) fail(op, ": x ", x.shape(), " needs at least one axis, of in_features");
   if (w.dim() != 2) fail(op, ": weight ", w.shape(), " needs two axes, (out_features, in_features)");
   if (x.size(-1) != w.size(1)) {
@@ -138,7 +139,7 @@ void detail::check_linear(const char* op, const Tensor& x, const Tensor& w, cons
          w.size(1));
   }
   if (!b) return;
-  check_same_kind(op, x, *b);
+  check_parameter(op, x, *b);
   if (b->shape() != Shape{w.size(0)}) {
     fail(op, ": bias ", b->shape(), " does not match weight ", w.shape(), ": needs shape (", w.size(0), ")");
   }

@@ -15,10 +15,10 @@ struct LayerNormOp final : Op {
   Tensor forward(const Tensor& x_in, const Tensor& w_in, const std::optional<Tensor>& b, double eps) {
     x = x_in, w = w_in;
     const int64_t rows = detail::rows_of(x);
-    moments = Tensor::empty({rows, 3}, x.options());
+    moments = Tensor::empty({rows, 3}, detail::in_compute_dtype(x));
     Tensor y = Tensor::empty(x.shape(), x.options());
-    launch(name, AG_KERNEL(kernels::layer_norm), y, structs_in<kernels::Moments>(moments), x, w, b, rows,
-           x.size(-1), eps);
+    launch(name, AG_KERNEL(kernels::layer_norm), y, structs_in<kernels::Moments>(moments), x, in_compute(w),
+           in_compute(b), rows, x.size(-1), eps);
     return y;
   }
 
@@ -29,8 +29,8 @@ struct LayerNormOp final : Op {
     if (d.needs(1)) dw = Tensor::empty(w.shape(), w.options());
     if (d.needs(2)) db = Tensor::empty(w.shape(), w.options());
     const auto run = [&](const Tensor& dx, double beta) {
-      launch(name, AG_KERNEL(kernels::layer_norm_grad), dx, beta, dw, db, dy, x,
-             structs_in<kernels::Moments>(moments), w, detail::rows_of(x), x.size(-1));
+      launch(name, AG_KERNEL(kernels::layer_norm_grad), dx, beta, in_compute(dw), in_compute(db), dy, x,
+             structs_in<kernels::Moments>(moments), in_compute(w), detail::rows_of(x), x.size(-1));
     };
     if (d.needs(0)) {
       d.accumulate(0, run);
@@ -48,9 +48,10 @@ struct RmsNormOp final : Op {
 
   Tensor forward(const Tensor& x_in, const Tensor& w_in, double eps) {
     x = x_in, w = w_in;
-    rstd = Tensor::empty({detail::rows_of(x)}, x.options());
+    rstd = Tensor::empty({detail::rows_of(x)}, detail::in_compute_dtype(x));
     Tensor y = Tensor::empty(x.shape(), x.options());
-    launch(name, AG_KERNEL(kernels::rms_norm), y, rstd, x, w, detail::rows_of(x), x.size(-1), eps);
+    launch(name, AG_KERNEL(kernels::rms_norm), y, in_compute(rstd), x, in_compute(w), detail::rows_of(x),
+           x.size(-1), eps);
     return y;
   }
 
@@ -60,8 +61,8 @@ struct RmsNormOp final : Op {
     Tensor dw;
     if (d.needs(1)) dw = Tensor::empty(w.shape(), w.options());
     const auto run = [&](const Tensor& dx, double beta) {
-      launch(name, AG_KERNEL(kernels::rms_norm_grad), dx, beta, dw, dy, x, rstd, w, detail::rows_of(x),
-             x.size(-1));
+      launch(name, AG_KERNEL(kernels::rms_norm_grad), dx, beta, in_compute(dw), dy, x, in_compute(rstd),
+             in_compute(w), detail::rows_of(x), x.size(-1));
     };
     if (d.needs(0)) {
       d.accumulate(0, run);
@@ -77,8 +78,8 @@ void check_eps(const char* op, double eps) {
 }
 
 void check_norm(const char* op, const Tensor& x, const char* what, const Tensor& p) {
-  check_same_kind(op, x, p);
-  check_floating(op, x);
+  check_activation(op, x);
+  check_parameter(op, x, p);
   if (x.dim() == 0) fail(op, ": x ", x.shape(), " needs at least one axis");
   if (!(p.shape() == Shape{x.size(-1)})) {
     fail(op, ": ", what, " ", p.shape(), " does not match the last axis of x ", x.shape());

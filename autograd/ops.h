@@ -1,6 +1,11 @@
 // The differentiable ops, for f32 and f64; each section names the file where they are defined. Ops are recorded by the
 // current tape where an input requires a gradient. They throw std::invalid_argument, with the op's name and the shapes,
 // before computing anything.
+//
+// On a GPU activations may be bf16, for ops marked (bf16) or in sections that are: what is computed in f32 from their
+// numbers is rounded once, to a result of bf16, and their gradients are bf16, too. Weights and biases beside them are
+// f32, and so are those' gradients. x.to(DType::bf16) and .to(DType::f32) go from one to the other, with gradients. Ops
+// that only move elements (shape.cpp, but index_select) take bf16 everywhere.
 #pragma once
 
 #include <altgrad/autograd/tape.h>
@@ -10,7 +15,7 @@
 ALTGRAD_API_BEGIN
 namespace altgrad {
 
-// ---- Arithmetic with NumPy broadcasting (arithmetic.cpp); a scalar is a tensor of shape () ----
+// ---- Arithmetic with NumPy broadcasting (bf16; arithmetic.cpp); a scalar is a tensor of shape () ----
 
 Tensor add(const Tensor& a, const Tensor& b);
 Tensor sub(const Tensor& a, const Tensor& b);
@@ -42,7 +47,7 @@ Tensor operator-(double a, const Tensor& b);
 Tensor operator*(double a, const Tensor& b);
 Tensor operator/(double a, const Tensor& b);
 
-// ---- Elementwise (elementwise.cpp, dropout.cpp); values and derivatives at NaN are NaN, but where said ----
+// ---- Elementwise (bf16; elementwise.cpp, dropout.cpp); values and derivatives at NaN are NaN, but where said ----
 
 enum class Gelu { erf, tanh };
 
@@ -69,9 +74,9 @@ Tensor dropout(const Tensor& x, double p, Generator& generator = default_generat
 
 // ---- Reductions (reduce.cpp), over all elements, or over the axes given, none where they are {}: sum(x, {0, -1}) ----
 
-Tensor sum(const Tensor& x);  ///< -> ()
+Tensor sum(const Tensor& x);  ///< -> () (bf16)
 Tensor sum(const Tensor& x, const Axes& axes, bool keepdim = false);
-Tensor mean(const Tensor& x);
+Tensor mean(const Tensor& x);  ///< (bf16)
 Tensor mean(const Tensor& x, const Axes& axes, bool keepdim = false);
 /// The gradient is shared evenly among equal maxima; where the result is NaN, so is that of the NaNs, and 0 the
 /// others'.
@@ -102,13 +107,13 @@ Tensor index_select(const Tensor& x, int axis, const Tensor& ids);
 /// (m, k) (k, n) -> (m, n); (..., m, k) (..., k, n) batched, the leading axes broadcast; a vector on the left
 /// is a row, on the right a column, and its axis is left out of the result, as in NumPy.
 Tensor matmul(const Tensor& a, const Tensor& b);
-/// x (..., in), w (out, in), b (out) -> (..., out) = x w^T + b
+/// x (..., in), w (out, in), b (out) -> (..., out) = x w^T + b (bf16: w is rounded to it)
 Tensor linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b = {});
 /// qkv (B, T, 3 C): queries, keys, values side by side -> (B, T, C); causal softmax attention with C / heads a
-/// head, scores scaled by 1 / sqrt(C / heads)
+/// head, scores scaled by 1 / sqrt(C / heads) (bf16)
 Tensor causal_attention(const Tensor& qkv, int64_t heads);
 
-// ---- Softmax (softmax.cpp) and normalisation over the last axis n (norm.cpp) ----
+// ---- Softmax (softmax.cpp) and normalisation over the last axis n (norm.cpp); bf16 ----
 
 Tensor softmax(const Tensor& x, int axis = -1);
 Tensor log_softmax(const Tensor& x, int axis = -1);
@@ -121,7 +126,7 @@ Tensor rms_norm(const Tensor& x, const Tensor& w, double eps = 1e-5);
 /// ids (...) i64 in [0, V), w (V, C) -> (..., C)
 Tensor embedding(const Tensor& ids, const Tensor& w);
 /// logits (..., V), targets (...) i64 -> the mean of -log softmax(logits)[target] over the targets that are
-/// not ignore_index, shape (). NaN where all are ignored, as in PyTorch.
+/// not ignore_index, shape (), f32 of logits in bf16. NaN where all are ignored, as in PyTorch.
 Tensor cross_entropy(const Tensor& logits, const Tensor& targets, int64_t ignore_index = -100);
 /// mean((x - target)^2), shapes equal
 Tensor mse_loss(const Tensor& x, const Tensor& target);

@@ -9,7 +9,8 @@
 namespace altgrad {
 namespace {
 
-// x summed over the axes along which a tensor of this shape, which broadcasts to x's, is repeated, and divided.
+// x summed over the axes along which a tensor of this shape, which broadcasts to x's, is repeated, and divided. Sums
+// are in the dtype that x is computed in.
 Tensor summed_to(const Tensor& x, const Shape& shape, double divisor) {
   if (x.shape() == shape) return x;
   // One kernel for each run of neighbouring axes to be summed; axes of size 1 belong to any run.
@@ -29,8 +30,8 @@ Tensor summed_to(const Tensor& x, const Shape& shape, double divisor) {
     }
     if (n != 1) {
       const int64_t inner = x.shape().product(end, x.dim());
-      Tensor part = Tensor::empty({outer, inner}, x.options());
-      launch("sum", AG_KERNEL(kernels::sum), part, y, outer, n, inner, std::exchange(divisor, 1));
+      Tensor part = Tensor::empty({outer, inner}, detail::in_compute_dtype(x));
+      launch("sum", AG_KERNEL(kernels::sum), in_compute(part), y, outer, n, inner, std::exchange(divisor, 1));
       y = part;
     }
     axis = end;
@@ -47,7 +48,7 @@ struct Reduction {
 };
 
 Reduction reduction(const char* op, const Tensor& x, const Axes& axes, bool keepdim) {
-  check_floating(op, x);
+  check_activation(op, x);
   const Shape& shape = x.shape();
   Reduction r;
   for (int axis : axes) {
@@ -79,7 +80,7 @@ struct Sum final : Op {
 
   Tensor forward(const Tensor& x, const Shape& kept_in, const Shape& result, double divisor_in) {
     x_shape = x.shape(), kept = kept_in, divisor = divisor_in;
-    const Tensor y = summed_to(x, kept, divisor);
+    const Tensor y = detail::as_dtype(summed_to(x, kept, divisor), x.dtype());
     return y.is(x) ? y.alias(result).clone() : y.alias(result);
   }
   // dx = dy / divisor, repeated
@@ -112,6 +113,7 @@ Tensor sum(const Tensor& x, const Reduction& r) { return apply<Sum>(x, r.kept, r
 Tensor mean(const Tensor& x, const Reduction& r) { return apply<Sum>(x, r.kept, r.result, double(r.count)); }
 
 Tensor var(const Tensor& x, const Reduction& r, double correction) {
+  check_floating("var", x);
   const DefaultFloatEnvironment environment;  // for the divisor
   // Brought near 0 by a mean that is rounded, which changes neither variance nor gradient, and then centred.
   const Tensor near = x - mean(x.detach(), r).reshape(r.kept), centred = near - mean(near, r).reshape(r.kept);
@@ -119,6 +121,7 @@ Tensor var(const Tensor& x, const Reduction& r, double correction) {
 }
 
 Tensor max(const Tensor& x, const Reduction& r) {
+  check_floating("max", x);
   if (r.count == 0 && r.result.numel() > 0) fail("max: over no elements, shape ", x.shape());
   int first = 0, last = x.dim();  // the covered axes lie in [first, last)
   while (first < last && !r.covers[first]) ++first;
@@ -142,12 +145,16 @@ Tensor max(const Tensor& x, const Reduction& r) {
 
 }  // namespace
 
-Tensor reduce_to_shape(const Tensor& x, const Shape& shape) {
-  check_floating("reduce_to_shape", x);
-  if (x.shape() == shape) return x;
+Tensor detail::sum_to_shape(const Tensor& x, const Shape& shape) {
+  check_activation("reduce_to_shape", x);
   if (broadcast_shapes("reduce_to_shape", x.shape(), shape) != x.shape())
     fail("reduce_to_shape: shape ", shape, " does not broadcast to ", x.shape());
-  return summed_to(x, shape, 1);
+  return as_dtype(summed_to(x, shape, 1), compute_dtype(x.dtype()));
+}
+
+Tensor reduce_to_shape(const Tensor& x, const Shape& shape) {
+  check_activation("reduce_to_shape", x);
+  return x.shape() == shape ? x : detail::as_dtype(detail::sum_to_shape(x, shape), x.dtype());
 }
 
 Tensor sum(const Tensor& x) { return sum(x, reduction("sum", x)); }

@@ -207,8 +207,8 @@ Tensor Tensor::clone() const { return apply<Copy>(*this, options()); }
 
 Tensor Tensor::to(DType dtype) const {
   if (dtype == this->dtype()) return *this;
-  // Integers and bf16 carry no gradients: nothing to record.
-  return is_floating(dtype) ? apply<Copy>(*this, TensorOptions{dtype, device()}) : copied({dtype, device()});
+  // Integers carry no gradients: nothing to record.
+  return has_gradient(dtype) ? apply<Copy>(*this, TensorOptions{dtype, device()}) : copied({dtype, device()});
 }
 
 Tensor Tensor::to(Device device) const {

@@ -33,7 +33,7 @@ struct Softmax final : Op {
 // The op over any axis: moved to the end and back where it is not the last.
 template <class O>
 Tensor over_axis(const Tensor& x, int axis) {
-  check_floating(O::name, x);
+  check_activation(O::name, x);
   axis = x.shape().wrap(axis, O::name);
   if (axis == x.dim() - 1) return apply<O>(x);
   return apply<O>(x.transpose(axis, -1)).transpose(axis, -1);

@@ -39,8 +39,12 @@ struct GradSlot {
 
 bool is_uniquely_owned(const Tensor& x) { return body_of(x)->refs == 1 && body_of(x)->storage.unique(); }
 
+// Gradients of bf16 are added on the CPU, too, for what it moves and converts.
 void add_in_place(const Tensor& sum, const Tensor& x) {
-  launch("backward", AG_KERNEL(kernels::axpy), sum, x, 1, sum.numel());
+  check_same_kind("backward", sum, x);
+  dispatch_all(sum, [&]<class T>(const auto& device) {
+    if constexpr (has_gradient(dtype_of<T>)) kernels::axpy(device, sum.ptr<T>(), x.ptr<T>(), 1, sum.numel());
+  });
 }
 
 // Held while a leaf's gradient is taken or given, and while the process forks, so that no child inherits it locked.
@@ -70,7 +74,10 @@ void add_to_leaf(const Tensor& leaf, Tensor grad) {
 // An input by its number; a leaf that is none has -1.
 std::string input_label(int input) { return input < 0 ? "a leaf" : concat("input ", input); }
 
-bool has_nan(const Tensor& x) { return is_floating(x.dtype()) && detail::has_nan("detect_anomaly", x); }
+bool has_nan(const Tensor& x) {
+  return has_gradient(x.dtype()) &&
+         detail::has_nan("detect_anomaly", detail::as_dtype(x, compute_dtype(x.dtype())));
+}
 
 }  // namespace
 

@@ -214,7 +214,7 @@ Tensor apply(Args&&... args) {
     op = new (tape->arena_allocate(sizeof(O), alignof(O))) O();
     op->recorded = true;
     Tensor y = op->forward(args...);
-    if (y.defined() && !is_floating(y.dtype())) {  // it carries no gradients
+    if (y.defined() && !has_gradient(y.dtype())) {  // it carries no gradients
       op->~O();
       tape->abandon();
       return y;

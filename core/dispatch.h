@@ -5,7 +5,13 @@
 // that no caller waits for it, and trusts its arguments: the op has checked them. Tensors are contiguous and row-major;
 // no kernel allocates one. launch() calls it on its tensors' device with their dtype:
 //   launch("softmax", AG_KERNEL(softmax), y, x, rows, n);
-// dispatch() and dispatch_device() are for what needs more than one call.
+// dispatch() and its like are for what needs more than one call.
+//
+// On a GPU T may be bfloat16, for activations: a kernel stores T and computes in Compute<T>, and what lasts longer is a
+// Compute<T>, as the parameters beside activations and their gradients, sums over a row, losses:
+//   template <class T>
+//   void rms_norm(const Cuda&, T* y, Compute<T>* rstd, const T* x, const Compute<T>* w, ...);
+//   launch("rms_norm", AG_KERNEL(rms_norm), y, in_compute(rstd), x, in_compute(w), ...);
 #pragma once
 
 #include <altgrad/core/float_environment.h>
@@ -28,6 +34,10 @@ void check_defined(const char* op, const Tensor& x);
 void check_same_kind(const char* op, const Tensor& a, const Tensor& b);
 void check_floating(const char* op, const Tensor& x);
 void check_floating(const char* op, DType dtype, const Shape& shape);
+/// The same for ops that compute with bf16 on a GPU: where x is neither floating nor bf16 on one; where p is not what
+/// goes beside such an x as a parameter, of compute_dtype(x.dtype()) and on its device.
+void check_activation(const char* op, const Tensor& x);
+void check_parameter(const char* op, const Tensor& x, const Tensor& p);
 
 namespace detail {
 /// For its life a GPU is the calling thread's current one (core/cuda/runtime.cpp).
@@ -77,7 +87,17 @@ decltype(auto) dispatch(const char* op, const Tensor& x, F&& f) {
   });
 }
 
-/// The same for every dtype.
+/// The same, for bf16 on a GPU, too; throws as check_activation does.
+template <class F>
+void dispatch_activation(const char* op, const Tensor& x, F&& f) {
+  if (!x.defined() || x.dtype() != DType::bf16) return dispatch(op, x, f);
+  check_activation(op, x);
+  dispatch_device(x.device(), [&](const auto& device) {
+    if constexpr (!std::is_same_v<decltype(device), const Cpu&>) f.template operator()<bfloat16>(device);
+  });
+}
+
+/// For every dtype.
 template <class F>
 decltype(auto) dispatch_all(const Tensor& x, F&& f) {
   return dispatch_device(x.device(), [&](const auto& device) {
@@ -94,6 +114,9 @@ decltype(auto) dispatch_all(const Tensor& x, F&& f) {
 
 namespace detail {
 
+struct InCompute {
+  const Tensor* tensor;  // null where it is absent
+};
 template <template <class> class Struct>
 struct StructsIn {
   const Tensor& tensor;
@@ -107,9 +130,13 @@ template <class T>
 T* argument(const std::optional<Tensor>& x) {
   return x ? argument<T>(*x) : nullptr;
 }
+template <class T>
+Compute<T>* argument(const InCompute& x) {
+  return x.tensor ? argument<Compute<T>>(*x.tensor) : nullptr;
+}
 template <class T, template <class> class Struct>
-Struct<T>* argument(const StructsIn<Struct>& x) {
-  return x.tensor.template ptr<Struct<T>>();
+Struct<Compute<T>>* argument(const StructsIn<Struct>& x) {
+  return x.tensor.template ptr<Struct<Compute<T>>>();
 }
 template <class T, class A>
 const A& argument(const A& x) {
@@ -117,40 +144,51 @@ const A& argument(const A& x) {
 }
 
 template <class Kernel, class On, class... Args>
-void call_kernel(const char* op, Device where, const Kernel& kernel, const On& device, const Args&... args) {
+void call_kernel(const char* op, const Tensor& of, const Kernel& kernel, const On& device,
+                 const Args&... args) {
   if constexpr (std::is_same_v<On, Cpu> || std::is_invocable_v<const Kernel&, const On&, const Args&...>) {
     kernel(device, args...);
   } else {
-    fail_runtime(op, ": has no kernel for ", where);
+    fail_runtime(op, ": has no kernel for ", of.dtype(), " on ", of.device());
   }
 }
 
-inline const Tensor* defined_tensor(const Tensor& x) { return x.defined() ? &x : nullptr; }
-inline const Tensor* defined_tensor(const std::optional<Tensor>& x) {
-  return x ? defined_tensor(*x) : nullptr;
+// The tensor that is given, null where there is none, and, of a marked one, no such.
+inline const Tensor* plain_tensor(const Tensor& x) { return x.defined() ? &x : nullptr; }
+inline const Tensor* plain_tensor(const std::optional<Tensor>& x) { return x ? plain_tensor(*x) : nullptr; }
+template <class A>
+const Tensor* plain_tensor(const A&) {
+  return nullptr;
+}
+inline const Tensor* marked_tensor(const InCompute& x) {
+  return x.tensor ? plain_tensor(*x.tensor) : nullptr;
 }
 template <template <class> class Struct>
-const Tensor* defined_tensor(const StructsIn<Struct>& x) {
+const Tensor* marked_tensor(const StructsIn<Struct>& x) {
   return &x.tensor;
 }
 template <class A>
-const Tensor* defined_tensor(const A&) {
+const Tensor* marked_tensor(const A&) {
   return nullptr;
 }
 
 }  // namespace detail
 
-/// A tensor that holds Structs of T, LogSumExp or the like, as an argument of launch.
+/// A tensor of Compute<T> as an argument of launch; may be undefined or absent.
+inline detail::InCompute in_compute(const Tensor& x) { return {&x}; }
+inline detail::InCompute in_compute(const std::optional<Tensor>& x) { return {x ? &*x : nullptr}; }
+/// One that holds Structs of Compute<T>, LogSumExp or the like.
 template <template <class> class Struct>
 detail::StructsIn<Struct> structs_in(const Tensor& x) {
   return {x};
 }
 
-/// Calls a kernel on the device of the first tensor among the arguments that is defined. Tensors, also optional ones,
-/// become pointers to elements of its dtype, null where undefined or absent; pass x.ptr<U>() for one of another dtype.
-/// All else is handed on as it is. The kernel is a template for float and double: others take dispatch_device. Throws as
-/// check_floating does for that tensor, as check_same_kind where another one differs from it, and std::runtime_error where
-/// the kernel is not overloaded on its device.
+/// Calls a kernel on the device of the first tensor among the arguments that is defined and not marked by in_compute or
+/// structs_in. Tensors, also optional ones, become pointers to elements of its dtype, null where undefined or absent;
+/// pass x.ptr<U>() for one of another dtype. All else is handed on as it is. The kernel is a template for float and
+/// double, and on a GPU, unless its declaration says otherwise, for bfloat16: others take dispatch_device. Throws as
+/// check_activation does for that tensor, as check_same_kind where another one differs from it, as check_parameter for
+/// those marked, and std::runtime_error where the kernel is not overloaded on its device.
 template <class Kernel, class... Args>
 void launch(const char* op, Kernel kernel, const Args&... args) {
   const Tensor* first = nullptr;
@@ -158,10 +196,14 @@ void launch(const char* op, Kernel kernel, const Args&... args) {
     if (first && x) check_same_kind(op, *first, *x);
     if (!first) first = x;
   };
-  (check(detail::defined_tensor(args)), ...);
+  (check(detail::plain_tensor(args)), ...);
   if (!first) fail(op, ": launch needs a tensor among its arguments");
-  dispatch(op, *first, [&]<class T>(const auto& device) {
-    detail::call_kernel(op, first->device(), kernel, device, detail::argument<T>(args)...);
+  const auto check_marked = [&](const Tensor* x) {
+    if (x) check_parameter(op, *first, *x);
+  };
+  (check_marked(detail::marked_tensor(args)), ...);
+  dispatch_activation(op, *first, [&]<class T>(const auto& device) {
+    detail::call_kernel(op, *first, kernel, device, detail::argument<T>(args)...);
   });
 }
 

@@ -1,5 +1,5 @@
 // Element types, known at run time: f32 and f64 compute, i64 holds ids, u8 holds 8-bit codes and masks, bf16 stores
-// numbers in half the memory of f32.
+// numbers in half the memory of f32, such as the activations of a model on a GPU whose parameters are f32.
 #pragma once
 
 #include <altgrad/core/bfloat16.h>
@@ -42,16 +42,21 @@ constexpr DType dtype_at(const bfloat16*) { return DType::bf16; }
 
 constexpr size_t size_of(DType t) { return detail::facts_of(t).size; }
 constexpr const char* name_of(DType t) { return detail::facts_of(t).name; }
-/// Do ops compute in it, and are there gradients? Not in bf16: it moves, compares and converts, as integers do.
+/// f32 and f64, of which parameters are, and in which is computed on all devices. Not bf16: everywhere it moves, is
+/// compared and converted, and on a GPU many ops compute with it, in f32, each result rounded once (autograd/ops.h).
 constexpr bool is_floating(DType t) { return detail::facts_of(t).floating; }
 constexpr bool is_integer(DType t) { return detail::facts_of(t).integer; }
+/// Do tapes record results of this dtype? Their gradients have it, too.
+constexpr bool has_gradient(DType t) { return is_floating(t) || t == DType::bf16; }
+/// What numbers that are stored as t are computed in: f32 for bf16, else t.
+constexpr DType compute_dtype(DType t) { return t == DType::bf16 ? DType::f32 : t; }
 inline std::ostream& operator<<(std::ostream& out, DType t) { return out << name_of(t); }
 
 /// The DType of a C++ type; does not compile for types that no tensor holds.
 template <class T>
 inline constexpr DType dtype_of = detail::dtype_at(static_cast<T*>(nullptr));
 
-/// What numbers that are stored as T are computed in.
+/// compute_dtype of C++ types.
 template <class T>
 using Compute = std::conditional_t<std::is_same_v<T, bfloat16>, float, T>;
 

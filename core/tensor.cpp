@@ -166,7 +166,7 @@ Tensor Tensor::alias(const Shape& shape) const {
 bool Tensor::requires_grad() const { return defined_body(*this).requires_grad; }
 
 const Tensor& Tensor::requires_grad(bool on) const {
-  if (on && !is_floating(dtype())) fail("requires_grad: a tensor of ", dtype(), " has no gradient");
+  if (on && !has_gradient(dtype())) fail("requires_grad: a tensor of ", dtype(), " has no gradient");
   if (on && is_recorded())
     fail("requires_grad: this tensor, shape ", shape(), ", is the result of an op; detach() it");
   body_->requires_grad = on;

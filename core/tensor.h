@@ -121,14 +121,13 @@ class Tensor {
   Tensor clone() const;                                          ///< copies
   /// Gives itself where nothing changes. Floats become integers toward zero, kept in range; NaN becomes 0. An i64
   /// becomes a u8 by its lowest byte. Conversions to narrower floats round to nearest even. A tape records it where the
-  /// result is f32 or f64; others carry no gradients, so that by way of bf16 none passes.
+  /// result is f32, f64 or bf16; others carry no gradients.
   Tensor to(DType dtype) const;
   Tensor to(Device device) const;  ///< itself where nothing changes
 
   /// Leaves. A tensor that requires a gradient gets one in backward, added to what grad() holds.
   bool requires_grad() const;
-  /// Returns *this. Throws std::invalid_argument for dtypes that are not floating (bf16 is none) and for results of
-  /// recorded ops (detach() those).
+  /// Returns *this. Throws std::invalid_argument for integer dtypes and for results of recorded ops (detach() those).
   const Tensor& requires_grad(bool on) const;
   bool has_grad() const;
   /// Is it the result of an op that a tape recorded?

@@ -28,7 +28,7 @@ inline const std::map<std::string, Recipe> recipes = {
 
 struct Options {
   std::string data, size = "tiny", format = "E4M3", grads = "none", scaling = "window", device = "cpu",
-                    out = "out";
+                    dtype = "f32", out = "out";
   std::optional<std::string> inputs, json;
   std::optional<int64_t> steps, batch, block;
   std::optional<double> lr, dropout;
@@ -56,7 +56,8 @@ struct Options {
             .block_size = r.block,
             .vocab_size = vocab_size,
             .dropout = r.dropout,
-            .bias = false};
+            .bias = false,
+            .activations = dtype == "bf16" ? altgrad::DType::bf16 : altgrad::DType::f32};
   }
   bool quantized() const { return format != "none"; }
   std::string input_format() const { return inputs.value_or(quantized() ? "E4M3" : "none"); }
@@ -130,6 +131,9 @@ inline void add_flags(CLI::App& app, Options& o) {
   app.add_option("--threads", o.threads, "default: all cores")->check(whole<int64_t>(1, 1024));
   app.add_option("--device", o.device, "cpu or cuda")
       ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
+  app.add_option("--dtype", o.dtype, "of activations: f32, or, on a GPU, bf16; parameters are f32")
+      ->check(CLI::IsMember({"f32", "bf16"}))
       ->capture_default_str();
   app.add_option("--eval-every", o.eval_every, "steps between evaluations, each followed by a checkpoint")
       ->check(positive)

@@ -8,7 +8,7 @@
 #include "corpus.h"
 #include "options.h"
 
-constexpr const char* hash_setting = "hash of --data";
+constexpr const char *hash_setting = "hash of --data", *dtype_setting = "--dtype";
 
 // All that a run depends on but --steps, which may be raised to train longer.
 inline nlohmann::ordered_json run_settings(const Options& o, const Corpus& corpus) {
@@ -27,7 +27,8 @@ inline nlohmann::ordered_json run_settings(const Options& o, const Corpus& corpu
           {"--grads", o.grads},
           {"--scaling", o.scaling},
           {"--history", o.history},
-          {"--skip", o.skip}};
+          {"--skip", o.skip},
+          {dtype_setting, o.dtype}};
 }
 
 // As JSON text; what is not UTF-8, a flag's bytes, is replaced.
@@ -54,6 +55,7 @@ inline void require_settings(const nlohmann::ordered_json& settings, const std::
   for (const auto& [name, value] : settings.items()) {
     if (!there.contains(name)) {
       if (name == hash_setting) continue;  // a checkpoint of before there was one
+      if (name == dtype_setting && value == "f32") continue;
       altgrad::fail("--resume: ", path, " does not say its ", name);
     }
     const std::string was = settings_text(there[name]), is = settings_text(value);

@@ -145,8 +145,8 @@ class Training {
   }
 
   std::string title() const {
-    if (!o.quantized()) return o.size + " GPT in f32";
-    const auto name = [](const std::string& format) { return format == "none" ? "f32" : format; };
+    if (!o.quantized()) return o.size + " GPT in " + o.dtype;
+    const auto name = [&](const std::string& format) { return format == "none" ? o.dtype : format; };
     return o.size + " GPT, " + o.format + " weights, " + name(o.input_format()) + " inputs, " +
            name(o.grads) + " gradients";
   }
@@ -284,6 +284,7 @@ int main(int argc, char** argv) {
     if (!options.quantized() && (options.input_format() != "none" || options.grads != "none")) {
       ag::fail("--inputs and --grads need a --format for the weights");
     }
+    if (options.dtype == "bf16" && options.device == "cpu") ag::fail("--dtype bf16 needs --device cuda");
     const fs::path checkpoint = fs::path(options.out) / "checkpoint.safetensors";
     std::error_code error;
     if (options.resume && !fs::exists(checkpoint, error)) {

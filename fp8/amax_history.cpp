@@ -64,7 +64,7 @@ void AmaxHistory::update(float amax) {
 }
 
 void AmaxHistory::update(const Tensor& x) {
-  check_floating("AmaxHistory", x);
+  check_activation("AmaxHistory", x);
   if (x.device() != device()) fail("AmaxHistory: it is on ", device(), ", and x on ", x.device());
   if (x.numel() > 0) record(*this, amax_of(x));
 }

@@ -28,8 +28,9 @@ AG_DEVICE Out dequantized(T rounded, T scale) {
 
 // What all blocks read, *amax, is written when all have ended.
 template <class Out, class T>
-void quantize(const Cuda& device, Out* y, const T* x, const float* scale, const ElementRounder<T>& rounding,
-              int64_t n, float* amax, const float* rounded_with) {
+void quantize(const Cuda& device, Out* y, const T* x, const float* scale,
+              const ElementRounder<Compute<T>>& rounding, int64_t n, float* amax, const float* rounded_with) {
+  using C = Compute<T>;
   const cuda::Scratch<unsigned> largest(device, 1);
   unsigned* const top = largest.data();
   if (amax) cuda::each(device, "quantize", 1, [=] AG_LAMBDA(int64_t) { *top = 0; });
@@ -37,11 +38,11 @@ void quantize(const Cuda& device, Out* y, const T* x, const float* scale, const 
     if (rounded_with && *rounded_with == *scale) return;
     const bool rounds = *scale == *scale, looks = amax && *amax == unknown_amax;
     const int64_t first = r * cuda::piece, end = first + cuda::piece;
-    const T s = T(*scale);
+    const C s = C(*scale);
     unsigned own = 0;
     for (int64_t i = first + threadIdx.x; i < (end < n ? end : n); i += blockDim.x) {
-      if (rounds) y[i] = dequantized<Out>(rounded(x[i], s, rounding, i), s);
-      if (looks) own = cuda::Larger()(own, cuda::magnitude_bits(x[i]));
+      if (rounds) y[i] = dequantized<Out>(rounded(C(x[i]), s, rounding, i), s);
+      if (looks) own = cuda::Larger()(own, cuda::magnitude_bits(C(x[i])));
     }
     if (looks) cuda::take_largest(top, own);
   });
@@ -71,10 +72,12 @@ void decode(const Cuda& device, float* y, const uint8_t* codes, const std::array
 }
 
 template <class T>
-void clipped_ste_grad(const Cuda& device, T* dx, const T* dy, const T* x, const float* scale, T max,
+void clipped_ste_grad(const Cuda& device, T* dx, const T* dy, const T* x, const float* scale, Compute<T> max,
                       int64_t n) {
-  cuda::each(device, "clipped_ste_grad", n,
-             [=] AG_LAMBDA(int64_t i) { dx[i] = std::abs(quotient(x[i], T(*scale))) > max ? T(0) : dy[i]; });
+  using C = Compute<T>;
+  cuda::each(device, "clipped_ste_grad", n, [=] AG_LAMBDA(int64_t i) {
+    dx[i] = std::abs(quotient(C(x[i]), C(*scale))) > max ? T(0) : dy[i];
+  });
 }
 
 void update_scale(const Cuda& device, float* scale, const fp8::detail::History& history, const float* amax,
@@ -91,11 +94,13 @@ void record_amax(const Cuda& device, const fp8::detail::History& history, const 
   cuda::each(device, "record_amax", 1, [=] AG_LAMBDA(int64_t) { history.record(*amax); });
 }
 
+AG_INSTANTIATE_FOR(quantize<bfloat16, bfloat16>)
+AG_INSTANTIATE_FOR(quantize<float, bfloat16>)
 AG_INSTANTIATE_FOR(quantize<bfloat16, float>)
 AG_INSTANTIATE_FOR(quantize<float, float>)
 AG_INSTANTIATE_FOR(quantize<double, double>)
 AG_INSTANTIATE_FLOATING(encode)
-AG_INSTANTIATE_FLOATING(clipped_ste_grad)
+AG_INSTANTIATE_STORED(clipped_ste_grad)
 
 }  // namespace on_cuda
 }  // namespace altgrad::kernels

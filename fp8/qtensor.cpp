@@ -22,6 +22,7 @@ void check(const char* op, const QTensor& q) {
   const Tensor &x = q.values, &scale = q.scale;
   check_defined(op, x);
   if (x.dtype() != DType::bf16) return check_floating(op, x);
+  if (!q.format && !scale.defined()) return;
   if (!scale.defined() || scale.dtype() != DType::f32 || scale.dim() != 0 || scale.device() != x.device())
     fail(op, ": values in bf16, ", x.shape(), ", need a scale in f32 of shape (), on their device");
 }
@@ -66,6 +67,7 @@ QTensor QTensor::t() const {
 Tensor QTensor::dequantize() const {
   check("dequantize", *this);
   if (values.dtype() != DType::bf16) return values;
+  if (!scale.defined()) return values.copied({DType::f32, values.device()});
   const Tensor y = Tensor::empty(values.shape(), {DType::f32, values.device()});
   dispatch_device(values.device(), [&](const auto& device) {
     kernels::dequantize(device, y.ptr<float>(), values.ptr<bfloat16>(), scale.ptr<float>(), values.numel());
@@ -75,31 +77,41 @@ Tensor QTensor::dequantize() const {
 
 Tensor detail::empty_operand(const Tensor& x, const Format& format,
                              std::initializer_list<std::optional<Format>> partners) {
-  const bool in_bf16 = x.dtype() == DType::f32 && fits_bf16(format) && partners.size() > 0 &&
+  const DType dtype = compute_dtype(x.dtype());
+  const bool in_bf16 = dtype == DType::f32 && fits_bf16(format) && partners.size() > 0 &&
                        std::ranges::all_of(partners, fits_bf16) && has_bf16(x.device());
-  return Tensor::empty(x.shape(), {in_bf16 ? DType::bf16 : x.dtype(), x.device()});
+  return Tensor::empty(x.shape(), {in_bf16 ? DType::bf16 : dtype, x.device()});
 }
 
 void detail::round_into(const Tensor& values, const Tensor& x, const Format& format, const CastOptions& cast,
                         const std::optional<RandomStream>& random, const Tensor& scale, float* amax,
                         const float* rounded_with) {
-  dispatch("quantize", x, [&]<class T>(const auto& device) {
-    const kernels::ElementRounder<T> rounding{Rounder<T>(format, cast.rounding, cast.overflow), random};
+  dispatch_activation("quantize", x, [&]<class T>(const auto& device) {
+    using C = Compute<T>;
+    const kernels::ElementRounder<C> rounding{Rounder<C>(format, cast.rounding, cast.overflow), random};
     const auto round = [&](auto* y) {
       kernels::quantize(device, y, x.ptr<T>(), scale.ptr<float>(), rounding, x.numel(), amax, rounded_with);
     };
-    if constexpr (std::is_same_v<T, float>) {
+    if constexpr (std::is_same_v<C, float>) {
       if (values.dtype() == DType::bf16) return round(values.ptr<bfloat16>());
     }
-    round(values.ptr<T>());
+    round(values.ptr<C>());
   });
 }
 
-Tensor matmul(const QTensor& a, const QTensor& b, const std::optional<Tensor>& bias) {
+namespace {
+
+// With the result in its own dtype where none is asked for; or + beta into, which is of that dtype, in its place.
+Tensor product(const QTensor& a, const QTensor& b, const std::optional<Tensor>& bias,
+               std::optional<DType> result, const Tensor& into = {}, double beta = 0) {
   check("matmul", a);
   check("matmul", b);
-  kernels::Gemm g{
-      .m = a.rows(), .n = b.columns(), .k = a.columns(), .trans_a = a.transposed, .trans_b = b.transposed};
+  kernels::Gemm g{.m = a.rows(),
+                  .n = b.columns(),
+                  .k = a.columns(),
+                  .trans_a = a.transposed,
+                  .trans_b = b.transposed,
+                  .beta = beta};
   if (b.rows() != g.k) fail("matmul: (", g.m, ", ", g.k, ") and (", b.rows(), ", ", g.n, ") do not match");
   if (a.values.device() != b.values.device())
     fail("matmul: operands are on ", a.values.device(), " and ", b.values.device());
@@ -119,32 +131,46 @@ Tensor matmul(const QTensor& a, const QTensor& b, const std::optional<Tensor>& b
       detail::check_native_fp8("matmul", {a.format, b.format});
       detail::check_native_fp8("matmul", a.values);
     }
-    g.scale_a = a.scale.ptr<float>();
-    g.scale_b = b.scale.ptr<float>();
-    const Tensor c = Tensor::empty({g.m, g.n}, {DType::f32, a.values.device()});
-    dispatch_device(c.device(), [&]<class On>(const On& device) {
-      if constexpr (std::is_same_v<On, Cuda>) {
-        if (native) {
-          return kernels::gemm_fp8(device, c.ptr<float>(), a.values.ptr<bfloat16>(), *fp8_of(a.format),
-                                   b.values.ptr<bfloat16>(), *fp8_of(b.format),
-                                   bias ? bias->ptr<float>() : nullptr, g);
+    if (a.scale.defined()) g.scale_a = a.scale.ptr<float>();
+    if (b.scale.defined()) g.scale_b = b.scale.ptr<float>();
+    const Tensor c =
+        into.defined() ? into : Tensor::empty({g.m, g.n}, {result.value_or(DType::f32), a.values.device()});
+    dispatch_activation("matmul", c, [&]<class T, class On>(const On& device) {
+      const bfloat16 *const left = a.values.ptr<bfloat16>(), *const right = b.values.ptr<bfloat16>();
+      const float* const added = bias ? bias->ptr<float>() : nullptr;
+      if constexpr (!std::is_same_v<T, double>) {
+        if constexpr (std::is_same_v<On, Cuda>) {
+          if (native)
+            return kernels::gemm_fp8(device, c.ptr<T>(), left, *fp8_of(a.format), right, *fp8_of(b.format),
+                                     added, g);
         }
+        kernels::gemm(device, c.ptr<T>(), left, right, added, g);
       }
-      kernels::gemm(device, c.ptr<float>(), a.values.ptr<bfloat16>(), b.values.ptr<bfloat16>(),
-                    bias ? bias->ptr<float>() : nullptr, g);
     });
     return c;
   }
   const Tensor left = a.dequantize(), right = b.dequantize();
   if (left.dtype() != right.dtype()) fail("matmul: operands of ", left.dtype(), " and ", right.dtype());
   check_bias(left.dtype());
-  const Tensor c = Tensor::empty({g.m, g.n}, left.options());
+  const Tensor c = into.defined() ? into : Tensor::empty({g.m, g.n}, left.options());
   if (as_linear) {
-    launch("matmul", AG_KERNEL(kernels::linear), c, left, right, bias, g.m, g.n, g.k);
+    launch("matmul", AG_KERNEL(kernels::linear), c, left, right, in_compute(bias), g.m, g.n, g.k);
   } else {
     launch("matmul", AG_KERNEL(kernels::gemm), c, left, right, g);
   }
-  return c;
+  return !result || *result == c.dtype() ? c : c.copied({*result, c.device()});
+}
+
+}  // namespace
+
+Tensor matmul(const QTensor& a, const QTensor& b, const std::optional<Tensor>& bias) {
+  return product(a, b, bias, {});
+}
+Tensor detail::product(const QTensor& a, const QTensor& b, const std::optional<Tensor>& bias, DType result) {
+  return fp8::product(a, b, bias, result);
+}
+void detail::add_product(const Tensor& c, const QTensor& a, const QTensor& b, double beta) {
+  fp8::product(a, b, {}, {}, c, beta);
 }
 
 }  // namespace altgrad::fp8

@@ -12,10 +12,10 @@ namespace altgrad::fp8 {
 
 /// One scale for the whole matrix: a product may sum along either axis.
 struct QTensor {
-  /// (..., columns), all other axes are rows. In bf16: the format's own numbers, to be multiplied by `scale`. In f32 or
-  /// f64: on their scale already.
+  /// (..., columns), all other axes are rows. In bf16: the format's own numbers, to be multiplied by `scale`, or, without
+  /// a format, the numbers themselves. In f32 or f64: on their scale already.
   Tensor values;
-  Tensor scale;  ///< f32 (), on the device of the values; may be undefined where they are f32 or f64
+  Tensor scale;  ///< f32 (), on the device of the values; undefined but where values in bf16 have a format
   std::optional<Format> format;  ///< empty: the values are those of the tensor that was given
   bool transposed = false;
   /// In products with another such, the numbers, of E4M3 or E5M2, are multiplied by FP8 tensor cores, which keep fewer

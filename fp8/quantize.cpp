@@ -75,6 +75,7 @@ Tensor quantize(const Tensor& x, const Format& format, float scale, CastOptions 
 }
 
 Tensor encode(const Tensor& x, const Format& format, float scale, CastOptions options) {
+  check_floating("encode", x);
   check("encode", format, scale);
   detail::check_cast("encode", options);
   check_codes_fit("encode", format);
@@ -111,8 +112,9 @@ Tensor detail::clipped_ste_grad(const Tensor& dy, const Tensor& x, const Format&
   check_same_kind("clipped_ste_grad", dy, x);
   if (dy.shape() != x.shape()) fail("clipped_ste_grad: dy ", dy.shape(), " does not match x ", x.shape());
   const Tensor dx = Tensor::empty(x.shape(), x.options());
-  dispatch("clipped_ste_grad", x, [&]<class T>(const auto& device) {
-    const T max = T(std::min<double>(format.max(), std::numeric_limits<T>::max()));
+  dispatch_activation("clipped_ste_grad", x, [&]<class T>(const auto& device) {
+    using C = Compute<T>;
+    const C max = C(std::min<double>(format.max(), std::numeric_limits<C>::max()));
     kernels::clipped_ste_grad(device, dx.ptr<T>(), dy.ptr<T>(), x.ptr<T>(), scale.ptr<float>(), max,
                               x.numel());
   });

@@ -38,7 +38,7 @@ struct QuantizedLinearOp final : Op {
     has_bias = b.has_value();
     training = in_training;
     quantizers = q;
-    return matmul(qx, qw.t(), b).alias(in.shape().with(-1, qw.rows()));
+    return detail::product(qx, qw.t(), b, in.dtype()).alias(in.shape().with(-1, qw.rows()));
   }
 
   // dx = Q(dy) Q(w), dw = Q(dy)^T Q(x), db = sum over rows of dy
@@ -48,10 +48,18 @@ struct QuantizedLinearOp final : Op {
       QTensor qdy =
           grad.apply(dy, training && grad.format, {quantizers->input.format, quantizers->weight.format});
       qdy.native_fp8 = quantizers->native_fp8;
-      if (d.needs(0)) d.add(0, quantizers->input.gradient(matmul(qdy, qw).alias(qx.values.shape()), x, qx));
-      if (d.needs(1)) d.add(1, quantizers->weight.gradient(matmul(qdy.t(), qx), w, qw));
+      if (d.needs(0)) {
+        const Tensor dx = detail::product(qdy, qw, {}, dy.dtype()).alias(qx.values.shape());
+        d.add(0, quantizers->input.gradient(dx, x, qx));
+      }
+      const auto& weight = quantizers->weight;
+      if (d.needs(1) && weight.clips()) {
+        d.add(1, weight.gradient(matmul(qdy.t(), qx), w, qw));
+      } else {
+        d.accumulate(1, [&](const Tensor& dw, double beta) { detail::add_product(dw, qdy.t(), qx, beta); });
+      }
     }
-    if (has_bias && d.needs(2)) d.add(2, reduce_to_shape(dy, {qw.rows()}));
+    if (has_bias && d.needs(2)) d.add(2, altgrad::detail::sum_to_shape(dy, {qw.rows()}));
   }
 };
 

@@ -30,7 +30,7 @@ void detail::check_quantizer(const char* op, const std::optional<Format>& format
 
 QTensor Quantizer::apply(const Tensor& x, bool record,
                          std::initializer_list<std::optional<Format>> partners) {
-  check_floating("quantize", x);
+  check_activation("quantize", x);
   detail::check_quantizer("quantize", format, scaling, cast);
   record = record && x.numel() > 0;  // no elements have no amax
   if (x.device() != history.device())

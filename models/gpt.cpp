@@ -16,6 +16,8 @@ const GPTConfig& validated(const GPTConfig& c) {
     fail("GPT: n_embd ", c.n_embd, " is too large: a layer has 4 n_embd features");
   if (c.n_embd % c.n_head != 0) fail("GPT: n_embd ", c.n_embd, " is not a multiple of n_head ", c.n_head);
   if (!(c.dropout >= 0 && c.dropout < 1)) fail("GPT: dropout must be in [0, 1), got ", c.dropout);
+  if (c.activations && !has_gradient(*c.activations))
+    fail("GPT: activations must be of f32, f64 or bf16, got ", *c.activations);
   return c;
 }
 
@@ -73,7 +75,8 @@ Transformer::Transformer(const GPTConfig& c)
       wpe(nn::Embedding(c.block_size, c.n_embd)),
       drop(nn::Dropout(c.dropout)),
       h(nn::ModuleList()),
-      ln_f(nn::LayerNorm(c.n_embd, {.bias = c.bias})) {
+      ln_f(nn::LayerNorm(c.n_embd, {.bias = c.bias})),
+      activations(c.activations) {
   for (int64_t i = 0; i < c.n_layer; ++i) h->push_back(Block(c));
 }
 
@@ -82,7 +85,8 @@ Tensor Transformer::forward(const Tensor& ids) {
   if (ids.dim() != 2 || ids.numel() == 0) fail("GPT: ids must be (batch, tokens), got ", ids.shape());
   if (ids.size(1) > block_size) fail("GPT: ids ", ids.shape(), " are longer than block_size ", block_size);
   // Positions are 0 .. T-1 in every row: the first T rows of wpe, broadcast over the batch.
-  Tensor x = drop(wte(ids) + wpe->weight().narrow(0, 0, ids.size(1)));
+  const Tensor embedded = wte(ids) + wpe->weight().narrow(0, 0, ids.size(1));
+  Tensor x = drop(activations ? embedded.to(*activations) : embedded);
   for (auto& block : *h) x = block(x);
   return ln_f(x);
 }

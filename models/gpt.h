@@ -18,6 +18,8 @@ struct GPTConfig {
   int64_t vocab_size = 50304;  ///< GPT-2's 50257, rounded up to a multiple of 64
   double dropout = 0;
   bool bias = true;  ///< in the linear layers and layer norms, as in GPT-2
+  /// Of what flows from layer to layer: bf16, on a GPU, beside parameters of f32; empty: the parameters' dtype.
+  std::optional<DType> activations = {};
 };
 
 /// x (B, T, C) -> (B, T, C)
@@ -52,6 +54,7 @@ struct Transformer final : nn::ModuleOf<Transformer, nn::Layer> {
   nn::Slot<nn::Layer> drop;
   nn::Slot<nn::ModuleList> h;
   nn::Slot<nn::Layer> ln_f;
+  std::optional<DType> activations;  ///< GPTConfig's
   explicit Transformer(const GPTConfig& config);
   Tensor forward(const Tensor& ids) override;
   void visit(nn::Visitor& v) override;

@@ -13,6 +13,13 @@ void check_linear(const char* op, const Tensor& x, const Tensor& w, const std::o
 // Throws where x is not floating.
 bool has_nan(const char* op, const Tensor& x);
 
+// Options for what is kept of x in the dtype that x is computed in.
+inline TensorOptions in_compute_dtype(const Tensor& x) { return {compute_dtype(x.dtype()), x.device()}; }
+// x, or a copy of another dtype. Not recorded.
+inline Tensor as_dtype(const Tensor& x, DType dtype) {
+  return x.dtype() == dtype ? x : x.copied({dtype, x.device()});
+}
+
 // How many rows, along the last axis, a kernel is to walk. Rows without elements are none: there may be more of them
 // than can be walked.
 inline int64_t rows_of(const Tensor& x) { return x.numel() == 0 ? 0 : x.numel() / x.size(-1); }
@@ -21,6 +28,8 @@ inline int64_t rows_of(const Tensor& x) { return x.numel() == 0 ? 0 : x.numel() 
 kernels::LoopNest broadcast(const Shape& out, const Shape& a, const Shape& b);
 // kernels::copy_strided for any dtype, from element `to` of dst and `from` of src on.
 void copy_strided(const Tensor& dst, int64_t to, const Tensor& src, int64_t from, const kernels::LoopNest& s);
+// reduce_to_shape, with the sums in compute_dtype(x.dtype()): the gradient of a parameter, which x's rows repeat.
+Tensor sum_to_shape(const Tensor& x, const Shape& shape);
 // x repeated to `shape`; x itself, or an alias, where nothing is repeated. Not recorded.
 Tensor expand_to(const Tensor& x, const Shape& shape);
 

@@ -159,12 +159,13 @@ void axpy(const Cpu&, T* y, const T* x, double alpha, int64_t n) {
   parallel_for(n, grain, [=](int64_t begin, int64_t end) {
     T* __restrict out = y;
     const T* __restrict in = x;
-    const T factor = T(alpha);
-    for (int64_t i = begin; i < end; ++i) out[i] += factor * in[i];
+    const auto factor = Compute<T>(alpha);
+    for (int64_t i = begin; i < end; ++i) out[i] = T(out[i] + factor * in[i]);
   });
 }
 
 AG_INSTANTIATE_ELEMENTWISE
+AG_INSTANTIATE_FOR(axpy<bfloat16>)
 
 }  // namespace on_cpu
 }  // namespace altgrad::kernels

@@ -1,8 +1,10 @@
-// Causal attention without a T x T matrix: forward, a block has a query and goes through the keys in tiles, with the
+// Causal attention without a T x T matrix. What tiles on tensor cores are for is theirs (flash_attention.h); all else is
+// here: forward, a block has a query and goes through the keys in tiles, with the
 // softmax made as it goes (Milakov & Gimelshein, "Online normalizer calculation for softmax", 2018); backward, a
 // block has a query, for dq, and then a key, for dk and dv, so that each is summed by one thread in a fixed order.
 #include <altgrad/core/internal/kernels/attention.h>
 
+#include <altgrad/core/cuda/flash_attention.h>
 #include <altgrad/core/cuda/launch.h>
 #include <altgrad/core/internal/instantiate.h>
 #include <altgrad/core/internal/math.h>
@@ -46,11 +48,9 @@ AG_DEVICE void add_rows(T* y, T scale, const T* weights, const T* x, int64_t str
 
 AG_DEVICE int64_t smaller(int64_t a, int64_t b) { return b < a ? b : a; }
 
-}  // namespace
-
 template <class T>
-void attention(const Cuda& device, T* y, LogSumExp<T>* lse, const T* qkv, int64_t batch, int64_t length,
-               int64_t heads, int64_t head_size) {
+void plain_attention(const Cuda& device, T* y, LogSumExp<T>* lse, const T* qkv, int64_t batch, int64_t length,
+                     int64_t heads, int64_t head_size) {
   const T scale = T(1) / std::sqrt(T(head_size));
   cuda::rows(device, "attention", batch * heads * length, std::max(length, head_size),
              [=] AG_LAMBDA(int64_t r) {
@@ -85,9 +85,9 @@ void attention(const Cuda& device, T* y, LogSumExp<T>* lse, const T* qkv, int64_
 
 // With p = softmax(scale q k^T): dv = p^T dy, ds = scale p (dy v^T - delta), delta = dy . y, dq = ds k, dk = ds^T q.
 template <class T>
-void attention_grad(const Cuda& device, T* dqkv, const T* dy, const T* qkv, const T* y,
-                    const LogSumExp<T>* lse, int64_t batch, int64_t length, int64_t heads,
-                    int64_t head_size) {
+void plain_attention_grad(const Cuda& device, T* dqkv, const T* dy, const T* qkv, const T* y,
+                          const LogSumExp<T>* lse, int64_t batch, int64_t length, int64_t heads,
+                          int64_t head_size) {
   const T scale = T(1) / std::sqrt(T(head_size));
   const int64_t positions = batch * heads * length;
   const cuda::Scratch<T> deltas(device, positions);
@@ -143,8 +143,57 @@ void attention_grad(const Cuda& device, T* dqkv, const T* dy, const T* qkv, cons
              });
 }
 
+// y[i] = x[i], in another type.
+template <class T, class U>
+void convert(const Cuda& device, T* y, const U* x, int64_t n) {
+  cuda::each(device, "convert", n, [=] AG_LAMBDA(int64_t i) { y[i] = T(x[i]); });
+}
+
+}  // namespace
+
+template <class T>
+void attention(const Cuda& device, T* y, LogSumExp<Compute<T>>* lse, const T* qkv, int64_t batch,
+               int64_t length, int64_t heads, int64_t head_size) {
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    if (cuda::has_flash_attention<cuda::Bf16>(head_size))
+      return cuda::flash_attention<cuda::Bf16>(device, y, lse, qkv, batch, length, heads, head_size);
+    const int64_t n = batch * length * heads * head_size;
+    const cuda::Scratch<float> wide_y(device, n), wide_qkv(device, 3 * n);
+    convert(device, wide_qkv.data(), qkv, 3 * n);
+    plain_attention<float>(device, wide_y.data(), lse, wide_qkv.data(), batch, length, heads, head_size);
+    convert(device, y, wide_y.data(), n);
+  } else {
+    plain_attention(device, y, lse, qkv, batch, length, heads, head_size);
+  }
+}
+
+template <class T>
+void attention_grad(const Cuda& device, T* dqkv, const T* dy, const T* qkv, const T* y,
+                    const LogSumExp<Compute<T>>* lse, int64_t batch, int64_t length, int64_t heads,
+                    int64_t head_size) {
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    if (cuda::has_flash_attention<cuda::Bf16>(head_size)) {
+      return cuda::flash_attention_grad<cuda::Bf16>(device, dqkv, dy, qkv, y, lse, batch, length, heads,
+                                                    head_size);
+    }
+    const int64_t n = batch * length * heads * head_size;
+    const cuda::Scratch<float> wide_dqkv(device, 3 * n), wide_dy(device, n), wide_qkv(device, 3 * n),
+        wide_y(device, n);
+    convert(device, wide_dy.data(), dy, n);
+    convert(device, wide_qkv.data(), qkv, 3 * n);
+    convert(device, wide_y.data(), y, n);
+    plain_attention_grad<float>(device, wide_dqkv.data(), wide_dy.data(), wide_qkv.data(), wide_y.data(), lse,
+                                batch, length, heads, head_size);
+    convert(device, dqkv, wide_dqkv.data(), 3 * n);
+  } else {
+    plain_attention_grad(device, dqkv, dy, qkv, y, lse, batch, length, heads, head_size);
+  }
+}
+
 AG_INSTANTIATE_FLOATING(attention)
 AG_INSTANTIATE_FLOATING(attention_grad)
+AG_INSTANTIATE_FOR(attention<bfloat16>)
+AG_INSTANTIATE_FOR(attention_grad<bfloat16>)
 
 }  // namespace on_cuda
 }  // namespace altgrad::kernels

@@ -29,29 +29,30 @@ AG_DEVICE Offsets offsets(const LoopNest& s, int64_t i) {
 
 template <class F, class T>
 void unary(const Cuda& device, F f, T* y, const T* x, int64_t n) {
-  cuda::each(device, F::name, n, [=] AG_LAMBDA(int64_t i) { y[i] = f.value(x[i]); });
+  cuda::each(device, F::name, n, [=] AG_LAMBDA(int64_t i) { y[i] = T(f.value(Compute<T>(x[i]))); });
 }
 
 template <class F, class T>
 void unary_with_derivative(const Cuda& device, F f, T* y, T* derivative, const T* x, int64_t n) {
   cuda::each(device, F::name, n, [=] AG_LAMBDA(int64_t i) {
-    const ValueAndDerivative<T> both = f.value_and_derivative(x[i]);
-    y[i] = both.value;
-    derivative[i] = both.derivative;
+    const ValueAndDerivative<Compute<T>> both = f.value_and_derivative(Compute<T>(x[i]));
+    y[i] = T(both.value);
+    derivative[i] = T(both.derivative);
   });
 }
 
 template <class F, class T>
 void unary_grad(const Cuda& device, F f, T* dx, const T* dy, const T* saved, int64_t n) {
-  cuda::each(device, F::name, n,
-             [=] AG_LAMBDA(int64_t i) { dx[i] = dy[i] * f.derivative(saved ? saved[i] : T(0)); });
+  cuda::each(device, F::name, n, [=] AG_LAMBDA(int64_t i) {
+    dx[i] = T(dy[i] * f.derivative(saved ? Compute<T>(saved[i]) : Compute<T>(0)));
+  });
 }
 
 template <class F, class Y, class T>
 void binary(const Cuda& device, F f, Y* y, const T* a, const T* b, const LoopNest& s) {
   cuda::each(device, F::name, s.numel, [=] AG_LAMBDA(int64_t i) {
     const Offsets at = offsets(s, i);
-    y[i] = f.value(a[at.a], b[at.b]);
+    y[i] = Y(f.value(Compute<T>(a[at.a]), Compute<T>(b[at.b])));
   });
 }
 
@@ -60,8 +61,9 @@ void binary_grad(const Cuda& device, F f, T* da, T* db, const T* dy, const T* a,
                  const LoopNest& s) {
   cuda::each(device, F::name, s.numel, [=] AG_LAMBDA(int64_t i) {
     const Offsets at = offsets(s, i);
-    if (da) da[i] = dy[i] * f.derivative_a(a[at.a], b[at.b]);
-    if (db) db[i] = dy[i] * f.derivative_b(a[at.a], b[at.b]);
+    const Compute<T> u = a[at.a], v = b[at.b];
+    if (da) da[i] = T(dy[i] * f.derivative_a(u, v));
+    if (db) db[i] = T(dy[i] * f.derivative_b(u, v));
   });
 }
 
@@ -91,10 +93,11 @@ void cast(const Cuda& device, To* y, const From* x, int64_t n) {
 
 template <class T>
 void axpy(const Cuda& device, T* y, const T* x, double alpha, int64_t n) {
-  cuda::each(device, "axpy", n, [=] AG_LAMBDA(int64_t i) { y[i] += T(alpha) * x[i]; });
+  cuda::each(device, "axpy", n, [=] AG_LAMBDA(int64_t i) { y[i] = T(y[i] + Compute<T>(alpha) * x[i]); });
 }
 
 AG_INSTANTIATE_ELEMENTWISE
+AG_INSTANTIATE_ELEMENTWISE_BF16
 
 }  // namespace on_cuda
 }  // namespace altgrad::kernels

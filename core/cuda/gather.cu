@@ -9,7 +9,7 @@
 namespace altgrad::kernels {
 inline namespace on_cuda {
 
-template <class T>
+template <std::floating_point T>
 void gather(const Cuda& device, T* y, const T* x, const int64_t* ids, int64_t outer, int64_t n, int64_t count,
             int64_t inner) {
   cuda::each(device, "gather", inner == 0 ? 0 : outer * count * inner, [=] AG_LAMBDA(int64_t i) {
@@ -19,7 +19,7 @@ void gather(const Cuda& device, T* y, const T* x, const int64_t* ids, int64_t ou
 }
 
 // A thread owns a column of one outer index and adds the rows in the order of ids: no two threads meet.
-template <class T>
+template <std::floating_point T>
 void gather_grad(const Cuda& device, T* dx, double beta, const T* dy, const int64_t* ids, int64_t outer,
                  int64_t n, int64_t count, int64_t inner) {
   cuda::each(device, "gather_grad", n == 0 ? 0 : outer * inner, [=] AG_LAMBDA(int64_t i) {

@@ -25,15 +25,24 @@ void check(cublasStatus_t status, const char* what) {
     throw std::runtime_error(std::string("cuBLASLt: ") + what + ": " + cublasLtGetStatusString(status));
 }
 
-// What the products of a device share. All of them run in its one stream, so that one workspace serves them in turn.
+// 0, 1, ...
+void count_up(const Cuda& device, float* numbers, int64_t n) {
+  cuda::each(device, "count_up", n, [=] AG_LAMBDA(int64_t i) { numbers[i] = float(i); });
+}
+
+// What the products of a device share, made with the first of them. All run in its one stream, so that one workspace
+// serves them in turn.
 struct Context {
   static constexpr size_t workspace_bytes = size_t(32) << 20;
 
-  explicit Context(int device) : workspace(workspace_bytes, Device::cuda(device)) {
+  explicit Context(const Cuda& device)
+      : workspace(workspace_bytes, Device::cuda(device.index)), numbers(device, 2) {
     check(cublasLtCreate(&handle), "no handle");
+    count_up(device, numbers.data(), 2);
   }
 
   detail::Storage workspace;
+  cuda::Scratch<float> numbers;  // 0 and 1, as a beta in memory of the device
   cublasLtHandle_t handle = nullptr;
 };
 
@@ -77,6 +86,9 @@ class Plan {
     c_ = layout(kind.result, kind.n, kind.m, kind.batch, kind.stride_c);
     choose(kind);
   }
+
+  // 0 or 1 in memory of the device.
+  const float* number(bool one) const { return context_.numbers.data() + one; }
 
   // Threads take turns, as some pointers are part of the descriptor.
   void run(cudaStream_t stream, const void* alpha, const void* beta, const Pointers& at) {
@@ -146,14 +158,14 @@ class Plan {
 };
 
 // The product's plan, of the current device. Plans live as long as the process, as devices do.
-Plan& plan(const Kind& kind, const Pointers& at) {
+Plan& plan(const Cuda& device, const Kind& kind, const Pointers& at) {
   static std::mutex& mutex = *new std::mutex;
   static auto& contexts = *new std::map<int, Context>;
   static auto& plans = *new std::map<Kind, Plan>;
   const std::lock_guard lock(mutex);
   const auto found = plans.find(kind);
   if (found != plans.end()) return found->second;
-  const Context& context = contexts.try_emplace(kind.device, kind.device).first->second;
+  const Context& context = contexts.try_emplace(kind.device, device).first->second;
   return plans.try_emplace(kind, context, kind, at).first->second;
 }
 
@@ -214,13 +226,18 @@ void multiply(const Cuda& device, T* c, const Operand* a, const Operand* b, cons
   if (g.k == 0) return scale_and_add(device, c, bias, g);
   const bool device_scalars = g.scale_a || g.scale_b;
   const Pointers at{a, b, bias, c};
-  Plan& p = plan({device.index, type_of<Operand>, type_of<Operand>, type_of<T>, compute_of<Operand>(),
+  Plan& p = plan(device,
+                 {device.index, type_of<Operand>, type_of<Operand>, type_of<T>, compute_of<Operand>(),
                   device_scalars, g.m, g.n, g.k, g.batch, g.stride_a, g.stride_b, g.stride_c, g.trans_a,
                   g.trans_b, alignment(a), alignment(b), alignment(c), bias ? alignment(bias) : 0},
                  at);
   if (!device_scalars) {
     const S scalars[] = {S(g.alpha), S(g.beta)};
     return p.run(device.stream, scalars, scalars + 1, at);
+  }
+  if constexpr (std::is_same_v<S, float>) {  // one scale by itself is alpha
+    if (!(g.scale_a && g.scale_b) && g.alpha == 1 && (g.beta == 0 || g.beta == 1))
+      return p.run(device.stream, g.scale_a ? g.scale_a : g.scale_b, p.number(g.beta == 1), at);
   }
   const cuda::Scratch<S> scalars(device, 2);
   cuda::each(device, "alpha", 1,
@@ -367,7 +384,8 @@ void gemm_fp8(const Cuda& device, T* c, const bfloat16* a, Fp8 format_a, const b
   const auto run = [&](auto* to, float beta) {
     const Pointers at{codes_a.data(), codes_b.data(), nullptr, to, g.scale_a, g.scale_b};
     const float scalars[] = {float(g.alpha), beta};
-    plan({device.index, type_of_fp8(format_a), type_of_fp8(format_b),
+    plan(device,
+         {device.index, type_of_fp8(format_a), type_of_fp8(format_b),
           type_of<std::remove_pointer_t<decltype(to)>>, CUBLAS_COMPUTE_32F, false, m, n, k, 1, m * k, k * n,
           m * n, false, true, 256, 256, alignment(to), 0},
          at)

@@ -4,6 +4,7 @@
 
 #include <altgrad/core/cuda/device.h>
 #include <altgrad/core/device.h>
+#include <altgrad/core/dtype.h>
 #include <altgrad/core/memory.h>
 
 #include <algorithm>
@@ -59,10 +60,10 @@ AG_DEVICE T row_sum(int64_t n, F f) {
   return block_sum(sum);
 }
 template <class T>
-AG_DEVICE T row_max(const T* x, int64_t n) {
-  constexpr T none = -std::numeric_limits<T>::infinity();
-  T top = none;
-  each_of_row(n, [&](int64_t i) { top = x[i] > top ? x[i] : top; });
+AG_DEVICE Compute<T> row_max(const T* x, int64_t n) {
+  constexpr Compute<T> none = -std::numeric_limits<Compute<T>>::infinity();
+  Compute<T> top = none;
+  each_of_row(n, [&](int64_t i) { top = x[i] > top ? Compute<T>(x[i]) : top; });
   return block_reduce(top, none, Larger());
 }
 

@@ -19,7 +19,7 @@ void for_blocks(const Cuda& device, const char* name, RandomStream random, int64
 
 }  // namespace
 
-template <class T>
+template <std::floating_point T>
 void uniform(const Cuda& device, T* y, RandomStream random, int64_t n) {
   for_blocks(device, "uniform", random, n, per_block<T>,
              [=] AG_LAMBDA(int64_t first, const RandomWords& words) {
@@ -29,7 +29,7 @@ void uniform(const Cuda& device, T* y, RandomStream random, int64_t n) {
              });
 }
 
-template <class T>
+template <std::floating_point T>
 void normal(const Cuda& device, T* y, RandomStream random, int64_t n) {
   for_blocks(device, "normal", random, n, per_block<T>,
              [=] AG_LAMBDA(int64_t first, const RandomWords& words) {
@@ -52,17 +52,17 @@ void randint(const Cuda& device, int64_t* y, int64_t high, RandomStream random, 
 template <class T>
 void dropout(const Cuda& device, T* y, const T* x, double p, RandomStream random, int64_t n) {
   const float rate = float(p);
-  const T scale = T(1 / (1 - p));
+  const auto scale = Compute<T>(1 / (1 - p));
   for_blocks(device, "dropout", random, n, 4, [=] AG_LAMBDA(int64_t first, const RandomWords& words) {
     for (int i = 0; i < 4; ++i) {
-      if (first + i < n) y[first + i] = uniform01(words[size_t(i)]) < rate ? T(0) : x[first + i] * scale;
+      if (first + i < n) y[first + i] = uniform01(words[size_t(i)]) < rate ? T(0) : T(x[first + i] * scale);
     }
   });
 }
 
 AG_INSTANTIATE_FLOATING(uniform)
 AG_INSTANTIATE_FLOATING(normal)
-AG_INSTANTIATE_FLOATING(dropout)
+AG_INSTANTIATE_STORED(dropout)
 
 }  // namespace on_cuda
 }  // namespace altgrad::kernels

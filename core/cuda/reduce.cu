@@ -24,27 +24,29 @@ void find_amax(const Cuda& device, unsigned* top, const T* x, int64_t n) {
 }  // namespace
 
 template <class T>
-void sum(const Cuda& device, T* y, const T* x, int64_t outer, int64_t n, int64_t inner, double divisor) {
+void sum(const Cuda& device, Compute<T>* y, const T* x, int64_t outer, int64_t n, int64_t inner,
+         double divisor) {
   if (outer == 1 && inner == 1 && n > cuda::piece) {
     const cuda::Scratch<double> total(device, 1);
     cuda::sum_all(device, "sum", total.data(), n, [=] AG_LAMBDA(int64_t i) { return double(x[i]); });
-    cuda::each(device, "sum", 1, [=, total = total.data()] AG_LAMBDA(int64_t) { *y = T(*total / divisor); });
+    cuda::each(device, "sum", 1,
+               [=, total = total.data()] AG_LAMBDA(int64_t) { *y = Compute<T>(*total / divisor); });
   } else if (inner == 1) {
     cuda::rows(device, "sum", outer, n, [=] AG_LAMBDA(int64_t r) {
       const double total = cuda::row_sum<double>(n, [=](int64_t i) { return double(x[r * n + i]); });
-      if (threadIdx.x == 0) y[r] = T(total / divisor);
+      if (threadIdx.x == 0) y[r] = Compute<T>(total / divisor);
     });
   } else {
     cuda::each(device, "sum", outer * inner, [=] AG_LAMBDA(int64_t i) {
       const T* const column = x + i / inner * n * inner + i % inner;
       double total = 0;
       for (int64_t r = 0; r < n; ++r) total += double(column[r * inner]);
-      y[i] = T(total / divisor);
+      y[i] = Compute<T>(total / divisor);
     });
   }
 }
 
-template <class T>
+template <std::floating_point T>
 void max(const Cuda& device, T* y, const T* x, int64_t outer, int64_t n, int64_t inner) {
   cuda::each(device, "max", outer * inner, [=] AG_LAMBDA(int64_t i) {
     const T* const column = x + i / inner * n * inner + i % inner;
@@ -57,7 +59,7 @@ void max(const Cuda& device, T* y, const T* x, int64_t outer, int64_t n, int64_t
   });
 }
 
-template <class T>
+template <std::floating_point T>
 void max_grad(const Cuda& device, T* dx, const T* dy, const T* x, const T* y, int64_t outer, int64_t n,
               int64_t inner) {
   cuda::each(device, "max_grad", outer * inner, [=] AG_LAMBDA(int64_t i) {
@@ -74,7 +76,7 @@ void max_grad(const Cuda& device, T* dx, const T* dy, const T* x, const T* y, in
 }
 
 // The first NaN, or else the first element that is equal to the largest.
-template <class T>
+template <std::floating_point T>
 void argmax(const Cuda& device, int64_t* y, const T* x, int64_t rows, int64_t n) {
   cuda::rows(device, "argmax", rows, n, [=] AG_LAMBDA(int64_t r) {
     const T* const row = x + r * n;
@@ -95,7 +97,7 @@ void amax(const Cuda& device, float* result, const T* x, int64_t n) {
   find_amax(device, reinterpret_cast<unsigned*>(result), x, n);  // the bits are the float
 }
 
-template <class T>
+template <std::floating_point T>
 void has_nan(const Cuda& device, uint8_t* result, const T* x, int64_t n) {
   const cuda::Scratch<unsigned> top(device, 1);
   find_amax(device, top.data(), x, n);
@@ -104,11 +106,11 @@ void has_nan(const Cuda& device, uint8_t* result, const T* x, int64_t n) {
   });
 }
 
-AG_INSTANTIATE_FLOATING(sum)
+AG_INSTANTIATE_STORED(sum)
 AG_INSTANTIATE_FLOATING(max)
 AG_INSTANTIATE_FLOATING(max_grad)
 AG_INSTANTIATE_FLOATING(argmax)
-AG_INSTANTIATE_FLOATING(amax)
+AG_INSTANTIATE_STORED(amax)
 AG_INSTANTIATE_FLOATING(has_nan)
 
 }  // namespace on_cuda

@@ -10,6 +10,10 @@
 #define AG_INSTANTIATE_FLOATING(name, ...)                   \
   AG_INSTANTIATE_FOR(name<__VA_ARGS__ __VA_OPT__(, ) float>) \
   AG_INSTANTIATE_FOR(name<__VA_ARGS__ __VA_OPT__(, ) double>)
+// ... and for bf16 as what is stored: kernels that compute in Compute<T>.
+#define AG_INSTANTIATE_STORED(name, ...)                   \
+  AG_INSTANTIATE_FLOATING(name __VA_OPT__(, ) __VA_ARGS__) \
+  AG_INSTANTIATE_FOR(name<__VA_ARGS__ __VA_OPT__(, ) bfloat16>)
 #define AG_INSTANTIATE_ALL(name, ...)                          \
   AG_INSTANTIATE_FLOATING(name __VA_OPT__(, ) __VA_ARGS__)     \
   AG_INSTANTIATE_FOR(name<__VA_ARGS__ __VA_OPT__(, ) int64_t>) \

@@ -4,6 +4,7 @@
 
 #include <altgrad/core/bfloat16.h>
 #include <altgrad/core/device.h>
+#include <altgrad/core/dtype.h>
 #include <altgrad/core/internal/strict_math.h>
 #include <altgrad/core/random.h>
 #include <altgrad/fp8/format.h>
@@ -92,11 +93,11 @@ void record_amax(const Cpu&, const fp8::detail::History& history, const float* a
 
 }  // namespace on_cpu
 
-// The same on a GPU (fp8/kernels_cuda.cu).
+// The same on a GPU (fp8/kernels_cuda.cu), where quantize and clipped_ste_grad also take bf16.
 inline namespace on_cuda {
 
 template <class Out, class T>
-void quantize(const Cuda&, Out* y, const T* x, const float* scale, const ElementRounder<T>& rounding,
+void quantize(const Cuda&, Out* y, const T* x, const float* scale, const ElementRounder<Compute<T>>& rounding,
               int64_t n, float* amax, const float* rounded_with = nullptr);
 void dequantize(const Cuda&, float* y, const bfloat16* x, const float* scale, int64_t n);
 template <class T>
@@ -104,7 +105,8 @@ void encode(const Cuda&, uint8_t* codes, const T* x, const float* scale, const E
             int64_t n);
 void decode(const Cuda&, float* y, const uint8_t* codes, const std::array<float, 256>& table, int64_t n);
 template <class T>
-void clipped_ste_grad(const Cuda&, T* dx, const T* dy, const T* x, const float* scale, T max, int64_t n);
+void clipped_ste_grad(const Cuda&, T* dx, const T* dy, const T* x, const float* scale, Compute<T> max,
+                      int64_t n);
 void update_scale(const Cuda&, float* scale, const fp8::detail::History& history, const float* amax,
                   const fp8::detail::ScaleRule& rule);
 void predict_scale(const Cuda&, float* scale, const fp8::detail::History& history,

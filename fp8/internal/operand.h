@@ -11,7 +11,7 @@
 namespace altgrad::fp8::detail {
 
 // Memory for x rounded to `format`, in the form that suits products with matrices of the formats `partners`: in bf16
-// where all of them fit it and the device of x has instructions for it, else in x's dtype.
+// where all of them fit it and the device of x has instructions for it, else in the dtype that x is computed in.
 Tensor empty_operand(const Tensor& x, const Format& format,
                      std::initializer_list<std::optional<Format>> partners);
 
@@ -19,6 +19,11 @@ Tensor empty_operand(const Tensor& x, const Format& format,
 void round_into(const Tensor& values, const Tensor& x, const Format& format, const CastOptions& cast,
                 const std::optional<RandomStream>& random, const Tensor& scale, float* amax,
                 const float* rounded_with = nullptr);
+
+// matmul, with the result in this dtype, bf16 on a GPU only.
+Tensor product(const QTensor& a, const QTensor& b, const std::optional<Tensor>& bias, DType result);
+// c = a b + beta c, c being of the dtype that matmul gives.
+void add_product(const Tensor& c, const QTensor& a, const QTensor& b, double beta);
 
 // Throw std::invalid_argument where an enumeration is out of range, or the format is none or has no sign.
 void check_cast(const char* op, const CastOptions& options);

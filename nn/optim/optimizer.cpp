@@ -43,7 +43,7 @@ Optimizer::Optimizer(const char* name, std::vector<ParamGroup> groups, double lr
   for_each_parameter(groups_, [&](const ParamGroup&, const Tensor& p, size_t i) {
     if (!p.defined()) fail(name_, ": parameter ", i, " is undefined");
     if (!is_floating(p.dtype())) {
-      fail(name_, ": parameter ", i, " of shape ", p.shape(), " is ", p.dtype(), ", which has no gradient");
+      fail(name_, ": parameter ", i, " of shape ", p.shape(), " is ", p.dtype(), ", must be f32 or f64");
     }
     if (!memory.insert(p.raw()).second) {
       fail(name_, ": parameter ", i, " of shape ", p.shape(), " was given before");

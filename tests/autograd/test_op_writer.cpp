@@ -74,8 +74,8 @@ TEST_CASE("the checks of an op name it and what is wrong", "[op_writer]") {
   CHECK(throws([&] { scaled(x, Tensor()); }, {"scaled: an input is an empty tensor"}));
   const Tensor ids = x.to(DType::i64), stored = x.to(DType::bf16);
   CHECK(throws([&] { scaled(ids, ids); }, {"scaled: needs a floating dtype, got i64 of shape (2, 3)"}));
-  CHECK(
-      throws([&] { scaled(stored, stored); }, {"scaled: bf16 is for storage", ".to(DType::f32)", "(2, 3)"}));
+  CHECK(throws([&] { scaled(stored, stored); },
+               {"scaled: computes in f32 and f64", ".to(DType::f32)", "(2, 3)"}));
   CHECK(throws([&] { launch("scaled", AG_KERNEL(scaled_kernel), ids, ids, ids, ids, 2, 3); },
                {"scaled: needs a floating dtype, got i64"}));
   CHECK(throws([&] { launch("scaled", AG_KERNEL(scaled_kernel), x, x, ids, x, 2, 3); },

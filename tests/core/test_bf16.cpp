@@ -99,7 +99,7 @@ Tensor all_codes() {
 
 static_assert(sizeof(bfloat16) == 2 && std::is_trivially_copyable_v<bfloat16>);
 static_assert(size_of(DType::bf16) == 2 && dtype_of<bfloat16> == DType::bf16);
-static_assert(!is_floating(DType::bf16) && !is_integer(DType::bf16));
+static_assert(!is_floating(DType::bf16) && !is_integer(DType::bf16) && has_gradient(DType::bf16));
 static_assert(float(bfloat16(-2.5f)) == -2.5f && bfloat16(3).bits == 0x4040);
 
 TEST_CASE("every code of bf16 is the number that it stands for, and comes back from it", "[bf16]") {

@@ -180,24 +180,30 @@ TEST_CASE("a state of bf16 loads into f32 and f64, and the other way", "[bf16]")
   CHECK(floats(model.table) == std::vector<float>{1, 1 + 0x1p-6f});
 }
 
-TEST_CASE("bf16 carries no gradients: it is refused or not recorded, as integers", "[bf16]") {
-  const Tensor x = Tensor::ones({2}).requires_grad(true), stored = Tensor::ones({2}, in_bf16);
-  CHECK(throws([&] { stored.requires_grad(true); }, {"requires_grad", "bf16"}));
-  CHECK_FALSE(stored.requires_grad());
-  {
-    Tape tape;
-    const Tensor y = x.to(DType::bf16);
-    CHECK(tape.num_ops() == 0);
-    CHECK_FALSE(y.requires_grad());
-    tape.backward(sum(x * y.to(DType::f32)));
-    CHECK(values<float>(x.grad()) == std::vector<float>{1, 1});
-  }
+TEST_CASE("conversions to bf16 and back have gradients, also where one is used twice", "[bf16]") {
+  const Tensor x = Tensor::from({1.f, -2.f}, {2}).requires_grad(true);
+  Tape tape;
+  const Tensor y = x.to(DType::bf16), moved = y.reshape({1, 2}).to(DType::f32) + y.to(DType::f32);
+  CHECK(tape.num_ops() == 5);
+  tape.backward(sum(moved * x));
+  CHECK(values<float>(x.grad()) == std::vector<float>{4, -8});
+
+  const Tensor stored = Tensor::ones({2}, in_bf16).requires_grad(true);
+  Tape other({.detect_anomaly = true});
+  other.backward(
+      sum(stored.to(DType::f32) * Tensor::from({0x1.01p0f, NAN}, {2}).to(DType::bf16).to(DType::f32)),
+      Tensor::ones({}));
+  CHECK(stored.grad().dtype() == DType::bf16);
+}
+
+TEST_CASE("parameters of bf16 are refused", "[bf16]") {
+  const Tensor stored = Tensor::ones({2}, in_bf16);
   Stored model;
   model.weight.set_grad(Tensor::ones({2}));
   CHECK(throws([&] { model.to(DType::bf16); }, {"to", "bf16", "f32 or f64"}));
   CHECK(model.weight.dtype() == DType::f32);
   CHECK(model.weight.has_grad());
-  CHECK(throws([&] { optim::AdamW({stored}, {}); }, {"adamw", "bf16", "no gradient"}));
+  CHECK(throws([&] { optim::AdamW({stored}, {}); }, {"adamw", "bf16", "f32 and f64"}));
   const Tensor held = Tensor::ones({2}, in_bf16);
   held.set_grad(stored);
   CHECK(throws([&] { nn::clip_grad_norm(std::vector{held}, 1); }, {"clip_grad_norm", "bf16"}));
@@ -207,14 +213,12 @@ TEST_CASE("bf16 carries no gradients: it is refused or not recorded, as integers
   CHECK_THAT(check.message, ContainsSubstring("bf16") && ContainsSubstring("not differentiable"));
 }
 
-TEST_CASE("ops that compute refuse bf16 by their name", "[bf16]") {
+TEST_CASE("on the CPU ops that compute refuse bf16 by their name", "[bf16]") {
   const Tensor a = Tensor::ones({2, 2}, in_bf16), f = Tensor::ones({2, 2});
   const Tensor ids = Tensor::zeros({2}, {.dtype = DType::i64}),
                mask = Tensor::ones({2, 2}, {.dtype = DType::u8});
-  const std::vector<std::pair<const char*, std::function<void()>>> calls = {
-      {"rand", [&] { Tensor::rand({2}, in_bf16); }},
-      {"randn", [&] { Tensor::randn({2}, in_bf16); }},
-      {"uniform_", [&] { nn::init::uniform_(a, 0, 1); }},
+  using Calls = std::vector<std::pair<const char*, std::function<void()>>>;
+  const Calls on_a_gpu = {
       {"add", [&] { add(a, a); }},
       {"mul", [&] { a * 2.0; }},
       {"maximum", [&] { maximum(a, a); }},
@@ -226,29 +230,43 @@ TEST_CASE("ops that compute refuse bf16 by their name", "[bf16]") {
       {"dropout", [&] { dropout(a, 0.5); }},
       {"sum", [&] { sum(a); }},
       {"mean", [&] { mean(a, {0}); }},
-      {"max", [&] { max(a); }},
-      {"argmax", [&] { argmax(a); }},
-      {"index_select", [&] { index_select(a, 0, ids); }},
-      {"matmul", [&] { matmul(a, a); }},
-      {"linear", [&] { linear(a, a); }},
+      {"linear", [&] { linear(a, f); }},
       {"softmax", [&] { softmax(a); }},
-      {"layer_norm", [&] { layer_norm(a, Tensor::ones({2}, in_bf16)); }},
-      {"rms_norm", [&] { rms_norm(a, Tensor::ones({2}, in_bf16)); }},
-      {"embedding", [&] { embedding(ids, a); }},
+      {"layer_norm", [&] { layer_norm(a, Tensor::ones({2})); }},
+      {"rms_norm", [&] { rms_norm(a, Tensor::ones({2})); }},
       {"cross_entropy", [&] { cross_entropy(a, ids); }},
-      {"mse_loss", [&] { mse_loss(a, a); }},
       {"causal_attention",
        [&] {
          causal_attention(Tensor::ones({1, 2, 6}, in_bf16), 1);
        }},
-      {"quantize", [&] { fp8::quantize(a, fp8::E4M3, 1.f); }},
-      {"encode", [&] { fp8::encode(a, fp8::E4M3, 1.f); }},
+      {"quantized_linear",
+       [&] { fp8::QuantizedLinear::from_linear(nn::Linear(2, 2), fp8::E4M3).forward(a); }},
       {"amax", [&] { fp8::amax(a); }},
   };
-  for (const auto& [op, call] : calls) {
+  const Calls nowhere = {
+      {"rand", [&] { Tensor::rand({2}, in_bf16); }},
+      {"randn", [&] { Tensor::randn({2}, in_bf16); }},
+      {"uniform_", [&] { nn::init::uniform_(a, 0, 1); }},
+      {"max", [&] { max(a); }},
+      {"argmax", [&] { argmax(a); }},
+      {"var", [&] { var(a); }},
+      {"index_select", [&] { index_select(a, 0, ids); }},
+      {"matmul", [&] { matmul(a, a); }},
+      {"embedding", [&] { embedding(ids, a); }},
+      {"mse_loss", [&] { mse_loss(a, a); }},
+      {"quantize", [&] { fp8::quantize(a, fp8::E4M3, 1.f); }},
+      {"encode", [&] { fp8::encode(a, fp8::E4M3, 1.f); }},
+  };
+  const auto before = default_generator().state();
+  for (const auto& [op, call] : on_a_gpu) {
     INFO(op);
-    CHECK(throws(call, {op, "bf16 is for storage", "convert it with .to(DType::f32)"}));
+    CHECK(throws(call, {op, "computes in bf16 on a GPU only", "convert it with .to(DType::f32)"}));
   }
+  for (const auto& [op, call] : nowhere) {
+    INFO(op);
+    CHECK(throws(call, {op, "computes in f32 and f64, and not in bf16", "convert it with .to(DType::f32)"}));
+  }
+  CHECK(default_generator().state() == before);
   CHECK(throws([&] { add(a, f); }, {"add", "dtypes differ"}));
   CHECK(floats(a) == std::vector<float>(4, 1));
 }

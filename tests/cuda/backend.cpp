@@ -162,7 +162,8 @@ TEST_CASE("a kernel for the CPU alone is an error where it is called with a GPU'
     return y;
   };
   CHECK(values(run(Tensor::ones({2}))) == std::vector<double>{2, 2});
-  CHECK(throws<std::runtime_error>([&] { run(here::ones({2})); }, {"double_it", "no kernel for cuda:0"}));
+  CHECK(throws<std::runtime_error>([&] { run(here::ones({2})); },
+                                   {"double_it", "no kernel for f32 on cuda:0"}));
 }
 
 TEST_CASE("linear is one product on a GPU, its bias included, wherever that lies", "[backend]") {
@@ -310,4 +311,42 @@ TEST_CASE("native FP8 is refused where there is none, before anything changes", 
   CHECK(throws([&] { layer(Tensor::ones({16, 16})); }, {"native FP8 needs a GPU", "got cpu"}));
   layer.to(DType::f64), layer.to(device());
   CHECK(throws([&] { layer(here::ones({16, 16}, {DType::f64})); }, {"native FP8 products are of f32"}));
+}
+
+TEST_CASE("codes times numbers of bf16 are one launch, codes times codes two", "[backend]") {
+  const auto launches = [](const fp8::QTensor& a, const fp8::QTensor& b,
+                           const std::vector<double>& expected) {
+    synchronize(device());
+    const int64_t before = simulator::counts().launches;
+    const Tensor c = fp8::matmul(a, b);
+    synchronize(device());
+    const int64_t after = simulator::counts().launches;
+    CHECK(values(c) == expected);
+    return after - before;
+  };
+  const Tensor ones = here::ones({2, 2}).to(DType::bf16), scale = here::full({}, 0.5);
+  const fp8::QTensor codes{ones, scale, fp8::E4M3}, numbers{ones, {}, {}};
+  launches(numbers, numbers, {2, 2, 2, 2});  // the first makes what all share
+  CHECK(launches(codes, numbers, {1, 1, 1, 1}) == 1);
+  CHECK(launches(numbers, codes, {1, 1, 1, 1}) == 1);
+  CHECK(launches(codes, codes, {0.5, 0.5, 0.5, 0.5}) == 2);
+}
+
+TEST_CASE("the gradient of a quantized weight is added to where it lies", "[backend]") {
+  const auto layer = [] {
+    manual_seed(3);
+    return fp8::QuantizedLinear::from_linear(on_device(nn::Linear(24, 16)), fp8::E4M3,
+                                             {.input_format = fp8::E4M3, .grad_format = fp8::E5M2});
+  };
+  auto once = layer(), twice = layer();
+  const Tensor x = here::randn({8, 24}), dy = here::randn({8, 16});
+  const auto run = [&](fp8::QuantizedLinear& l) {
+    Tape tape;
+    tape.backward(l(x), dy);
+  };
+  run(once), run(twice);
+  const void* const place = twice.weight().grad().raw();
+  run(twice);
+  CHECK(twice.weight().grad().raw() == place);
+  CHECK(same_bits(twice.weight().grad(), once.weight().grad() * 2.0));
 }

@@ -1,6 +1,7 @@
 // Attention (core/cpu/attention.cpp).
 #pragma once
 
+#include <altgrad/core/dtype.h>
 #include <altgrad/core/internal/kernels/rows.h>
 
 namespace altgrad::kernels {
@@ -20,15 +21,16 @@ void attention_grad(const Cpu&, T* dqkv, const T* dy, const T* qkv, const T* y, 
 
 }  // namespace on_cpu
 
-// The same on a GPU (core/cuda/attention.cu).
+// The same on a GPU (core/cuda/attention.cu). What is stored as bfloat16 is computed with sums in float.
 inline namespace on_cuda {
 
 template <class T>
-void attention(const Cuda&, T* y, LogSumExp<T>* lse, const T* qkv, int64_t batch, int64_t length,
+void attention(const Cuda&, T* y, LogSumExp<Compute<T>>* lse, const T* qkv, int64_t batch, int64_t length,
                int64_t heads, int64_t head_size);
 template <class T>
-void attention_grad(const Cuda&, T* dqkv, const T* dy, const T* qkv, const T* y, const LogSumExp<T>* lse,
-                    int64_t batch, int64_t length, int64_t heads, int64_t head_size);
+void attention_grad(const Cuda&, T* dqkv, const T* dy, const T* qkv, const T* y,
+                    const LogSumExp<Compute<T>>* lse, int64_t batch, int64_t length, int64_t heads,
+                    int64_t head_size);
 
 }  // namespace on_cuda
 

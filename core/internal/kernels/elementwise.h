@@ -35,13 +35,13 @@ template <class T>
 void fill(const Cpu&, T* y, T value, int64_t n);
 template <class To, class From>
 void cast(const Cpu&, To* y, const From* x, int64_t n);
-// y += alpha * x
+// y += alpha * x, also of bf16
 template <class T>
 void axpy(const Cpu&, T* y, const T* x, double alpha, int64_t n);
 
 }  // namespace on_cpu
 
-// The same on a GPU (core/cuda/elementwise.cu).
+// The same on a GPU (core/cuda/elementwise.cu), where T may also be bf16, and values are computed in f32.
 inline namespace on_cuda {
 
 template <class F, class T>

@@ -4,6 +4,8 @@
 #include <altgrad/core/device.h>
 #include <altgrad/core/internal/ids.h>
 
+#include <concepts>
+
 namespace altgrad::kernels {
 
 inline namespace on_cpu {
@@ -24,10 +26,10 @@ void check_ids(const Cpu&, const IdRange& range, const int64_t* ids);
 // The same on a GPU (core/cuda/gather.cu), where ids out of range are read as the nearest in range.
 inline namespace on_cuda {
 
-template <class T>
+template <std::floating_point T>
 void gather(const Cuda&, T* y, const T* x, const int64_t* ids, int64_t outer, int64_t n, int64_t count,
             int64_t inner);
-template <class T>
+template <std::floating_point T>
 void gather_grad(const Cuda&, T* dx, double beta, const T* dy, const int64_t* ids, int64_t outer, int64_t n,
                  int64_t count, int64_t inner);
 void check_ids(const Cuda&, const IdRange& range, const int64_t* ids);

@@ -49,6 +49,18 @@ void gemm(const Cuda&, float* c, const bfloat16* a, const bfloat16* b, const flo
 // The same sums, each rounded once, to bf16; so is the bias, before it is added.
 void gemm(const Cuda&, bfloat16* c, const bfloat16* a, const bfloat16* b, const float* bias, const Gemm& g);
 
+// The products of ops on activations of bf16, by the names of the others.
+inline void gemm(const Cuda& device, bfloat16* c, const bfloat16* a, const bfloat16* b, const Gemm& g) {
+  gemm(device, c, a, b, nullptr, g);
+}
+inline void gemm(const Cuda& device, float* c, const bfloat16* a, const bfloat16* b, const Gemm& g) {
+  gemm(device, c, a, b, nullptr, g);
+}
+inline void linear(const Cuda& device, bfloat16* y, const bfloat16* x, const bfloat16* w, const float* bias,
+                   int64_t rows, int64_t n, int64_t k) {
+  gemm(device, y, x, w, bias, {.m = rows, .n = n, .k = k, .trans_b = true});
+}
+
 // As gemm for a single product of bf16 matrices all of whose numbers are of these FP8 formats, not of E5M2 both, by FP8
 // tensor cores, which keep fewer bits of a sum than f32 has; where the device has them.
 bool has_fp8(const Cuda&);

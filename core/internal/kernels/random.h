@@ -4,6 +4,8 @@
 #include <altgrad/core/device.h>
 #include <altgrad/core/random.h>
 
+#include <concepts>
+
 namespace altgrad::kernels {
 
 inline namespace on_cpu {
@@ -19,12 +21,12 @@ void dropout(const Cpu&, T* y, const T* x, double p, RandomStream random, int64_
 
 }  // namespace on_cpu
 
-// The same on a GPU (core/cuda/random.cu).
+// The same on a GPU (core/cuda/random.cu); dropout also of bf16.
 inline namespace on_cuda {
 
-template <class T>
+template <std::floating_point T>
 void uniform(const Cuda&, T* y, RandomStream random, int64_t n);
-template <class T>
+template <std::floating_point T>
 void normal(const Cuda&, T* y, RandomStream random, int64_t n);
 void randint(const Cuda&, int64_t* y, int64_t high, RandomStream random, int64_t n);
 template <class T>

@@ -2,6 +2,9 @@
 #pragma once
 
 #include <altgrad/core/device.h>
+#include <altgrad/core/dtype.h>
+
+#include <concepts>
 
 namespace altgrad::kernels {
 
@@ -29,21 +32,21 @@ void has_nan(const Cpu&, uint8_t* result, const T* x, int64_t n);
 
 }  // namespace on_cpu
 
-// The same on a GPU (core/cuda/reduce.cu).
+// The same on a GPU (core/cuda/reduce.cu), where sums of bf16 are f32.
 inline namespace on_cuda {
 
 template <class T>
-void sum(const Cuda&, T* y, const T* x, int64_t outer, int64_t n, int64_t inner, double divisor);
-template <class T>
+void sum(const Cuda&, Compute<T>* y, const T* x, int64_t outer, int64_t n, int64_t inner, double divisor);
+template <std::floating_point T>
 void max(const Cuda&, T* y, const T* x, int64_t outer, int64_t n, int64_t inner);
-template <class T>
+template <std::floating_point T>
 void max_grad(const Cuda&, T* dx, const T* dy, const T* x, const T* y, int64_t outer, int64_t n,
               int64_t inner);
-template <class T>
+template <std::floating_point T>
 void argmax(const Cuda&, int64_t* y, const T* x, int64_t rows, int64_t n);
 template <class T>
 void amax(const Cuda&, float* result, const T* x, int64_t n);
-template <class T>
+template <std::floating_point T>
 void has_nan(const Cuda&, uint8_t* result, const T* x, int64_t n);
 
 }  // namespace on_cuda

@@ -2,6 +2,9 @@
 #pragma once
 
 #include <altgrad/core/device.h>
+#include <altgrad/core/dtype.h>
+
+#include <concepts>
 
 namespace altgrad::kernels {
 
@@ -60,7 +63,7 @@ void cross_entropy_grad(const Cpu&, T* dx, const T* dy, const T* weight, const T
 
 }  // namespace on_cpu
 
-// The same on a GPU (core/cuda/rows.cu).
+// The same on a GPU (core/cuda/rows.cu), where rows may also be of bf16: what belongs to a row or a column is then f32.
 inline namespace on_cuda {
 
 template <class T>
@@ -72,24 +75,26 @@ void log_softmax(const Cuda&, T* y, const T* x, int64_t rows, int64_t n);
 template <class T>
 void log_softmax_grad(const Cuda&, T* dx, const T* dy, const T* y, int64_t rows, int64_t n);
 template <class T>
-void layer_norm(const Cuda&, T* y, Moments<T>* moments, const T* x, const T* w, const T* b, int64_t rows,
-                int64_t n, double eps);
+void layer_norm(const Cuda&, T* y, Moments<Compute<T>>* moments, const T* x, const Compute<T>* w,
+                const Compute<T>* b, int64_t rows, int64_t n, double eps);
 template <class T>
-void layer_norm_grad(const Cuda&, T* dx, double beta, T* dw, T* db, const T* dy, const T* x,
-                     const Moments<T>* moments, const T* w, int64_t rows, int64_t n);
+void layer_norm_grad(const Cuda&, T* dx, double beta, Compute<T>* dw, Compute<T>* db, const T* dy, const T* x,
+                     const Moments<Compute<T>>* moments, const Compute<T>* w, int64_t rows, int64_t n);
 template <class T>
-void rms_norm(const Cuda&, T* y, T* rstd, const T* x, const T* w, int64_t rows, int64_t n, double eps);
+void rms_norm(const Cuda&, T* y, Compute<T>* rstd, const T* x, const Compute<T>* w, int64_t rows, int64_t n,
+              double eps);
 template <class T>
-void rms_norm_grad(const Cuda&, T* dx, double beta, T* dw, const T* dy, const T* x, const T* rstd, const T* w,
-                   int64_t rows, int64_t n);
+void rms_norm_grad(const Cuda&, T* dx, double beta, Compute<T>* dw, const T* dy, const T* x,
+                   const Compute<T>* rstd, const Compute<T>* w, int64_t rows, int64_t n);
 template <class T>
-void cross_entropy(const Cuda&, T* loss, LogSumExp<T>* lse, const T* x, const int64_t* targets, int64_t rows,
-                   int64_t n, int64_t ignore);
-template <class T>
+void cross_entropy(const Cuda&, Compute<T>* loss, LogSumExp<Compute<T>>* lse, const T* x,
+                   const int64_t* targets, int64_t rows, int64_t n, int64_t ignore);
+template <std::floating_point T>
 void target_weight(const Cuda&, T* weight, const int64_t* targets, int64_t rows, int64_t ignore);
 template <class T>
-void cross_entropy_grad(const Cuda&, T* dx, const T* dy, const T* weight, const T* x, const LogSumExp<T>* lse,
-                        const int64_t* targets, int64_t rows, int64_t n, int64_t ignore);
+void cross_entropy_grad(const Cuda&, T* dx, const Compute<T>* dy, const Compute<T>* weight, const T* x,
+                        const LogSumExp<Compute<T>>* lse, const int64_t* targets, int64_t rows, int64_t n,
+                        int64_t ignore);
 
 }  // namespace on_cuda
 

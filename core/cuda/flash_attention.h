@@ -1,0 +1,117 @@
+// Causal attention by tiles on tensor cores (core/cuda/flash_attention.cu, flash_attention_grad.cu), what both share.
+#pragma once
+
+#include <altgrad/core/cuda/launch.h>
+#include <altgrad/core/cuda/tiles.h>
+#include <altgrad/core/internal/kernels/rows.h>
+
+#include <cmath>
+
+namespace altgrad::cuda {
+
+// The kernels of core/internal/kernels/attention.h. Math says in what numbers to multiply, and what is stored.
+template <class Math>
+void flash_attention(const Cuda&, typename Math::Value* y, kernels::LogSumExp<float>* lse,
+                     const typename Math::Value* qkv, int64_t batch, int64_t length, int64_t heads,
+                     int64_t head_size);
+template <class Math>
+void flash_attention_grad(const Cuda&, typename Math::Value* dqkv, const typename Math::Value* dy,
+                          const typename Math::Value* qkv, const typename Math::Value* y,
+                          const kernels::LogSumExp<float>* lse, int64_t batch, int64_t length, int64_t heads,
+                          int64_t head_size);
+
+// For heads whose rows are whole pieces of 16 bytes, which is what copies to shared memory move.
+constexpr int64_t largest_flash_head = 128;
+template <class Math>
+bool has_flash_attention(int64_t head_size) {
+  return head_size <= largest_flash_head && head_size * sizeof(typename Math::Value) % 16 == 0;
+}
+
+namespace flash {
+
+constexpr int warps = 4, threads = 32 * warps;
+constexpr float log2_e = 1.44269504088896341f;
+
+// The matrices of one head, in qkv and in what all heads give.
+struct Head {
+  int64_t position;                    // of its batch entry's first row
+  int column, channels, length, size;  // its first channel, and how many all heads have
+
+  AG_DEVICE Head(int pair, int length, int heads, int size)
+      : position(int64_t(pair / heads) * length),
+        column(pair % heads * size),
+        channels(heads * size),
+        length(length),
+        size(size) {}
+  template <class T>
+  AG_DEVICE Matrix<T> q(T* qkv) const {
+    return {qkv + position * 3 * channels + column, 3 * channels, length, size};
+  }
+  template <class T>
+  AG_DEVICE Matrix<T> k(T* qkv) const {
+    return q(qkv + channels);
+  }
+  template <class T>
+  AG_DEVICE Matrix<T> v(T* qkv) const {
+    return q(qkv + 2 * channels);
+  }
+  template <class T>
+  AG_DEVICE Matrix<T> y(T* of_heads) const {
+    return {of_heads + position * channels + column, channels, length, size};
+  }
+};
+
+// A block's piece of a head: a warp has m positions of it, from `first` on. Blocks that follow one another share a head,
+// which the cache then holds; in descending order.
+template <int m>
+struct Piece {
+  int pair, index, first;
+
+  AG_DEVICE Piece(int length, bool descending) {
+    const int pieces = (length + warps * m - 1) / (warps * m), i = int(blockIdx.x % unsigned(pieces));
+    pair = int(blockIdx.x / unsigned(pieces));
+    index = descending ? pieces - 1 - i : i;
+    first = (index * warps + warp()) * m;
+  }
+};
+
+// Tiles of the same rows of two matrices in shared memory: one that products are made of, and one that is on its way.
+template <class Math, int rows, int columns>
+struct Tiles {
+  using Value = typename Math::Value;
+  static constexpr int size = rows * Math::template pitch<columns>;
+  static constexpr size_t bytes = 4 * size * sizeof(Value);
+
+  Matrix<const Value> a, b;
+
+  AG_DEVICE Value* of_a(int tile) const { return shared_memory<Value>() + tile % 2 * 2 * size; }
+  AG_DEVICE Value* of_b(int tile) const { return of_a(tile) + size; }
+  AG_DEVICE void load(int tile AG_PLACE) const {
+    AG_AT_PLACE((load_rows<Math, rows, columns>), of_a(tile), a, tile * rows);
+    AG_AT_PLACE((load_rows<Math, rows, columns>), of_b(tile), b, tile * rows);
+    commit_copies();
+  }
+};
+
+// Calls f with the number of columns that heads of this size are padded to.
+template <class F>
+void with_columns(int64_t head_size, F f) {
+  if (head_size <= 32) return f(std::integral_constant<int, 32>());
+  if (head_size <= 64) return f(std::integral_constant<int, 64>());
+  if (head_size <= 96) return f(std::integral_constant<int, 96>());
+  f(std::integral_constant<int, 128>());
+}
+
+// A block for each piece of each head, whose warps have m positions.
+template <class... P, class... A>
+void launch_pieces(const Cuda& device, const char* name, void (*kernel)(P...), int64_t pairs, int64_t length,
+                   int m, size_t shared_bytes, const A&... arguments) {
+  check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)),
+        name);
+  const int64_t pieces = (length + warps * m - 1) / (warps * m);
+  launch(name, kernel, device.stream, {unsigned(pairs * pieces), threads, shared_bytes}, arguments...);
+}
+
+}  // namespace flash
+}  // namespace altgrad::cuda

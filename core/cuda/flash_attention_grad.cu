@@ -1,0 +1,157 @@
+// Causal attention, backward (Dao, "FlashAttention-2", 2023, algorithm 2), in two kernels, so that each gradient is
+// summed by one warp in a fixed order: a block has some queries and goes through the keys up to them, for dq; then a
+// block has some keys and goes through the queries from them on, for dk and dv. Both make the weights again:
+//   p = exp(scale q k^T - lse), dp = dy v^T, ds = p (dp - delta), delta = sum(dy y),
+//   dq = scale ds k, dk = scale ds^T q, dv = p^T dy.
+// The second makes p^T and ds^T, of its keys' rows, which as they lie in registers are left operands.
+#include <altgrad/core/cuda/flash_attention.h>
+
+#include <limits>
+
+namespace altgrad::cuda {
+namespace flash {
+namespace {
+
+constexpr float none = -std::numeric_limits<float>::infinity();
+
+// The rows that a warp has: queries, or keys.
+constexpr int own = 16;
+
+// The rows of a tile, whose products with the warp's are in registers, beside its sums.
+template <int columns>
+constexpr int keys = columns <= 64 ? 64 : 32;
+template <int columns>
+constexpr int queries = columns <= 64   ? 64
+                        : columns <= 96 ? 32
+                                        : 16;
+
+// What the weights and their gradients of a query are made of: p = 2^(log2(e) scale q k^T - top - log2_sum).
+struct alignas(16) Query {
+  float top, log2_sum, delta;
+  AG_DEVICE float p(float score, float scale) const { return exp2_approx(scale * score - top - log2_sum); }
+};
+
+template <class Math, int columns, int n = keys<columns>>
+__global__ void __launch_bounds__(threads, 2)
+    dq_kernel(typename Math::Value* dqkv, Query* of_queries, const typename Math::Value* dy,
+              const typename Math::Value* qkv, const typename Math::Value* y,
+              const kernels::LogSumExp<float>* lse, int length, int heads, int size) {
+  const Piece<own> piece(length, true);  // those that have most to do come first
+  const int first = piece.first, end = std::min((piece.index + 1) * warps * own, length);
+  const Head head(piece.pair, length, heads, size);
+  const Tiles<Math, n, columns> tiles = {head.k(qkv), head.v(qkv)};
+  const auto of_dy = head.y(dy), of_y = head.y(y);
+  const float scale = 1 / sqrtf(float(size));
+
+  tiles.load(0);
+  const auto q = Math::template left<own, columns>(head.q(qkv), first);
+  const auto g = Math::template left<own, columns>(of_dy, first);
+  Query query[own / 8];
+  AG_UNROLL for (int r = 0; r < own / 8; ++r) {
+    const int row = first + 8 * r + lane() / 4;
+    query[r] = {0, 0, 0};
+    if (row < length) {
+      const kernels::LogSumExp<float> at = lse[int64_t(piece.pair) * length + row];
+      query[r] = {log2_e * at.top, log2_e * at.log_sum, 0};
+      for (int c = lane() % 4; c < size; c += 4)
+        query[r].delta += float(of_dy.row(row)[c]) * float(of_y.row(row)[c]);
+    }
+    query[r].delta = reduce_row(query[r].delta, Add());
+    if (row < length && lane() % 4 == 0) of_queries[int64_t(piece.pair) * length + row] = query[r];
+  }
+  Sums<own, columns> dq;
+  for (int tile = 0; tile * n < end; ++tile) {
+    wait_for_copies();
+    __syncthreads();  // the tile is there, and nobody needs the one before
+    const int first_key = tile * n;
+    if (first_key + n < end) tiles.load(tile + 1);
+    if (first_key >= first + own) continue;
+    Sums<own, n> s, dp;
+    Math::add_abt(s, q, tiles.of_a(tile));
+    Math::add_abt(dp, g, tiles.of_b(tile));
+    if (first_key + n > first) {
+      const int diagonal = first + lane() / 4 - first_key;
+      each_sum([&](int r, int key, float& x) { x = key > diagonal + 8 * r ? none : x; }, s);
+    }
+    each_sum([&](int r, int, float& x, float d) { x = query[r].p(x, log2_e * scale) * (d - query[r].delta); },
+             s, dp);
+    Math::add_ab(dq, Math::left(s), tiles.of_a(tile));
+  }
+  store_rows<Math>(head.q(dqkv), first, dq, {scale, scale});
+}
+
+template <class Math, int columns, int n = queries<columns>>
+__global__ void __launch_bounds__(threads, 2)
+    dkv_kernel(typename Math::Value* dqkv, const Query* of_queries, const typename Math::Value* dy,
+               const typename Math::Value* qkv, int length, int heads, int size) {
+  AG_SHARED(Query, of_tiles, 2 * n);
+  const Piece<own> piece(length, false);
+  const int first = piece.first;
+  const Head head(piece.pair, length, heads, size);
+  const Tiles<Math, n, columns> tiles = {head.q(qkv), head.y(dy)};
+  const float scale = 1 / sqrtf(float(size));
+
+  const auto load = [&](int tile) {
+    if (const int i = int(threadIdx.x), query = tile * n + i; i < n) {
+      Query* const to = of_tiles + tile % 2 * n + i;
+      if (query < length) {
+        copy_async(to, of_queries + int64_t(piece.pair) * length + query);
+      } else {
+        *to = {-none, 0, 0};  // has weights of 0
+      }
+    }
+    tiles.load(tile);
+  };
+  const int first_tile = piece.index * warps * own / n;
+  load(first_tile);
+  const auto k = Math::template left<own, columns>(head.k(qkv), first);
+  const auto v = Math::template left<own, columns>(head.v(qkv), first);
+  Sums<own, columns> dk, dv;
+  for (int tile = first_tile; tile * n < length; ++tile) {
+    wait_for_copies();
+    __syncthreads();  // the tile is there, and nobody needs the one before
+    const int first_query = tile * n;
+    if (first_query + n < length) load(tile + 1);
+    if (first_query + n <= first) continue;
+    const Query* const of_tile = of_tiles + tile % 2 * n;
+    Sums<own, n> s, dp;
+    Math::add_abt(s, k, tiles.of_a(tile));
+    if (first_query < first + own) {
+      const int diagonal = first + lane() / 4 - first_query;
+      each_sum([&](int r, int query, float& x) { x = query < diagonal + 8 * r ? none : x; }, s);
+    }
+    each_sum([&](int, int query, float& x) { x = of_tile[query].p(x, log2_e * scale); }, s);
+    Math::add_ab(dv, Math::left(s), tiles.of_b(tile));
+    Math::add_abt(dp, v, tiles.of_b(tile));
+    each_sum([&](int, int query, float& x, float d) { x *= d - of_tile[query].delta; }, s, dp);
+    Math::add_ab(dk, Math::left(s), tiles.of_a(tile));
+  }
+  store_rows<Math>(head.k(dqkv), first, dk, {scale, scale});
+  store_rows<Math>(head.v(dqkv), first, dv, {1, 1});
+}
+
+}  // namespace
+}  // namespace flash
+
+template <class Math>
+void flash_attention_grad(const Cuda& device, typename Math::Value* dqkv, const typename Math::Value* dy,
+                          const typename Math::Value* qkv, const typename Math::Value* y,
+                          const kernels::LogSumExp<float>* lse, int64_t batch, int64_t length, int64_t heads,
+                          int64_t head_size) {
+  using namespace flash;
+  const Scratch<Query> of_queries(device, batch * heads * length);
+  with_columns(head_size, [&](auto padded) {
+    constexpr int columns = padded;
+    const int64_t pairs = batch * heads;
+    launch_pieces(device, "attention_grad", dq_kernel<Math, columns>, pairs, length, own,
+                  Tiles<Math, keys<columns>, columns>::bytes, dqkv, of_queries.data(), dy, qkv, y, lse,
+                  int(length), int(heads), int(head_size));
+    launch_pieces(device, "attention_grad", dkv_kernel<Math, columns>, pairs, length, own,
+                  Tiles<Math, queries<columns>, columns>::bytes, dqkv, of_queries.data(), dy, qkv,
+                  int(length), int(heads), int(head_size));
+  });
+}
+
+template decltype(flash_attention_grad<Bf16>) flash_attention_grad<Bf16>;
+
+}  // namespace altgrad::cuda

@@ -1,0 +1,227 @@
+// Ops on activations of bf16, which a GPU has: against f32 on the same numbers, values and gradients. What the CPU
+// says to them is in core/test_bf16_tensors.cpp.
+#include <altgrad/altgrad.h>
+
+#include <functional>
+
+#include "errors.h"
+#include "reference.h"
+
+using namespace altgrad;
+
+namespace {
+
+using Inputs = std::span<const Tensor>;
+
+constexpr double u = 0x1p-8;  // the largest relative error of a rounding to bf16
+constexpr auto no_gpu = "bf16 computes on a GPU only";
+
+struct Row {
+  const char* name;
+  std::function<Tensor(Inputs)> fn;
+  std::vector<Shape> activations, parameters;  // shapes of the inputs
+  // How many roundings, each relative to the largest element, a result has: of the value its own; of a gradient its own
+  // and that of what was kept for it in bf16, the result or a derivative.
+  int of_value = 1, of_gradients = 1;
+};
+
+Tensor ids(const Tensor& like) { return Tensor::from({3, 0, 3, 6, 1}, {5}).to(like.device()); }
+
+const std::vector<Row> rows = {
+    {"add", [](Inputs x) { return x[0] + x[1]; }, {{65, 33}, {65, 33}}, {}},
+    {"add, broadcast", [](Inputs x) { return x[0] + x[1]; }, {{5, 7, 33}, {7, 1}}, {}},
+    {"sub", [](Inputs x) { return x[0] - x[1]; }, {{1000}, {1000}}, {}},
+    {"mul", [](Inputs x) { return x[0] * x[1]; }, {{1000}, {1000}}, {}},
+    {"mul, broadcast", [](Inputs x) { return x[0] * x[1]; }, {{33, 7}, {7}}, {}, 1, 2},
+    {"div", [](Inputs x) { return x[0] / x[1]; }, {{33}, {33}}, {}},
+    {"maximum", [](Inputs x) { return maximum(x[0], x[1]); }, {{1000}, {1000}}, {}},
+    {"minimum", [](Inputs x) { return minimum(x[0], x[1]); }, {{1000}, {1000}}, {}},
+    {"where",
+     [](Inputs x) { return where(greater(x[0].detach(), x[1].detach()), x[0], x[1]); },
+     {{1000}, {1000}},
+     {}},
+    {"expand",
+     [](Inputs x) {
+       return expand(x[0], {3, 7, 5});
+     },
+     {{7, 1}},
+     {}},
+    {"numbers", [](Inputs x) { return 2.0 - x[0] * 4.0; }, {{1000}}, {}},
+    {"neg", [](Inputs x) { return -x[0]; }, {{1000}}, {}, 0, 0},
+    {"abs", [](Inputs x) { return abs(x[0]); }, {{1000}}, {}, 0, 0},
+    {"exp", [](Inputs x) { return exp(x[0]); }, {{1000}}, {}, 1, 2},
+    {"pow", [](Inputs x) { return pow(x[0], 2); }, {{1000}}, {}},
+    {"tanh", [](Inputs x) { return tanh(x[0]); }, {{1000}}, {}, 1, 3},
+    {"sigmoid", [](Inputs x) { return sigmoid(x[0]); }, {{1000}}, {}, 1, 3},
+    {"relu", [](Inputs x) { return relu(x[0]); }, {{1000}}, {}, 0, 0},
+    {"gelu", [](Inputs x) { return gelu(x[0]); }, {{1000}}, {}, 1, 2},
+    {"gelu, tanh", [](Inputs x) { return gelu(x[0], Gelu::tanh); }, {{1000}}, {}, 1, 2},
+    {"silu", [](Inputs x) { return silu(x[0]); }, {{1000}}, {}, 1, 2},
+    {"clamp", [](Inputs x) { return clamp(x[0], -0.5, 0.5); }, {{1000}}, {}, 0, 0},
+    {"dropout",
+     [](Inputs x) {
+       Generator generator(7);
+       return dropout(x[0], 0.4, generator);
+     },
+     {{1003}},
+     {}},
+    {"sum", [](Inputs x) { return sum(x[0]); }, {{70000}}, {}, 1, 0},
+    {"sum, axes",
+     [](Inputs x) {
+       return sum(x[0], {0, 2});
+     },
+     {{65, 33, 7}},
+     {},
+     1,
+     0},
+    {"mean", [](Inputs x) { return mean(x[0], {0}); }, {{257, 33}}, {}},
+    {"reshape, narrow, transpose, cat",
+     [](Inputs x) {
+       return cat({x[0].reshape({33, 7}).narrow(0, 3, 5), x[1].transpose()});
+     },
+     {{231}, {7, 3}},
+     {},
+     0,
+     0},
+    {"softmax", [](Inputs x) { return softmax(x[0]); }, {{65, 33}}, {}, 1, 3},
+    {"log_softmax", [](Inputs x) { return log_softmax(x[0]); }, {{65, 33}}, {}, 1, 3},
+    {"layer_norm", [](Inputs x) { return layer_norm(x[0], x[1], x[2]); }, {{65, 33}}, {{33}, {33}}},
+    {"layer_norm, no bias, long rows",
+     [](Inputs x) { return layer_norm(x[0], x[1]); },
+     {{3, 1032}},
+     {{1032}}},
+    {"layer_norm, wider", [](Inputs x) { return layer_norm(x[0], x[1], x[2]); }, {{9, 768}}, {{768}, {768}}},
+    {"rms_norm", [](Inputs x) { return rms_norm(x[0], x[1]); }, {{65, 33}}, {{33}}},
+    {"rms_norm, wider", [](Inputs x) { return rms_norm(x[0], x[1]); }, {{9, 768}}, {{768}}},
+    {"cross_entropy", [](Inputs x) { return cross_entropy(x[0], ids(x[0]), 6); }, {{5, 7}}, {}, 0},
+    // The weights here are rounded to bf16 already, so that both sides multiply the same numbers.
+    {"linear", [](Inputs x) { return linear(x[0], x[1], x[2]); }, {{33, 64}}, {{24, 64}, {24}}, 2},
+    {"linear, no bias, three axes", [](Inputs x) { return linear(x[0], x[1]); }, {{3, 5, 65}}, {{7, 65}}},
+    {"linear, nothing to sum", [](Inputs x) { return linear(x[0], x[1], x[2]); }, {{3, 0}}, {{5, 0}, {5}}},
+    // Products of probabilities may be of bf16, too, and the gradient has the rounded result and dS.
+    {"causal_attention", [](Inputs x) { return causal_attention(x[0], 3); }, {{2, 70, 3 * 48}}, {}, 2, 6},
+    {"causal_attention, heads of 64",
+     [](Inputs x) { return causal_attention(x[0], 2); },
+     {{1, 130, 3 * 128}},
+     {},
+     2,
+     6},
+    {"checkpoint",
+     [](Inputs x) { return checkpoint([w = x[1]](const Tensor& in) { return rms_norm(in, w); }, x[0]); },
+     {{65, 33}},
+     {{33}}},
+    {"f32 in between", [](Inputs x) { return exp(x[0].to(DType::f32)).to(x[0].dtype()); }, {{1000}}, {}},
+};
+
+// Numbers of bf16, in f32.
+Tensor drawn(const Shape& shape, uint64_t seed) {
+  return reference::randn(shape, seed, DType::f32).to(DType::bf16).to(DType::f32);
+}
+
+struct Results {
+  Tensor y;
+  std::vector<Tensor> gradients;
+};
+
+// The op's value and gradients, its activations in this dtype.
+Results run(const Row& row, DType dtype) {
+  std::vector<Tensor> x;
+  for (const Shape& shape : row.activations)
+    x.push_back(drawn(shape, x.size() + 1).to(dtype).requires_grad(true));
+  for (const Shape& shape : row.parameters) x.push_back(drawn(shape, x.size() + 1).requires_grad(true));
+  Tape tape;
+  const Tensor y = row.fn(x);
+  tape.backward(y, drawn(y.shape(), 77).to(y.dtype()));
+  Results results{y.detach(), {}};
+  for (const Tensor& t : x) results.gradients.push_back(t.grad());
+  return results;
+}
+
+// The largest difference, over the largest element.
+double error(const Tensor& a, const Tensor& b) {
+  const std::vector<double> x = values(a), y = values(b);
+  double worst = 0, scale = 0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    worst = std::max(worst, std::abs(x[i] - y[i]));
+    scale = std::max(scale, std::abs(y[i]));
+  }
+  return worst == 0 ? 0 : worst / scale;
+}
+
+}  // namespace
+
+TEST_CASE("ops on bf16 are those of f32, rounded, and so are their gradients", "[bf16]") {
+  if (device().is_cpu()) SKIP_TEST(no_gpu);
+  for (const Row& row : rows) {
+    CAPTURE(row.name);
+    const Results narrow = run(row, DType::bf16), wide = run(row, DType::f32);
+    const double in_f32 = 1e-5;  // sums in another order
+    const bool is_loss = narrow.y.dtype() == DType::f32;
+    CHECK(is_loss == (std::string(row.name) == "cross_entropy"));
+    CHECK(narrow.y.shape() == wide.y.shape());
+    CHECK(error(narrow.y, wide.y) <= row.of_value * u + in_f32);
+    for (size_t i = 0; i < narrow.gradients.size(); ++i) {
+      CAPTURE(i);
+      const bool activation = i < row.activations.size();
+      CHECK(narrow.gradients[i].dtype() == (activation ? DType::bf16 : DType::f32));
+      CHECK(error(narrow.gradients[i], wide.gradients[i]) <=
+            (activation ? row.of_gradients * u : 0) + in_f32);
+    }
+  }
+}
+
+TEST_CASE("gradients of bf16 are added where a tensor is used twice, each sum rounded once", "[bf16]") {
+  if (device().is_cpu()) SKIP_TEST(no_gpu);
+  const Tensor x = drawn({1000}, 1).to(DType::bf16).requires_grad(true), w = drawn({8, 8}, 2);
+  const Tensor dy = drawn({1000}, 3).to(DType::bf16), dz = drawn({1000}, 4).to(DType::bf16);
+  Tape tape;
+  tape.backward(x * dy + x * dz, here::ones({1000}).to(DType::bf16));
+  CHECK(same_bits(x.grad(), (dy.to(DType::f32) + dz.to(DType::f32)).to(DType::bf16)));
+}
+
+TEST_CASE("a weight is rounded for the product of linear, its gradient is added to in f32", "[bf16]") {
+  if (device().is_cpu()) SKIP_TEST(no_gpu);
+  const Tensor x = drawn({16, 32}, 1), w = reference::randn({8, 32}, 2, DType::f32).requires_grad(true);
+  const Tensor rounded = w.detach().to(DType::bf16).to(DType::f32), dy = drawn({16, 8}, 3);
+  Tape tape;
+  const Tensor in = x.to(DType::bf16);
+  const Tensor y = linear(in, w) + linear(in, w);
+  CHECK(error(y, linear(x, rounded) * 2.0) <= u + 1e-6);
+  tape.backward(y, dy.to(DType::bf16));
+  CHECK(w.grad().dtype() == DType::f32);
+  CHECK(error(w.grad(), matmul(dy.transpose(), x) * 2.0) < 1e-6);
+}
+
+TEST_CASE("what does not go with activations of bf16 is refused by its name", "[bf16]") {
+  if (device().is_cpu()) SKIP_TEST(no_gpu);
+  const auto bf16 = [](const Shape& shape) { return here::ones(shape, {.dtype = DType::bf16}); };
+  const Tensor x = bf16({2, 4}), f = here::ones({2, 4}), w = here::ones({3, 4}), n = here::ones({4});
+  const Tensor ids = here::zeros({2}, {.dtype = DType::i64});
+  const auto computes_in_f32 = [](const char* op, const std::function<void()>& call) {
+    INFO(op);
+    CHECK(throws(call, {op, "computes in f32 and f64, and not in bf16", ".to(DType::f32)"}));
+  };
+  computes_in_f32("max", [&] { max(x); });
+  computes_in_f32("argmax", [&] { argmax(x); });
+  computes_in_f32("var", [&] { var(x); });
+  computes_in_f32("mse_loss", [&] { mse_loss(x, x); });
+  computes_in_f32("matmul", [&] { matmul(x, x); });
+  computes_in_f32("index_select", [&] { index_select(x, 0, ids); });
+  computes_in_f32("embedding", [&] { embedding(ids, x); });
+  computes_in_f32("rand", [&] { here::rand({2}, {.dtype = DType::bf16}); });
+  computes_in_f32("quantize", [&] { fp8::quantize(x, fp8::E4M3, 1.f); });
+  computes_in_f32("encode", [&] { fp8::encode(x, fp8::E4M3, 1.f); });
+
+  const auto needs_f32 = [](const char* op, const std::function<void()>& call) {
+    INFO(op);
+    CHECK(throws(call, {op, "beside activations of bf16, (2, 4)", "must be f32"}));
+  };
+  needs_f32("linear", [&] { linear(x, w.to(DType::bf16)); });
+  needs_f32("linear", [&] { linear(x, w, bf16({3})); });
+  needs_f32("layer_norm", [&] { layer_norm(x, n.to(DType::bf16)); });
+  needs_f32("layer_norm", [&] { layer_norm(x, n, n.to(DType::f64)); });
+  needs_f32("rms_norm", [&] { rms_norm(x, n.to(DType::bf16)); });
+  CHECK(throws([&] { linear(f, w.to(DType::bf16)); }, {"linear: dtypes differ", "f32", "bf16"}));
+  CHECK(throws([&] { x + f; }, {"add: dtypes differ", "bf16", "f32"}));
+  CHECK(throws([&] { linear(x, Tensor::ones({3, 4})); }, {"linear: devices differ", "cuda:0", "cpu"}));
+}
