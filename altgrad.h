@@ -7,6 +7,7 @@
 #include <altgrad/core/dtype.h>
 #include <altgrad/core/error.h>
 #include <altgrad/core/float_environment.h>
+#include <altgrad/core/matmul_precision.h>
 #include <altgrad/core/memory.h>
 #include <altgrad/core/parallel.h>
 #include <altgrad/core/random.h>

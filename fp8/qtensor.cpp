@@ -27,11 +27,33 @@ void check(const char* op, const QTensor& q) {
     fail(op, ": values in bf16, ", x.shape(), ", need a scale in f32 of shape (), on their device");
 }
 
+// By which FP8 tensor cores multiply it.
+std::optional<kernels::Fp8> fp8_of(const std::optional<Format>& f) {
+  if (f && *f == E4M3) return kernels::Fp8::e4m3;
+  if (f && *f == E5M2) return kernels::Fp8::e5m2;
+  return {};
+}
+
 bool has_bf16(Device on) {
   return dispatch_device(on, [](const auto& device) { return kernels::has_bf16(device); });
 }
 
 }  // namespace
+
+void detail::check_native_fp8(const char* op, std::initializer_list<std::optional<Format>> formats) {
+  int of_e5m2 = 0;
+  for (const std::optional<Format>& f : formats) {
+    if (!fp8_of(f))
+      fail(op, ": native FP8 multiplies E4M3 and E5M2, not ", f ? f->name : "what is not rounded");
+    of_e5m2 += *f == E5M2;
+  }
+  if (of_e5m2 > 1) fail(op, ": native FP8 does not multiply E5M2 by E5M2");
+}
+void detail::check_native_fp8(const char* op, const Tensor& x) {
+  if (x.dtype() == DType::f64) fail(op, ": native FP8 products are of f32, got ", x.dtype());
+  if (!dispatch_device(x.device(), [](const auto& device) { return kernels::has_fp8(device); }))
+    fail(op, ": native FP8 needs a GPU of compute capability 8.9 or higher, got ", x.device());
+}
 
 int64_t QTensor::rows() const { return transposed ? values.size(-1) : rows_in_memory(values); }
 int64_t QTensor::columns() const { return transposed ? rows_in_memory(values) : values.size(-1); }
@@ -79,13 +101,17 @@ void detail::round_into(const Tensor& values, const Tensor& x, const Format& for
 
 namespace {
 
-// With the result in its own dtype where none is asked for.
+// With the result in its own dtype where none is asked for; or + beta into, which is of that dtype, in its place.
 Tensor product(const QTensor& a, const QTensor& b, const std::optional<Tensor>& bias,
-               std::optional<DType> result) {
+               std::optional<DType> result, const Tensor& into = {}, double beta = 0) {
   check("matmul", a);
   check("matmul", b);
-  kernels::Gemm g{
-      .m = a.rows(), .n = b.columns(), .k = a.columns(), .trans_a = a.transposed, .trans_b = b.transposed};
+  kernels::Gemm g{.m = a.rows(),
+                  .n = b.columns(),
+                  .k = a.columns(),
+                  .trans_a = a.transposed,
+                  .trans_b = b.transposed,
+                  .beta = beta};
   if (b.rows() != g.k) fail("matmul: (", g.m, ", ", g.k, ") and (", b.rows(), ", ", g.n, ") do not match");
   if (a.values.device() != b.values.device())
     fail("matmul: operands are on ", a.values.device(), " and ", b.values.device());
@@ -100,20 +126,33 @@ Tensor product(const QTensor& a, const QTensor& b, const std::optional<Tensor>& 
 
   if (a.values.dtype() == DType::bf16 && b.values.dtype() == DType::bf16 && has_bf16(a.values.device())) {
     check_bias(DType::f32);
+    const bool native = a.native_fp8 && b.native_fp8;
+    if (native) {
+      detail::check_native_fp8("matmul", {a.format, b.format});
+      detail::check_native_fp8("matmul", a.values);
+    }
     if (a.scale.defined()) g.scale_a = a.scale.ptr<float>();
     if (b.scale.defined()) g.scale_b = b.scale.ptr<float>();
-    const Tensor c = Tensor::empty({g.m, g.n}, {result.value_or(DType::f32), a.values.device()});
-    dispatch_activation("matmul", c, [&]<class T>(const auto& device) {
-      if constexpr (!std::is_same_v<T, double>)
-        kernels::gemm(device, c.ptr<T>(), a.values.ptr<bfloat16>(), b.values.ptr<bfloat16>(),
-                      bias ? bias->ptr<float>() : nullptr, g);
+    const Tensor c =
+        into.defined() ? into : Tensor::empty({g.m, g.n}, {result.value_or(DType::f32), a.values.device()});
+    dispatch_activation("matmul", c, [&]<class T, class On>(const On& device) {
+      const bfloat16 *const left = a.values.ptr<bfloat16>(), *const right = b.values.ptr<bfloat16>();
+      const float* const added = bias ? bias->ptr<float>() : nullptr;
+      if constexpr (!std::is_same_v<T, double>) {
+        if constexpr (std::is_same_v<On, Cuda>) {
+          if (native)
+            return kernels::gemm_fp8(device, c.ptr<T>(), left, *fp8_of(a.format), right, *fp8_of(b.format),
+                                     added, g);
+        }
+        kernels::gemm(device, c.ptr<T>(), left, right, added, g);
+      }
     });
     return c;
   }
   const Tensor left = a.dequantize(), right = b.dequantize();
   if (left.dtype() != right.dtype()) fail("matmul: operands of ", left.dtype(), " and ", right.dtype());
   check_bias(left.dtype());
-  const Tensor c = Tensor::empty({g.m, g.n}, left.options());
+  const Tensor c = into.defined() ? into : Tensor::empty({g.m, g.n}, left.options());
   if (as_linear) {
     launch("matmul", AG_KERNEL(kernels::linear), c, left, right, in_compute(bias), g.m, g.n, g.k);
   } else {
@@ -129,6 +168,9 @@ Tensor matmul(const QTensor& a, const QTensor& b, const std::optional<Tensor>& b
 }
 Tensor detail::product(const QTensor& a, const QTensor& b, const std::optional<Tensor>& bias, DType result) {
   return fp8::product(a, b, bias, result);
+}
+void detail::add_product(const Tensor& c, const QTensor& a, const QTensor& b, double beta) {
+  fp8::product(a, b, {}, {}, c, beta);
 }
 
 }  // namespace altgrad::fp8

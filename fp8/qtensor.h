@@ -18,6 +18,9 @@ struct QTensor {
   Tensor scale;  ///< f32 (), on the device of the values; undefined but where values in bf16 have a format
   std::optional<Format> format;  ///< empty: the values are those of the tensor that was given
   bool transposed = false;
+  /// In products with another such, the numbers, of E4M3 or E5M2, are multiplied by FP8 tensor cores, which keep fewer
+  /// bits of a sum than f32 has: on GPUs of compute capability 8.9 and up.
+  bool native_fp8 = false;
 
   int64_t rows() const;
   int64_t columns() const;
@@ -30,7 +33,8 @@ struct QTensor {
 
 /// a (m, k) b (k, n) + bias (n) -> (m, n), f32 where the values are bf16. In bf16 the scales are applied to the sums,
 /// so that no product is rounded. A bias needs an a that is not transposed and a b that is. Not differentiable.
-/// Throws std::invalid_argument where sizes, dtypes, devices or the bias do not match.
+/// Throws std::invalid_argument where sizes, dtypes, devices or the bias do not match, or no FP8 tensor cores multiply
+/// two that are to be multiplied by them.
 Tensor matmul(const QTensor& a, const QTensor& b, const std::optional<Tensor>& bias = {});
 
 }  // namespace altgrad::fp8

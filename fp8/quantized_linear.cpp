@@ -32,6 +32,7 @@ struct QuantizedLinearOp final : Op {
                  bool in_training) {
     qx = q.input.apply(in, in_training, {q.weight.format});
     qw = q.weight.apply(weight, in_training, {q.input.format});
+    qx.native_fp8 = qw.native_fp8 = q.native_fp8;
     if (q.input.clips()) x = in;
     if (q.weight.clips()) w = weight;
     has_bias = b.has_value();
@@ -44,15 +45,18 @@ struct QuantizedLinearOp final : Op {
   void backward(const Tensor& dy, Grads& d) override {
     if (d.needs(0) || d.needs(1)) {
       Quantizer& grad = quantizers->grad;
-      const QTensor qdy =
+      QTensor qdy =
           grad.apply(dy, training && grad.format, {quantizers->input.format, quantizers->weight.format});
+      qdy.native_fp8 = quantizers->native_fp8;
       if (d.needs(0)) {
         const Tensor dx = detail::product(qdy, qw, {}, dy.dtype()).alias(qx.values.shape());
         d.add(0, quantizers->input.gradient(dx, x, qx));
       }
-      if (d.needs(1)) {
-        const Tensor dw = detail::product(qdy.t(), qx, {}, compute_dtype(dy.dtype()));
-        d.add(1, quantizers->weight.gradient(dw, w, qw));
+      const auto& weight = quantizers->weight;
+      if (d.needs(1) && weight.clips()) {
+        d.add(1, weight.gradient(matmul(qdy.t(), qx), w, qw));
+      } else {
+        d.accumulate(1, [&](const Tensor& dw, double beta) { detail::add_product(dw, qdy.t(), qx, beta); });
       }
     }
     if (has_bias && d.needs(2)) d.add(2, altgrad::detail::sum_to_shape(dy, {qw.rows()}));
@@ -64,6 +68,7 @@ struct QuantizedLinearOp final : Op {
 Tensor quantized_linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b,
                         LinearQuantizers& quantizers, bool training) {
   altgrad::detail::check_linear("quantized_linear", x, w, b);
+  if (quantizers.native_fp8) detail::check_native_fp8("quantized_linear", x);
   return apply<QuantizedLinearOp>(x, w, b, quantizers, training);
 }
 
@@ -72,6 +77,8 @@ void check_quantize_options(const Format& format, const QuantizeOptions& options
   detail::check_quantizer("QuantizedLinear: weight", format, options.scaling, cast);
   detail::check_quantizer("QuantizedLinear: input", options.input_format, options.scaling, cast);
   detail::check_quantizer("QuantizedLinear: grad_output", options.grad_format, options.scaling, cast);
+  if (options.native_fp8)
+    detail::check_native_fp8("QuantizedLinear", {format, options.input_format, options.grad_format});
   if (options.history_length < 1) {
     fail("QuantizedLinear: history_length ", options.history_length, ", must be at least 1");
   }
@@ -89,7 +96,8 @@ QuantizedLinear QuantizedLinear::from_linear(std::shared_ptr<nn::Linear> linear,
                      {options.rounding, options.overflow, options.ste}};
   };
   return {std::move(linear),
-          {quantizer(format), quantizer(options.input_format), quantizer(options.grad_format)}};
+          {quantizer(format), quantizer(options.input_format), quantizer(options.grad_format),
+           options.native_fp8}};
 }
 
 QuantizedLinear QuantizedLinear::from_linear(nn::Linear linear, const Format& format,
@@ -141,6 +149,7 @@ std::string QuantizedLinear::extra_repr() const {
   if (input_format()) text += concat(", input_format=", input_format()->name);
   if (grad_format()) text += concat(", grad_format=", grad_format()->name);
   if (quantizers_.weight.scaling != Scaling::window) text += concat(", scaling=", quantizers_.weight.scaling);
+  if (quantizers_.native_fp8) text += ", native_fp8=true";
   return text;
 }
 

@@ -22,14 +22,19 @@ struct QuantizeOptions {
   Rounding rounding = Rounding::nearest_even;
   Overflow overflow = Overflow::saturate_finite;
   Ste ste = Ste::identity;
+  /// All three products by FP8 tensor cores, of GPUs of compute capability 8.9 and up, which keep fewer bits of a sum
+  /// than f32 has. All three formats are needed, each E4M3 or E5M2, the latter for one of them at most.
+  bool native_fp8 = false;
 };
 
 struct LinearQuantizers {
   Quantizer weight, input, grad;
+  bool native_fp8 = false;  ///< see QuantizeOptions
 };
 
 /// x (..., in), w (out, in), b (out) -> (..., out) = Q(x) Q(w)^T + b. In training, the amaxes of x and w are
-/// recorded, and in backward that of the output's gradient where it has a format. Throws as linear does.
+/// recorded, and in backward that of the output's gradient where it has a format. Throws as linear does, and
+/// std::invalid_argument where FP8 tensor cores are asked for and x's device has none.
 Tensor quantized_linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b,
                         LinearQuantizers& quantizers, bool training);
 
@@ -44,7 +49,7 @@ class QuantizedLinear final : public nn::ModuleOf<QuantizedLinear, nn::Layer> {
  public:
   /// Wraps the very object; by value, one of its own on the same tensors. The mode (train, eval) is the
   /// Linear's. Throws std::invalid_argument on null, an ill-formed or unsigned format, history_length < 1, an
-  /// enumeration out of range, or skip_patterns.
+  /// enumeration out of range, formats that native_fp8 does not multiply, or skip_patterns.
   static QuantizedLinear from_linear(std::shared_ptr<nn::Linear> linear, const Format& format,
                                      const QuantizeOptions& options = {});
   static QuantizedLinear from_linear(nn::Linear linear, const Format& format,

@@ -1,7 +1,7 @@
 // Matrix products by cuBLASLt, which is column-major: a row-major (m, n) matrix is its (n, m) one. So C^T (n, m) =
 // op(B)^T op(A)^T: its first operand is B, its second A, and each is transposed where ours is; a bias is one number for
-// each of its rows, as cuBLASLt has it. A long sum may be cut, its parts kept in f32, or f64, and added in a fixed order:
-// what a product gives follows from its sizes and alignments, never from what ran before.
+// each of its rows, as cuBLASLt has it. A long sum may be cut, its parts kept in f32, or f64, and added in a fixed
+// order: what a product gives follows from its sizes and alignments, never from what ran before.
 #include <altgrad/core/internal/kernels/gemm.h>
 
 #include <altgrad/core/cuda/launch.h>
@@ -9,6 +9,7 @@
 #include <altgrad/core/matmul_precision.h>
 
 #include <cublasLt.h>
+#include <cuda_fp8.h>
 
 #include <compare>
 #include <map>
@@ -24,22 +25,31 @@ void check(cublasStatus_t status, const char* what) {
     throw std::runtime_error(std::string("cuBLASLt: ") + what + ": " + cublasLtGetStatusString(status));
 }
 
-// What the products of a device share. All of them run in its one stream, so that one workspace serves them in turn.
+// 0, 1, ...
+void count_up(const Cuda& device, float* numbers, int64_t n) {
+  cuda::each(device, "count_up", n, [=] AG_LAMBDA(int64_t i) { numbers[i] = float(i); });
+}
+
+// What the products of a device share, made with the first of them. All run in its one stream, so that one workspace
+// serves them in turn.
 struct Context {
   static constexpr size_t workspace_bytes = size_t(32) << 20;
 
-  explicit Context(int device) : workspace(workspace_bytes, Device::cuda(device)) {
+  explicit Context(const Cuda& device)
+      : workspace(workspace_bytes, Device::cuda(device.index)), numbers(device, 2) {
     check(cublasLtCreate(&handle), "no handle");
+    count_up(device, numbers.data(), 2);
   }
 
   detail::Storage workspace;
+  cuda::Scratch<float> numbers;  // 0 and 1, as a beta in memory of the device
   cublasLtHandle_t handle = nullptr;
 };
 
 // What a product is to cuBLASLt. Its best algorithm is for pointers of these alignments.
 struct Kind {
   int device;
-  cudaDataType_t operands, result;
+  cudaDataType_t type_a, type_b, result;
   cublasComputeType_t compute;
   bool device_scalars;  // alpha and beta lie in memory of the device
   int64_t m, n, k, batch, stride_a, stride_b, stride_c;
@@ -52,12 +62,14 @@ struct Kind {
 struct Pointers {
   const void *a, *b, *bias;
   void* c;
+  const float *scale_a = nullptr, *scale_b = nullptr;  // of FP8
 };
 
 // The descriptors of a product and its algorithm, made once: to choose it takes longer than a small product.
 class Plan {
  public:
-  Plan(const Context& context, const Kind& kind, const void* bias) : context_(context) {
+  Plan(const Context& context, const Kind& kind, const Pointers& at)
+      : context_(context), is_fp8_(kind.type_a == CUDA_R_8F_E4M3 || kind.type_a == CUDA_R_8F_E5M2) {
     check(cublasLtMatmulDescCreate(&product_, kind.compute,
                                    kind.compute == CUBLAS_COMPUTE_64F ? CUDA_R_64F : CUDA_R_32F),
           "a descriptor");
@@ -65,22 +77,23 @@ class Plan {
     set(CUBLASLT_MATMUL_DESC_TRANSB, kind.trans_a ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(CUBLASLT_MATMUL_DESC_POINTER_MODE,
         int32_t(kind.device_scalars ? CUBLASLT_POINTER_MODE_DEVICE : CUBLASLT_POINTER_MODE_HOST));
-    if (bias) {
-      set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
-      set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);  // its alignment counts when the algorithm is chosen
-    }
-    b_ = layout(kind.operands, kind.trans_b ? kind.k : kind.n, kind.trans_b ? kind.n : kind.k, kind.batch,
+    if (at.bias) set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+    set_pointers(at);  // the bias's alignment counts when the algorithm is chosen
+    b_ = layout(kind.type_b, kind.trans_b ? kind.k : kind.n, kind.trans_b ? kind.n : kind.k, kind.batch,
                 kind.stride_b);
-    a_ = layout(kind.operands, kind.trans_a ? kind.m : kind.k, kind.trans_a ? kind.k : kind.m, kind.batch,
+    a_ = layout(kind.type_a, kind.trans_a ? kind.m : kind.k, kind.trans_a ? kind.k : kind.m, kind.batch,
                 kind.stride_a);
     c_ = layout(kind.result, kind.n, kind.m, kind.batch, kind.stride_c);
     choose(kind);
   }
 
-  // Threads take turns, as the bias's place is part of the descriptor.
+  // 0 or 1 in memory of the device.
+  const float* number(bool one) const { return context_.numbers.data() + one; }
+
+  // Threads take turns, as some pointers are part of the descriptor.
   void run(cudaStream_t stream, const void* alpha, const void* beta, const Pointers& at) {
     const std::lock_guard lock(mutex_);
-    if (at.bias) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, at.bias);
+    set_pointers(at);
     check(cublasLtMatmul(context_.handle, product_, alpha, at.b, b_, at.a, a_, beta, at.c, c_, at.c, c_,
                          &algorithm_, context_.workspace.data, Context::workspace_bytes, stream),
           "a product");
@@ -90,6 +103,13 @@ class Plan {
   template <class T>
   void set(cublasLtMatmulDescAttributes_t attribute, const T& x) {
     check(cublasLtMatmulDescSetAttribute(product_, attribute, &x, sizeof x), "a descriptor");
+  }
+
+  void set_pointers(const Pointers& at) {
+    if (at.bias) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, at.bias);
+    if (!is_fp8_) return;
+    set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, at.scale_b);
+    set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, at.scale_a);
   }
 
   static cublasLtMatrixLayout_t layout(cudaDataType_t type, int64_t rows, int64_t columns, int64_t batch,
@@ -105,8 +125,8 @@ class Plan {
     return made;
   }
 
-  // Sums may be cut where their parts are kept in the workspace, in the type that they are computed in: parts in C's own
-  // type would be rounded, and those that are added in place lie in it.
+  // Sums may be cut where their parts are kept in the workspace, in the type that they are computed in: parts in C's
+  // own type would be rounded, and those that are added in place lie in it.
   void choose(const Kind& kind) {
     cublasLtMatmulPreference_t preference;
     check(cublasLtMatmulPreferenceCreate(&preference), "a preference");
@@ -130,6 +150,7 @@ class Plan {
   }
 
   const Context& context_;
+  const bool is_fp8_;
   std::mutex mutex_;
   cublasLtMatmulDesc_t product_ = nullptr;
   cublasLtMatrixLayout_t a_ = nullptr, b_ = nullptr, c_ = nullptr;
@@ -137,15 +158,15 @@ class Plan {
 };
 
 // The product's plan, of the current device. Plans live as long as the process, as devices do.
-Plan& plan(const Kind& kind, const void* bias) {
+Plan& plan(const Cuda& device, const Kind& kind, const Pointers& at) {
   static std::mutex& mutex = *new std::mutex;
   static auto& contexts = *new std::map<int, Context>;
   static auto& plans = *new std::map<Kind, Plan>;
   const std::lock_guard lock(mutex);
   const auto found = plans.find(kind);
   if (found != plans.end()) return found->second;
-  const Context& context = contexts.try_emplace(kind.device, kind.device).first->second;
-  return plans.try_emplace(kind, context, kind, bias).first->second;
+  const Context& context = contexts.try_emplace(kind.device, device).first->second;
+  return plans.try_emplace(kind, context, kind, at).first->second;
 }
 
 template <class T>
@@ -185,9 +206,9 @@ void to_bf16(const Cuda& device, bfloat16* y, const float* x, int64_t n) {
   });
 }
 
-// C = beta C + bias, for a product without terms; C is not read where beta = 0, bias may be null.
-template <class T>
-void scale_and_add(const Cuda& device, T* c, const T* bias, const Gemm& g) {
+// C = beta C + bias; C is not read where beta = 0, bias may be null.
+template <class T, class B>
+void scale_and_add(const Cuda& device, T* c, const B* bias, const Gemm& g) {
   using S = Compute<T>;
   const int64_t size = g.m * g.n;
   cuda::each(device, "scale_and_add", g.batch * size,
@@ -204,14 +225,19 @@ void multiply(const Cuda& device, T* c, const Operand* a, const Operand* b, cons
   if (g.m == 0 || g.n == 0 || g.batch == 0) return;
   if (g.k == 0) return scale_and_add(device, c, bias, g);
   const bool device_scalars = g.scale_a || g.scale_b;
-  Plan& p = plan({device.index, type_of<Operand>, type_of<T>, compute_of<Operand>(), device_scalars, g.m, g.n,
-                  g.k, g.batch, g.stride_a, g.stride_b, g.stride_c, g.trans_a, g.trans_b, alignment(a),
-                  alignment(b), alignment(c), bias ? alignment(bias) : 0},
-                 bias);
   const Pointers at{a, b, bias, c};
+  Plan& p = plan(device,
+                 {device.index, type_of<Operand>, type_of<Operand>, type_of<T>, compute_of<Operand>(),
+                  device_scalars, g.m, g.n, g.k, g.batch, g.stride_a, g.stride_b, g.stride_c, g.trans_a,
+                  g.trans_b, alignment(a), alignment(b), alignment(c), bias ? alignment(bias) : 0},
+                 at);
   if (!device_scalars) {
     const S scalars[] = {S(g.alpha), S(g.beta)};
     return p.run(device.stream, scalars, scalars + 1, at);
+  }
+  if constexpr (std::is_same_v<S, float>) {  // one scale by itself is alpha
+    if (!(g.scale_a && g.scale_b) && g.alpha == 1 && (g.beta == 0 || g.beta == 1))
+      return p.run(device.stream, g.scale_a ? g.scale_a : g.scale_b, p.number(g.beta == 1), at);
   }
   const cuda::Scratch<S> scalars(device, 2);
   cuda::each(device, "alpha", 1,
@@ -238,6 +264,75 @@ void multiply_as_set(const Cuda& device, T* c, const T* a, const T* b, const T* 
   }
   multiply(device, c, a, b, bias, g);
 }
+
+// ---- FP8: A and B^T by rows, in codes, with all sizes multiples of 16 ----
+
+constexpr int64_t unit = 16;
+int64_t padded(int64_t n) { return (n + unit - 1) / unit * unit; }
+
+// The code of x, a number of the format, NaN, or E5M2's Inf, which the conversion alone would make finite.
+AG_DEVICE uint32_t fp8_code(uint32_t bf16_bits, Fp8 format) {
+  const uint32_t magnitude = bf16_bits & 0x7fff;
+  if (format == Fp8::e5m2 && magnitude == 0x7f80) return 0x7c | (bf16_bits >> 8 & 0x80);
+  return __nv_cvt_float_to_fp8(float(std::bit_cast<bfloat16>(uint16_t(bf16_bits))), __NV_SATFINITE,
+                               format == Fp8::e4m3 ? __NV_E4M3 : __NV_E5M2);
+}
+AG_DEVICE uint32_t four_codes(uint32_t low, uint32_t high, Fp8 format) {  // of two pairs of bf16
+  return fp8_code(low & 0xffff, format) | fp8_code(low >> 16, format) << 8 |
+         fp8_code(high & 0xffff, format) << 16 | fp8_code(high >> 16, format) << 24;
+}
+
+// y (padded rows, padded columns) = codes of x (rows, columns), and zeros around them: sixteen for each thread.
+void to_fp8(const Cuda& device, uint8_t* y, const bfloat16* x, int64_t rows, int64_t columns, Fp8 format) {
+  const bool aligned = alignment(x) >= sizeof(uint4) && columns % unit == 0;
+  const int64_t units = padded(columns) / unit;
+  cuda::each(device, "to_fp8", padded(rows) * units, [=] AG_LAMBDA(int64_t i) {
+    const int64_t r = i / units, first = i % units * unit;
+    uint4 u{}, v{};
+    if (r < rows && aligned) {
+      const auto* const from = reinterpret_cast<const uint4*>(x + r * columns + first);
+      u = from[0], v = from[1];
+    } else if (r < rows) {
+      uint32_t pairs[8];
+      for (int j = 0; j < 8; ++j) {
+        const int64_t at = first + 2 * j;
+        pairs[j] = (at < columns ? x[r * columns + at].bits : 0u) |
+                   (at + 1 < columns ? uint32_t(x[r * columns + at + 1].bits) : 0u) << 16;
+      }
+      u = {pairs[0], pairs[1], pairs[2], pairs[3]}, v = {pairs[4], pairs[5], pairs[6], pairs[7]};
+    }
+    reinterpret_cast<uint4*>(y)[i] = {four_codes(u.x, u.y, format), four_codes(u.z, u.w, format),
+                                      four_codes(v.x, v.y, format), four_codes(v.z, v.w, format)};
+  });
+}
+
+// The same of x^T, x being (columns, rows): a block has a tile of 64 by 64, which it reads and writes by rows.
+void to_fp8_transposed(const Cuda& device, uint8_t* y, const bfloat16* x, int64_t rows, int64_t columns,
+                       Fp8 format) {
+  constexpr int side = 64, pitch = side + 4;  // what is read down the tile lies in different banks
+  const int64_t high = padded(rows), wide = padded(columns), across = (wide + side - 1) / side;
+  cuda::rows(device, "to_fp8", (high + side - 1) / side * across, cuda::most_threads,
+             [=] AG_LAMBDA(int64_t tile) {
+               AG_SHARED(uint32_t, codes, side * pitch / 4);
+               auto* const code = reinterpret_cast<uint8_t*>(codes);
+               const int64_t top = tile / across * side, left = tile % across * side;
+               for (int i = int(threadIdx.x); i < side * side; i += int(blockDim.x)) {
+                 const int64_t r = top + i % side, q = left + i / side;
+                 code[i % side * pitch + i / side] =
+                     uint8_t(r < rows && q < columns ? fp8_code(x[q * rows + r].bits, format) : 0);
+               }
+               __syncthreads();
+               for (int i = int(threadIdx.x); i < side * side / unit; i += int(blockDim.x)) {
+                 const int64_t r = top + i / (side / unit), q = left + i % (side / unit) * unit;
+                 const uint32_t* const from = codes + (r - top) * (pitch / 4) + (q - left) / 4;
+                 if (r < high && q < wide)
+                   *reinterpret_cast<uint4*>(y + r * wide + q) = {from[0], from[1], from[2], from[3]};
+               }
+               __syncthreads();
+             });
+}
+
+cudaDataType_t type_of_fp8(Fp8 format) { return format == Fp8::e4m3 ? CUDA_R_8F_E4M3 : CUDA_R_8F_E5M2; }
 
 }  // namespace
 
@@ -266,6 +361,47 @@ void gemm(const Cuda& device, bfloat16* c, const bfloat16* a, const bfloat16* b,
   to_bf16(device, rounded.data(), bias, g.n);
   multiply<bfloat16>(device, c, a, b, rounded.data(), g);
 }
+
+bool has_fp8(const Cuda& device) {
+  int major = 0, minor = 0;
+  cuda::check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device.index), "a device");
+  cuda::check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device.index), "a device");
+  return 10 * major + minor >= 89;
+}
+
+// cuBLASLt adds no bias to an f32 result of FP8: it is there before, and the product is added to it.
+template <class T>
+void gemm_fp8(const Cuda& device, T* c, const bfloat16* a, Fp8 format_a, const bfloat16* b, Fp8 format_b,
+              const float* bias, const Gemm& g) {
+  if (g.m == 0 || g.n == 0) return;
+  const int64_t m = padded(g.m), n = padded(g.n), k = padded(g.k);
+  const bool whole = m == g.m && n == g.n;
+  if (bias || g.k == 0 || !whole) scale_and_add(device, c, bias, g);
+  if (g.k == 0) return;
+  const cuda::Scratch<uint8_t> codes_a(device, m * k), codes_b(device, n * k);
+  (g.trans_a ? to_fp8_transposed : to_fp8)(device, codes_a.data(), a, g.m, g.k, format_a);
+  (g.trans_b ? to_fp8 : to_fp8_transposed)(device, codes_b.data(), b, g.n, g.k, format_b);
+  const auto run = [&](auto* to, float beta) {
+    const Pointers at{codes_a.data(), codes_b.data(), nullptr, to, g.scale_a, g.scale_b};
+    const float scalars[] = {float(g.alpha), beta};
+    plan(device,
+         {device.index, type_of_fp8(format_a), type_of_fp8(format_b),
+          type_of<std::remove_pointer_t<decltype(to)>>, CUBLAS_COMPUTE_32F, false, m, n, k, 1, m * k, k * n,
+          m * n, false, true, 256, 256, alignment(to), 0},
+         at)
+        .run(device.stream, scalars, scalars + 1, at);
+  };
+  if (whole) return run(c, bias ? 1 : float(g.beta));
+  const cuda::Scratch<float> sums(device, m * n);
+  run(sums.data(), 0);
+  cuda::each(device, "gemm_fp8", g.m * g.n, [=, sums = sums.data(), columns = g.n] AG_LAMBDA(int64_t i) {
+    c[i] = T(float(c[i]) + sums[i / columns * n + i % columns]);
+  });
+}
+template void gemm_fp8(const Cuda&, float*, const bfloat16*, Fp8, const bfloat16*, Fp8, const float*,
+                       const Gemm&);
+template void gemm_fp8(const Cuda&, bfloat16*, const bfloat16*, Fp8, const bfloat16*, Fp8, const float*,
+                       const Gemm&);
 
 #define AG_INSTANTIATE(T)                                               \
   template void gemm(const Cuda&, T*, const T*, const T*, const Gemm&); \

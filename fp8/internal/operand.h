@@ -22,11 +22,18 @@ void round_into(const Tensor& values, const Tensor& x, const Format& format, con
 
 // matmul, with the result in this dtype, bf16 on a GPU only.
 Tensor product(const QTensor& a, const QTensor& b, const std::optional<Tensor>& bias, DType result);
+// c = a b + beta c, c being of the dtype that matmul gives.
+void add_product(const Tensor& c, const QTensor& a, const QTensor& b, double beta);
 
 // Throw std::invalid_argument where an enumeration is out of range, or the format is none or has no sign.
 void check_cast(const char* op, const CastOptions& options);
 void check_quantizer(const char* op, const std::optional<Format>& format, Scaling scaling,
                      const CastOptions& cast);
+
+// Throw std::invalid_argument where products of any two matrices of these formats, or of x's dtype on x's device, are
+// none of FP8 tensor cores.
+void check_native_fp8(const char* op, std::initializer_list<std::optional<Format>> formats);
+void check_native_fp8(const char* op, const Tensor& x);
 
 // dy, or 0 where |x / scale| > max: the gradient of Ste::clipped.
 Tensor clipped_ste_grad(const Tensor& dy, const Tensor& x, const Format& format, const Tensor& scale);

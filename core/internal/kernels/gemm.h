@@ -17,6 +17,9 @@ struct Gemm {
   const float *scale_a = nullptr, *scale_b = nullptr;  // factors of alpha that lie in memory of the device
 };
 
+// The FP8 formats that tensor cores multiply.
+enum class Fp8 { e4m3, e5m2 };
+
 inline namespace on_cpu {
 
 template <class T>
@@ -30,6 +33,7 @@ void linear(const Cpu&, T* y, const T* x, const T* w, const T* bias, int64_t row
 // machine has instructions for it.
 bool has_bf16(const Cpu&);
 void gemm(const Cpu&, float* c, const bfloat16* a, const bfloat16* b, const float* bias, const Gemm& g);
+inline bool has_fp8(const Cpu&) { return false; }
 
 }  // namespace on_cpu
 
@@ -56,6 +60,13 @@ inline void linear(const Cuda& device, bfloat16* y, const bfloat16* x, const bfl
                    int64_t rows, int64_t n, int64_t k) {
   gemm(device, y, x, w, bias, {.m = rows, .n = n, .k = k, .trans_b = true});
 }
+
+// As gemm for a single product of bf16 matrices all of whose numbers are of these FP8 formats, not of E5M2 both, by FP8
+// tensor cores, which keep fewer bits of a sum than f32 has; where the device has them.
+bool has_fp8(const Cuda&);
+template <class T>
+void gemm_fp8(const Cuda&, T* c, const bfloat16* a, Fp8 format_a, const bfloat16* b, Fp8 format_b,
+              const float* bias, const Gemm& g);
 
 }  // namespace on_cuda
 
