@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "device.h"
 #include "report.h"
 #include "training.h"
 
@@ -198,11 +199,20 @@ void growth(Report& b) {
 }
 
 int run(const std::vector<int>& threads, int samples, const std::string& only, const std::string& json,
-        bool grows) {
+        bool grows, bool on_cuda) {
   std::ofstream file;
   if (!json.empty()) {
     file.open(json);
     if (!file) throw std::runtime_error("cannot write " + json);
+  }
+  if (on_cuda) {
+    const ag::Device device = ag::Device::cuda();
+    bench::DeviceReport b(device, samples, only, json.empty() ? nullptr : &file);
+    bench::device_steps(b, device);
+    bench::device_products(b, device);
+    bench::device_quantize(b, device);
+    if (!b.has_shown()) throw std::runtime_error("nothing has \"" + only + "\" in its name");
+    return 0;
   }
   for (const int n : threads) {
     ag::set_num_threads(n);
@@ -226,7 +236,7 @@ int main(int argc, char** argv) {
   CLI::App app("times altgrad on this machine");
   std::vector<int> threads = {ag::num_threads()};
   int samples = 11;
-  std::string only, json;
+  std::string only, json, device = "cpu";
   bool grows = false;
   app.add_option("--threads", threads, "threads; several numbers are timed one after the other")
       ->check(CLI::Range(1, 1024));
@@ -235,9 +245,11 @@ int main(int argc, char** argv) {
   app.add_option("--json", json, "write a JSON line for each result to this file");
   app.add_flag("--growth", grows,
                "how a step's time and memory grow with width, depth, T and batch, instead");
+  app.add_option("--device", device, "cpu, or cuda: captured steps, products and rounding on a GPU, instead")
+      ->check(CLI::IsMember({"cpu", "cuda"}));
   CLI11_PARSE(app, argc, argv);
   try {
-    return run(threads, samples, only, json, grows);
+    return run(threads, samples, only, json, grows, device == "cuda");
   } catch (const std::exception& e) {
     std::fprintf(stderr, "bench: %s\n", e.what());
     return 1;

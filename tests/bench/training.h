@@ -20,6 +20,9 @@ struct Size {
 };
 constexpr Size sizes[] = {
     {"tiny", 4, 4, 128, 64, 12, 65}, {"baby", 6, 6, 384, 256, 8, 65}, {"gpt2", 12, 12, 768, 256, 2, 50257}};
+// What fills a GPU.
+constexpr Size device_sizes[] = {
+    sizes[0], {"baby64", 6, 6, 384, 256, 64, 65}, {"gpt2_1k", 12, 12, 768, 1024, 16, 50304}};
 
 // f32; E4M3 weights; or E4M3 weights and inputs and E5M2 gradients. The tied head stays as it is.
 constexpr const char* modes[] = {"f32", "weights", "full"};
@@ -27,7 +30,7 @@ constexpr const char* modes[] = {"f32", "weights", "full"};
 // A model in training, on a batch of random tokens.
 class Training {
  public:
-  Training(const Size& s, const std::string& mode)
+  Training(const Size& s, const std::string& mode, altgrad::Device device = altgrad::Device::cpu())
       : model_({.n_layer = s.layers,
                 .n_head = s.heads,
                 .n_embd = s.channels,
@@ -35,24 +38,33 @@ class Training {
                 .vocab_size = s.vocabulary}),
         opt_(model_.parameters(), {.lr = 1e-3, .betas = {0.9, 0.95}, .weight_decay = 0.1}),
         x_(altgrad::Tensor::randint(s.vocabulary, {s.batch, s.length})),
-        y_(altgrad::Tensor::randint(s.vocabulary, {s.batch, s.length})) {
+        y_(altgrad::Tensor::randint(s.vocabulary, {s.batch, s.length})),
+        step_(device, [this](const altgrad::Tensor& x, const altgrad::Tensor& y) { return eager(x, y); }) {
     using namespace altgrad::fp8;
     if (mode == "weights") quantize_model(model_, E4M3, {.skip_patterns = {"lm_head"}});
     if (mode == "full") {
       quantize_model(model_, E4M3, {.skip_patterns = {"lm_head"}, .input_format = E4M3, .grad_format = E5M2});
     }
+    model_.to(device);
   }
-  void step() {
-    altgrad::Tape tape;
-    tape.backward(model_.loss(x_, y_));
-    opt_.step();
-    opt_.zero_grad();
-  }
+  Training(const Training&) = delete;
+  Training& operator=(const Training&) = delete;
+  void step() { step_(x_, y_); }
 
  private:
+  altgrad::Tensor eager(const altgrad::Tensor& x, const altgrad::Tensor& y) {
+    altgrad::Tape tape;
+    const altgrad::Tensor loss = model_.loss(x, y);
+    tape.backward(loss);
+    opt_.step();
+    opt_.zero_grad();
+    return loss;
+  }
+
   altgrad::models::GPT model_;
   altgrad::optim::AdamW opt_;
-  altgrad::Tensor x_, y_;
+  altgrad::Tensor x_, y_;  // on the host, as batches are
+  altgrad::optim::CapturedStep step_;
 };
 
 }  // namespace bench
