@@ -1,7 +1,7 @@
 // Elementwise kernels over the functors that the CPU has, too.
 #include <altgrad/core/internal/kernels/elementwise.h>
 
-#include <altgrad/core/cuda/launch.h>
+#include <altgrad/core/cuda/packs.h>
 #include <altgrad/core/internal/elementwise_instances.h>
 
 namespace altgrad::kernels {
@@ -12,88 +12,173 @@ struct Offsets {
   int64_t a, b;
 };
 // Where element i of the output is read. The loop has constant bounds and is unrolled: an index into s at run time
-// would have it copied to local memory.
-AG_DEVICE Offsets offsets(const LoopNest& s, int64_t i) {
+// would have it copied to local memory. Most indices are divided as 32-bit numbers, which is several times as fast.
+template <class Index>
+AG_DEVICE Offsets offsets(const LoopNest& s, Index i) {
   Offsets at{0, 0};
   for (int d = Shape::max_dim - 1; d >= 0; --d) {
     if (d >= s.dim) continue;
-    const int64_t index = i % s.size[d];
-    i /= s.size[d];
-    at.a += index * s.a[d];
-    at.b += index * s.b[d];
+    const Index n = Index(s.size[d]), index = i % n;
+    i /= n;
+    at.a += int64_t(index) * s.a[d];
+    at.b += int64_t(index) * s.b[d];
   }
   return at;
+}
+
+// The same loops over packs of elements that lie side by side in both inputs, or are the same one, if they are that.
+template <int size>
+bool in_packs(LoopNest& s, bool may_repeat) {
+  const int last = s.dim - 1;
+  const auto fits = [&](const int64_t(&stride)[Shape::max_dim]) {
+    if (stride[last] == 0) return may_repeat;
+    for (int d = 0; d < last; ++d) {
+      if (stride[d] % size != 0) return false;
+    }
+    return stride[last] == 1;
+  };
+  if (s.dim == 0 || s.size[last] % size != 0 || !fits(s.a) || !fits(s.b)) return false;
+  s.size[last] /= size, s.a[last] *= size, s.b[last] *= size, s.numel /= size;
+  return true;
+}
+
+// f(i, offsets of i) for each index of the loops.
+template <class F>
+void each_of_nest(const Cuda& device, const char* name, const LoopNest& s, F f) {
+  const bool narrow = s.numel <= std::numeric_limits<uint32_t>::max();
+  cuda::each(device, name, s.numel,
+             [=] AG_LAMBDA(int64_t i) { f(i, narrow ? offsets(s, uint32_t(i)) : offsets(s, i)); });
+}
+
+template <int size, class T>
+AG_DEVICE cuda::Pack<T, size> pack_at(const T* p, bool repeats, bool aligned) {
+  if (!repeats) return cuda::load<size>(p, aligned);
+  cuda::Pack<T, size> pack;
+  for (T& x : pack.at) x = *p;
+  return pack;
+}
+
+// f(y[i], element of a, element of b, more[i]...) for each index i of the loops.
+template <class F, class Y, class T, class... D>
+void combine(const Cuda& device, const char* name, F f, const LoopNest& s, Y* y, const T* a, const T* b,
+             const D*... more) {
+  constexpr int size = cuda::pack_size<Y, T, D...>;
+  const int last = s.dim - 1;
+  if (s.dim == 0 || (s.dim == 1 && s.a[last] == 1 && s.b[last] == 1))
+    return cuda::map(device, name, s.numel, f, y, a, b, more...);
+  const std::tuple<const D*...> rest(more...);
+  LoopNest packs = s;
+  if (!in_packs<size>(packs, true)) {
+    return each_of_nest(device, name, s, [=] AG_LAMBDA(int64_t i, Offsets at) {
+      std::apply([&](const D*... d) { f(y[i], a[at.a], b[at.b], d[i]...); }, rest);
+    });
+  }
+  const bool aligned = cuda::aligned<size>(y, a, b, more...);
+  const bool same_a = s.a[last] == 0, same_b = s.b[last] == 0;
+  each_of_nest(device, name, packs, [=] AG_LAMBDA(int64_t i, Offsets at) {
+    const auto u = pack_at<size>(a + at.a, same_a, aligned), v = pack_at<size>(b + at.b, same_b, aligned);
+    int k = 0;
+    const auto one = [&](Y& to, const D&... given) { f(to, u.at[k], v.at[k], given...), ++k; };
+    std::apply(
+        [&](const D*... d) { cuda::for_pack<size>(aligned, size, one, y + i * size, (d + i * size)...); },
+        rest);
+  });
 }
 
 }  // namespace
 
 template <class F, class T>
 void unary(const Cuda& device, F f, T* y, const T* x, int64_t n) {
-  cuda::each(device, F::name, n, [=] AG_LAMBDA(int64_t i) { y[i] = T(f.value(Compute<T>(x[i]))); });
+  cuda::map(
+      device, F::name, n, [=] AG_LAMBDA(T & to, T u) { to = T(f.value(Compute<T>(u))); }, y, x);
 }
 
 template <class F, class T>
 void unary_with_derivative(const Cuda& device, F f, T* y, T* derivative, const T* x, int64_t n) {
-  cuda::each(device, F::name, n, [=] AG_LAMBDA(int64_t i) {
-    const ValueAndDerivative<Compute<T>> both = f.value_and_derivative(Compute<T>(x[i]));
-    y[i] = T(both.value);
-    derivative[i] = T(both.derivative);
-  });
+  cuda::map(
+      device, F::name, n,
+      [=] AG_LAMBDA(T & value, T & slope, T u) {
+        const ValueAndDerivative<Compute<T>> both = f.value_and_derivative(Compute<T>(u));
+        value = T(both.value);
+        slope = T(both.derivative);
+      },
+      y, derivative, x);
 }
 
 template <class F, class T>
 void unary_grad(const Cuda& device, F f, T* dx, const T* dy, const T* saved, int64_t n) {
-  cuda::each(device, F::name, n, [=] AG_LAMBDA(int64_t i) {
-    dx[i] = T(dy[i] * f.derivative(saved ? Compute<T>(saved[i]) : Compute<T>(0)));
-  });
+  using C = Compute<T>;
+  if constexpr (F::saved_for_backward == Saved::nothing) {
+    cuda::map(
+        device, F::name, n, [=] AG_LAMBDA(T & to, T g) { to = T(C(g) * f.derivative(C(0))); }, dx, dy);
+  } else {
+    cuda::map(
+        device, F::name, n, [=] AG_LAMBDA(T & to, T g, T kept) { to = T(C(g) * f.derivative(C(kept))); }, dx,
+        dy, saved);
+  }
 }
 
 template <class F, class Y, class T>
 void binary(const Cuda& device, F f, Y* y, const T* a, const T* b, const LoopNest& s) {
-  cuda::each(device, F::name, s.numel, [=] AG_LAMBDA(int64_t i) {
-    const Offsets at = offsets(s, i);
-    y[i] = Y(f.value(Compute<T>(a[at.a]), Compute<T>(b[at.b])));
-  });
+  using C = Compute<T>;
+  combine(
+      device, F::name, [=] AG_LAMBDA(Y & to, T u, T v) { to = Y(f.value(C(u), C(v))); }, s, y, a, b);
 }
 
 template <class F, class T>
 void binary_grad(const Cuda& device, F f, T* da, T* db, const T* dy, const T* a, const T* b,
                  const LoopNest& s) {
-  cuda::each(device, F::name, s.numel, [=] AG_LAMBDA(int64_t i) {
-    const Offsets at = offsets(s, i);
-    const Compute<T> u = a[at.a], v = b[at.b];
-    if (da) da[i] = T(dy[i] * f.derivative_a(u, v));
-    if (db) db[i] = T(dy[i] * f.derivative_b(u, v));
-  });
+  using C = Compute<T>;
+  const auto to_a = [=] AG_LAMBDA(T & to, T u, T v, T g) { to = T(C(g) * f.derivative_a(C(u), C(v))); };
+  const auto to_b = [=] AG_LAMBDA(T & to, T u, T v, T g) { to = T(C(g) * f.derivative_b(C(u), C(v))); };
+  if (da) combine(device, F::name, to_a, s, da, a, b, dy);
+  if (db) combine(device, F::name, to_b, s, db, a, b, dy);
 }
 
 template <class T>
 void copy_strided(const Cuda& device, T* dst, const T* src, const LoopNest& s) {
-  cuda::each(device, "copy_strided", s.numel, [=] AG_LAMBDA(int64_t i) {
-    const Offsets at = offsets(s, i);
-    dst[at.a] = src[at.b];
-  });
+  constexpr int size = cuda::pack_size<T>;
+  LoopNest packs = s;
+  if (!in_packs<size>(packs, false) || !cuda::aligned<size>(dst, src)) {
+    each_of_nest(device, "copy_strided", s, [=] AG_LAMBDA(int64_t, Offsets at) { dst[at.a] = src[at.b]; });
+  } else {
+    each_of_nest(device, "copy_strided", packs, [=] AG_LAMBDA(int64_t, Offsets at) {
+      cuda::store(cuda::load<size>(src + at.b, true), dst + at.a, true);
+    });
+  }
 }
 
 template <class T>
 void where(const Cuda& device, T* y, const uint8_t* condition, const T* a, const T* b, int64_t n) {
-  cuda::each(device, "where", n,
-             [=] AG_LAMBDA(int64_t i) { y[i] = condition[i] ? (a ? a[i] : T(0)) : (b ? b[i] : T(0)); });
+  if (a && b) {
+    cuda::map(
+        device, "where", n, [=] AG_LAMBDA(T & to, uint8_t c, T u, T v) { to = c ? u : v; }, y, condition, a,
+        b);
+  } else {
+    const bool side = a;
+    cuda::map(
+        device, "where", n, [=] AG_LAMBDA(T & to, uint8_t c, T u) { to = bool(c) == side ? u : T(0); }, y,
+        condition, a ? a : b);
+  }
 }
 
 template <class T>
 void fill(const Cuda& device, T* y, T value, int64_t n) {
-  cuda::each(device, "fill", n, [=] AG_LAMBDA(int64_t i) { y[i] = value; });
+  cuda::map(
+      device, "fill", n, [=] AG_LAMBDA(T & to) { to = value; }, y);
 }
 
 template <class To, class From>
 void cast(const Cuda& device, To* y, const From* x, int64_t n) {
-  cuda::each(device, "cast", n, [=] AG_LAMBDA(int64_t i) { y[i] = converted<To>(x[i]); });
+  cuda::map(
+      device, "cast", n, [=] AG_LAMBDA(To & to, From u) { to = converted<To>(u); }, y, x);
 }
 
 template <class T>
 void axpy(const Cuda& device, T* y, const T* x, double alpha, int64_t n) {
-  cuda::each(device, "axpy", n, [=] AG_LAMBDA(int64_t i) { y[i] = T(y[i] + Compute<T>(alpha) * x[i]); });
+  using C = Compute<T>;
+  cuda::map(
+      device, "axpy", n, [=] AG_LAMBDA(T & to, T u) { to = T(C(to) + C(alpha) * C(u)); }, y, x);
 }
 
 AG_INSTANTIATE_ELEMENTWISE

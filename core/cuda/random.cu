@@ -1,9 +1,11 @@
 // Random kernels: element i is the function of (seed, stream, i) that it is on the CPU.
 #include <altgrad/core/internal/kernels/random.h>
 
-#include <altgrad/core/cuda/launch.h>
+#include <altgrad/core/cuda/packs.h>
 #include <altgrad/core/internal/draw.h>
 #include <altgrad/core/internal/instantiate.h>
+
+#include <algorithm>
 
 namespace altgrad::kernels {
 inline namespace on_cuda {
@@ -51,12 +53,20 @@ void randint(const Cuda& device, int64_t* y, int64_t high, RandomStream random, 
 
 template <class T>
 void dropout(const Cuda& device, T* y, const T* x, double p, RandomStream random, int64_t n) {
+  constexpr int size = std::max(4, cuda::pack_size<T>);
   const float rate = float(p);
   const auto scale = Compute<T>(1 / (1 - p));
-  for_blocks(device, "dropout", random, n, 4, [=] AG_LAMBDA(int64_t first, const RandomWords& words) {
-    for (int i = 0; i < 4; ++i) {
-      if (first + i < n) y[first + i] = uniform01(words[size_t(i)]) < rate ? T(0) : T(x[first + i] * scale);
-    }
+  const bool aligned = cuda::aligned<size>(y, x);
+  cuda::each(device, "dropout", (n + size - 1) / size, [=] AG_LAMBDA(int64_t pack) {
+    const int64_t first = pack * size;
+    RandomWords words[size / 4];
+    for (int b = 0; b < size / 4; ++b) words[b] = random.block(uint64_t(first / 4 + b));
+    int k = 0;
+    const auto one = [&](T& to, T u) {
+      to = uniform01(words[k / 4][size_t(k % 4)]) < rate ? T(0) : T(u * scale);
+      ++k;
+    };
+    cuda::for_pack<size>(aligned && first + size <= n, n - first, one, y + first, x + first);
   });
 }
 
