@@ -47,8 +47,10 @@ struct Reduction {
   int64_t count = 1;  // elements reduced to one
 };
 
-Reduction reduction(const char* op, const Tensor& x, const Axes& axes, bool keepdim) {
-  check_activation(op, x);
+using Check = void(const char* op, const Tensor& x);
+
+Reduction reduction(Check check, const char* op, const Tensor& x, const Axes& axes, bool keepdim) {
+  check(op, x);
   const Shape& shape = x.shape();
   Reduction r;
   for (int axis : axes) {
@@ -69,8 +71,8 @@ Reduction reduction(const char* op, const Tensor& x, const Axes& axes, bool keep
 }
 
 constexpr std::array<int, Shape::max_dim> all_axes{0, 1, 2, 3, 4, 5, 6, 7};
-Reduction reduction(const char* op, const Tensor& x) {
-  return reduction(op, x, std::span(all_axes).first(x.dim()), false);
+Reduction reduction(Check check, const char* op, const Tensor& x) {
+  return reduction(check, op, x, std::span(all_axes).first(x.dim()), false);
 }
 
 struct Sum final : Op {
@@ -113,7 +115,6 @@ Tensor sum(const Tensor& x, const Reduction& r) { return apply<Sum>(x, r.kept, r
 Tensor mean(const Tensor& x, const Reduction& r) { return apply<Sum>(x, r.kept, r.result, double(r.count)); }
 
 Tensor var(const Tensor& x, const Reduction& r, double correction) {
-  check_floating("var", x);
   const DefaultFloatEnvironment environment;  // for the divisor
   // Brought near 0 by a mean that is rounded, which changes neither variance nor gradient, and then centred.
   const Tensor near = x - mean(x.detach(), r).reshape(r.kept), centred = near - mean(near, r).reshape(r.kept);
@@ -121,7 +122,6 @@ Tensor var(const Tensor& x, const Reduction& r, double correction) {
 }
 
 Tensor max(const Tensor& x, const Reduction& r) {
-  check_floating("max", x);
   if (r.count == 0 && r.result.numel() > 0) fail("max: over no elements, shape ", x.shape());
   int first = 0, last = x.dim();  // the covered axes lie in [first, last)
   while (first < last && !r.covers[first]) ++first;
@@ -157,21 +157,21 @@ Tensor reduce_to_shape(const Tensor& x, const Shape& shape) {
   return x.shape() == shape ? x : detail::as_dtype(detail::sum_to_shape(x, shape), x.dtype());
 }
 
-Tensor sum(const Tensor& x) { return sum(x, reduction("sum", x)); }
+Tensor sum(const Tensor& x) { return sum(x, reduction(check_activation, "sum", x)); }
 Tensor sum(const Tensor& x, const Axes& axes, bool keepdim) {
-  return sum(x, reduction("sum", x, axes, keepdim));
+  return sum(x, reduction(check_activation, "sum", x, axes, keepdim));
 }
-Tensor mean(const Tensor& x) { return mean(x, reduction("mean", x)); }
+Tensor mean(const Tensor& x) { return mean(x, reduction(check_activation, "mean", x)); }
 Tensor mean(const Tensor& x, const Axes& axes, bool keepdim) {
-  return mean(x, reduction("mean", x, axes, keepdim));
+  return mean(x, reduction(check_activation, "mean", x, axes, keepdim));
 }
-Tensor max(const Tensor& x) { return max(x, reduction("max", x)); }
+Tensor max(const Tensor& x) { return max(x, reduction(check_floating, "max", x)); }
 Tensor max(const Tensor& x, const Axes& axes, bool keepdim) {
-  return max(x, reduction("max", x, axes, keepdim));
+  return max(x, reduction(check_floating, "max", x, axes, keepdim));
 }
-Tensor var(const Tensor& x) { return var(x, reduction("var", x), 1); }
+Tensor var(const Tensor& x) { return var(x, reduction(check_floating, "var", x), 1); }
 Tensor var(const Tensor& x, const Axes& axes, bool keepdim, double correction) {
-  return var(x, reduction("var", x, axes, keepdim), correction);
+  return var(x, reduction(check_floating, "var", x, axes, keepdim), correction);
 }
 
 Tensor argmax(const Tensor& x) {
