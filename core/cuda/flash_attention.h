@@ -3,7 +3,7 @@
 
 #include <altgrad/core/cuda/launch.h>
 #include <altgrad/core/cuda/tiles.h>
-#include <altgrad/core/internal/kernels/rows.h>
+#include <altgrad/core/internal/log_sum_exp.h>
 
 #include <cmath>
 

@@ -1,90 +1,194 @@
-// Optimizer updates and clipping, a launch for each parameter.
+// Optimizer updates and clipping: a launch for as many tensors as the arguments of a kernel have room for.
 #include <altgrad/core/internal/kernels/optim.h>
 
-#include <altgrad/core/cuda/launch.h>
+#include <altgrad/core/cuda/packs.h>
 #include <altgrad/core/internal/instantiate.h>
 
+#include <algorithm>
 #include <cmath>
+#include <type_traits>
+#include <vector>
 
 namespace altgrad::kernels {
 inline namespace on_cuda {
 namespace {
 
-// The numbers of the step, which lie in memory of the device, are worked out once a block.
+using cuda::most_threads;
+
+constexpr int64_t chunk = 1 << 13;  // elements to a block
+
 template <class T>
-__global__ void __launch_bounds__(cuda::most_threads)
-    adamw_kernel(optim::ParamView<T> p, double beta1, double beta2, double eps) {
-  AG_SHARED(T, numbers, 3);
-  if (threadIdx.x == 0) {
-    numbers[0] = T(1 - *p.lr * p.weight_decay);
-    numbers[1] = T(*p.lr / (1 - std::pow(beta1, *p.step)));
-    numbers[2] = T(1 / std::sqrt(1 - std::pow(beta2, *p.step)));
+struct Elements {
+  T* x;
+  int64_t n, first_chunk;
+};
+template <class T>
+const void* begin_of(const Elements<T>& tensor) {
+  return tensor.x;
+}
+template <class T>
+const void* begin_of(const optim::ParamView<T>& p) {
+  return p.w;
+}
+
+// Tensors of n elements each, one after the other, a block for each chunk of each. An item has n elements.
+template <class Item>
+struct Table {
+  static constexpr int most = int(3840 / (sizeof(Item) + sizeof(unsigned)));  // arguments are at most 4 KB
+
+  Item items[most];
+  unsigned ends[most];  // blocks of the items up to each
+  int count = 0;
+
+  unsigned blocks() const { return count == 0 ? 0 : ends[count - 1]; }
+  bool holds(const Item& item) const {
+    return std::any_of(items, items + count,
+                       [&](const Item& other) { return begin_of(other) == begin_of(item); });
   }
-  __syncthreads();
-  const T keep = numbers[0], rate = numbers[1], root = numbers[2], epsilon = T(eps);
-  const T old1 = T(beta1), new1 = T(1 - beta1), old2 = T(beta2), new2 = T(1 - beta2);
-  T *const m = p.state[0], *const v = p.state[1];
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < p.n;
-       i += int64_t(gridDim.x) * blockDim.x) {
-    m[i] = old1 * m[i] + new1 * p.g[i];
-    v[i] = old2 * v[i] + new2 * (p.g[i] * p.g[i]);
-    p.w[i] = keep * p.w[i] - rate * m[i] / (std::sqrt(v[i]) * root + epsilon);
+  void add(const Item& item) {
+    ends[count] = blocks() + unsigned((item.n + chunk - 1) / chunk);
+    items[count++] = item;
+  }
+};
+
+// f(item, first), by a block, for each chunk of each item, which begins at element `first`. A tensor that is given twice
+// begins another launch.
+template <class Item, class F>
+__global__ void __launch_bounds__(most_threads, 2) chunks_kernel(Table<Item> table, F f) {
+  int k = 0;
+  while (table.ends[k] <= blockIdx.x) ++k;
+  const Item item = table.items[k];
+  f(item, int64_t(blockIdx.x - (k == 0 ? 0 : table.ends[k - 1])) * chunk);
+}
+template <class Item, class F>
+void launch_chunks(const Cuda& device, const char* name, Table<Item>& table, F f) {
+  if (table.blocks() > 0) {
+    cuda::launch(name, chunks_kernel<Item, F>, device.stream, {table.blocks(), most_threads}, table, f);
+  }
+  table.count = 0;
+}
+template <class Item, class F>
+void each_chunk(const Cuda& device, const char* name, std::span<const Item> items, F f) {
+  Table<Item> table{};
+  for (const Item& item : items) {
+    if (item.n == 0) continue;
+    if (table.count == Table<Item>::most || table.holds(item)) launch_chunks(device, name, table, f);
+    table.add(item);
+  }
+  launch_chunks(device, name, table, f);
+}
+
+// f(p[i]...) for the elements of the block's chunk.
+template <class F, class... T>
+AG_DEVICE void for_chunk(int64_t first, int64_t n, const F& f, T*... p) {
+  constexpr int size = cuda::pack_size<T...>;
+  const bool aligned = cuda::aligned<size>(p...);
+  const int64_t end = first + chunk < n ? first + chunk : n;
+  for (int64_t i = first + threadIdx.x * size; i < end; i += most_threads * size) {
+    cuda::for_pack<size>(aligned && i + size <= end, end - i, f, (p + i)...);
   }
 }
 
+// The gradients of dtype T, each with the number of chunks before it.
 template <class T>
-void squares_of(const Cuda& device, double* sum, std::span<T> x) {
-  cuda::sum_all(device, "grad_norm", sum, int64_t(x.size()),
-                [=, x = x.data()] AG_LAMBDA(int64_t i) { return double(x[i]) * double(x[i]); });
+std::vector<Elements<T>>& elements(std::span<const Gradient> grads) {
+  thread_local std::vector<Elements<T>> all;  // kept, so that a step allocates nothing
+  all.clear();
+  int64_t chunks = 0;
+  for (const Gradient& g : grads) {
+    std::visit(
+        [&](auto x) {
+          if constexpr (std::is_same_v<decltype(x), std::span<T>>)
+            all.push_back({x.data(), int64_t(x.size()), chunks});
+          chunks += (int64_t(x.size()) + chunk - 1) / chunk;
+        },
+        g);
+  }
+  return all;
 }
 
 template <class T>
-void clip(const Cuda& device, std::span<T> x, const double* norm, double max_norm) {
-  cuda::each(device, "clip_grads", int64_t(x.size()), [=, x = x.data()] AG_LAMBDA(int64_t i) {
-    if (std::isfinite(*norm) && *norm > max_norm) x[i] *= T(max_norm / *norm);
-  });
+void sum_squares(const Cuda& device, double* sums, std::span<const Gradient> grads) {
+  each_chunk(device, "grad_norm", std::span<const Elements<T>>(elements<T>(grads)),
+             [=] AG_LAMBDA(const Elements<T>& g, int64_t first) {
+               double sum = 0;
+               for_chunk(
+                   first, g.n, [&](T x) { sum += double(x) * double(x); }, static_cast<const T*>(g.x));
+               sum = cuda::block_sum(sum);
+               if (threadIdx.x == 0) sums[g.first_chunk + first / chunk] = sum;
+             });
+}
+
+template <class T>
+void clip(const Cuda& device, std::span<const Gradient> grads, const double* norm, double max_norm) {
+  each_chunk(device, "clip_grads", std::span<const Elements<T>>(elements<T>(grads)),
+             [=] AG_LAMBDA(const Elements<T>& g, int64_t first) {
+               if (!(std::isfinite(*norm) && *norm > max_norm)) return;
+               const T factor = T(max_norm / *norm);
+               for_chunk(
+                   first, g.n, [=](T& x) { x *= factor; }, g.x);
+             });
 }
 
 }  // namespace
 
+// The numbers of the step, which lie in memory of the device, are worked out once a block.
 template <class T>
 void adamw(const Cuda& device, std::span<const optim::ParamView<T>> params, double beta1, double beta2,
            double eps) {
-  for (const optim::ParamView<T>& p : params) {
-    if (p.n == 0) continue;
-    const unsigned threads = cuda::threads_for(p.n);
-    cuda::launch("adamw", adamw_kernel<T>, device.stream,
-                 {cuda::blocks_for((p.n + threads - 1) / threads), threads}, p, beta1, beta2, eps);
-  }
+  each_chunk(device, "adamw", params, [=] AG_LAMBDA(const optim::ParamView<T>& p, int64_t first) {
+    AG_SHARED(T, numbers, 3);
+    if (threadIdx.x == 0) {
+      numbers[0] = T(1 - *p.lr * p.weight_decay);
+      numbers[1] = T(*p.lr / (1 - std::pow(beta1, *p.step)));
+      numbers[2] = T(1 / std::sqrt(1 - std::pow(beta2, *p.step)));
+    }
+    __syncthreads();
+    const T keep = numbers[0], rate = numbers[1], root = numbers[2], epsilon = T(eps);
+    const T old1 = T(beta1), new1 = T(1 - beta1), old2 = T(beta2), new2 = T(1 - beta2);
+    const auto update = [=](T& w, T& m, T& v, T g) {
+      m = old1 * m + new1 * g;
+      v = old2 * v + new2 * (g * g);
+      w = keep * w - rate * m / (std::sqrt(v) * root + epsilon);
+    };
+    for_chunk(first, p.n, update, p.w, p.state[0], p.state[1], p.g);
+  });
 }
 
 template <class T>
 void sgd(const Cuda& device, std::span<const optim::ParamView<T>> params, double momentum, bool nesterov) {
-  for (const optim::ParamView<T>& p : params) {
-    cuda::each(device, "sgd", p.n, [=] AG_LAMBDA(int64_t i) {
-      const T lr = T(*p.lr), mu = T(momentum), d = p.g[i] + T(p.weight_decay) * p.w[i];
-      T* const v = p.state[0];
-      if (v) v[i] = mu * v[i] + d;
-      p.w[i] -= lr * (!v ? d : nesterov ? d + mu * v[i] : v[i]);
-    });
-  }
+  each_chunk(device, "sgd", params, [=] AG_LAMBDA(const optim::ParamView<T>& p, int64_t first) {
+    const T lr = T(*p.lr), mu = T(momentum), decay = T(p.weight_decay);
+    if (T* const velocities = p.state[0]) {
+      const auto update = [=](T& w, T& v, T g) {
+        const T d = g + decay * w;
+        v = mu * v + d;
+        w -= lr * (nesterov ? d + mu * v : v);
+      };
+      for_chunk(first, p.n, update, p.w, velocities, p.g);
+    } else {
+      for_chunk(
+          first, p.n, [=](T& w, T g) { w -= lr * (g + decay * w); }, p.w, p.g);
+    }
+  });
 }
 
 void grad_norm(const Cuda& device, double* norm, std::span<const Gradient> grads) {
-  const auto count = int64_t(grads.size());
-  const cuda::Scratch<double> squares(device, count);
-  for (int64_t k = 0; k < count; ++k) {
-    std::visit([&](auto x) { squares_of(device, squares.data() + k, x); }, grads[size_t(k)]);
-  }
-  cuda::each(device, "grad_norm", 1, [=, squares = squares.data()] AG_LAMBDA(int64_t) {
-    double sum = 0;
-    for (int64_t k = 0; k < count; ++k) sum += squares[k];
-    *norm = std::sqrt(sum);
+  int64_t chunks = 0;
+  for (const Gradient& g : grads)
+    std::visit([&](auto x) { chunks += (int64_t(x.size()) + chunk - 1) / chunk; }, g);
+  const cuda::Scratch<double> sums(device, chunks);
+  sum_squares<float>(device, sums.data(), grads);
+  sum_squares<double>(device, sums.data(), grads);
+  cuda::rows(device, "grad_norm", 1, chunks, [=, sums = sums.data()] AG_LAMBDA(int64_t) {
+    const double total = cuda::row_sum<double>(chunks, [=](int64_t i) { return sums[i]; });
+    if (threadIdx.x == 0) *norm = std::sqrt(total);
   });
 }
 
 void clip_grads(const Cuda& device, std::span<const Gradient> grads, const double* norm, double max_norm) {
-  for (const Gradient& g : grads) std::visit([&](auto x) { clip(device, x, norm, max_norm); }, g);
+  clip<float>(device, grads, norm, max_norm);
+  clip<double>(device, grads, norm, max_norm);
 }
 
 AG_INSTANTIATE_FLOATING(adamw)

@@ -5,12 +5,13 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 namespace altgrad::cuda {
 
 template <class T, int size>
-struct alignas(sizeof(T) * size) Pack {
+struct alignas(std::min<size_t>(16, sizeof(T) * size)) Pack {
   T at[size];
 };
 
@@ -20,22 +21,37 @@ constexpr int pack_size = int(16 / std::max({sizeof(T)...}));
 
 // May packs of so many begin at all these places?
 template <int size, class... T>
-bool aligned(const T*... p) {
-  return ((reinterpret_cast<uintptr_t>(p) % (size * sizeof(T)) == 0) && ...);
+AG_HD bool aligned(const T*... p) {
+  return ((reinterpret_cast<uintptr_t>(p) % alignof(Pack<T, size>) == 0) && ...);
+}
+
+// *to = *from, one of which is at p, aligned. GCC moves an aligned load before the test whether its address is aligned,
+// where the other branch reads the same bytes: it is only shown a copy.
+template <class Pack>
+AG_DEVICE void copy_pack(Pack* to, const Pack* from, [[maybe_unused]] const void* p) {
+#if defined(__CUDACC__)
+  *to = *from;
+#else
+  simulator::check_alignment("a pack", p, alignof(Pack), simulator::Location::current());
+  std::memcpy(static_cast<void*>(to), static_cast<const void*>(from), sizeof(Pack));
+#endif
 }
 
 // The elements at p, as one pack where that is aligned and whole, or else the first `count` one by one.
 template <int size, class T>
 AG_DEVICE Pack<T, size> load(const T* p, bool at_once, int64_t count = size) {
-  if (at_once) return *reinterpret_cast<const Pack<T, size>*>(p);
   Pack<T, size> pack;
+  if (at_once) {
+    copy_pack(&pack, reinterpret_cast<const Pack<T, size>*>(p), p);
+    return pack;
+  }
   for (int k = 0; k < size; ++k) pack.at[k] = k < count ? p[k] : T();
   return pack;
 }
 template <int size, class T>
 AG_DEVICE void store(const Pack<T, size>& pack, T* p, bool at_once, int64_t count = size) {
   if (at_once) {
-    *reinterpret_cast<Pack<T, size>*>(p) = pack;
+    copy_pack(reinterpret_cast<Pack<T, size>*>(p), &pack, p);
   } else {
     for (int k = 0; k < size; ++k) {
       if (k < count) p[k] = pack.at[k];
@@ -48,7 +64,7 @@ AG_DEVICE void store(const Pack<T, size>&, const T*, bool, int64_t) {}  // what 
 // f(p[k]...) for a pack, or for its first `count` elements. What p points to is written where it is not const.
 template <int size, class F, class... T>
 AG_DEVICE void for_pack(bool at_once, int64_t count, const F& f, T*... p) {
-  const auto run = [&](Pack<std::remove_const_t<T>, size>... packs) {
+  const auto run = [&](Pack<std::remove_const_t<T>, size>&&... packs) {
     for (int k = 0; k < size; ++k) f(packs.at[k]...);
     (store(packs, p, at_once, count), ...);
   };

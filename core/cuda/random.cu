@@ -15,8 +15,9 @@ namespace {
 template <class F>
 void for_blocks(const Cuda& device, const char* name, RandomStream random, int64_t n, int64_t per_block,
                 F f) {
-  cuda::each(device, name, (n + per_block - 1) / per_block,
-             [=] AG_LAMBDA(int64_t block) { f(block * per_block, random.on_device().block(uint64_t(block))); });
+  cuda::each(device, name, (n + per_block - 1) / per_block, [=] AG_LAMBDA(int64_t block) {
+    f(block * per_block, random.on_device().block(uint64_t(block)));
+  });
 }
 
 }  // namespace
@@ -60,7 +61,7 @@ void dropout(const Cuda& device, T* y, const T* x, double p, RandomStream random
   cuda::each(device, "dropout", (n + size - 1) / size, [=] AG_LAMBDA(int64_t pack) {
     const int64_t first = pack * size;
     RandomWords words[size / 4];
-    for (int b = 0; b < size / 4; ++b) words[b] = random.block(uint64_t(first / 4 + b));
+    for (int b = 0; b < size / 4; ++b) words[b] = random.on_device().block(uint64_t(first / 4 + b));
     int k = 0;
     const auto one = [&](T& to, T u) {
       to = uniform01(words[k / 4][size_t(k % 4)]) < rate ? T(0) : T(u * scale);

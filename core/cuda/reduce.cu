@@ -2,6 +2,8 @@
 #include <altgrad/core/internal/kernels/reduce.h>
 
 #include <altgrad/core/cuda/amax.h>
+#include <altgrad/core/cuda/columns.h>
+#include <altgrad/core/cuda/row.h>
 #include <altgrad/core/internal/instantiate.h>
 
 namespace altgrad::kernels {
@@ -32,17 +34,19 @@ void sum(const Cuda& device, Compute<T>* y, const T* x, int64_t outer, int64_t n
     cuda::each(device, "sum", 1,
                [=, total = total.data()] AG_LAMBDA(int64_t) { *y = Compute<T>(*total / divisor); });
   } else if (inner == 1) {
-    cuda::rows(device, "sum", outer, n, [=] AG_LAMBDA(int64_t r) {
-      const double total = cuda::row_sum<double>(n, [=](int64_t i) { return double(x[r * n + i]); });
-      if (threadIdx.x == 0) y[r] = Compute<T>(total / divisor);
-    });
+    const auto add = [=] AG_LAMBDA(int64_t r, auto row) {
+      const double total = row.sum([](Compute<T> u) { return double(u); }, row.read(cuda::Same(), x + r * n));
+      if (row.thread() == 0) y[r] = Compute<T>(total / divisor);
+    };
+    cuda::each_row<T>(device, "sum", outer, n, add, x);
   } else {
-    cuda::each(device, "sum", outer * inner, [=] AG_LAMBDA(int64_t i) {
-      const T* const column = x + i / inner * n * inner + i % inner;
-      double total = 0;
-      for (int64_t r = 0; r < n; ++r) total += double(column[r * inner]);
-      y[i] = Compute<T>(total / divisor);
-    });
+    cuda::column_sums<1>(
+        device, "sum", outer, n, inner,
+        [=] AG_LAMBDA(int64_t, Compute<T> u) { return std::array<double, 1>{double(u)}; },
+        [=] AG_LAMBDA(int64_t matrix, int, int64_t column, double total) {
+          y[matrix * inner + column] = Compute<T>(total / divisor);
+        },
+        x);
   }
 }
 

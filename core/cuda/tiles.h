@@ -9,12 +9,6 @@
 #include <cmath>
 #include <type_traits>
 
-#if defined(__CUDACC__)
-#define AG_UNROLL _Pragma("unroll")  // what is indexed in a loop that is not unrolled is no register
-#else
-#define AG_UNROLL
-#endif
-
 namespace altgrad::cuda {
 
 AG_DEVICE int lane() { return int(threadIdx.x) % 32; }

@@ -1,8 +1,9 @@
 // Attention (core/cpu/attention.cpp).
 #pragma once
 
+#include <altgrad/core/device.h>
 #include <altgrad/core/dtype.h>
-#include <altgrad/core/internal/kernels/rows.h>
+#include <altgrad/core/internal/log_sum_exp.h>
 
 namespace altgrad::kernels {
 

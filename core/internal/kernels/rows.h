@@ -3,6 +3,7 @@
 
 #include <altgrad/core/device.h>
 #include <altgrad/core/dtype.h>
+#include <altgrad/core/internal/log_sum_exp.h>
 
 #include <concepts>
 
@@ -17,11 +18,6 @@ struct Moments {
 
 // What makes a row's softmax again, exp((x - top) - log_sum): kept apart, as the sum of both loses log_sum's digits
 // where top is large.
-template <class T>
-struct LogSumExp {
-  T top, log_sum;  // max(x), log(sum(exp(x - top)))
-};
-
 inline namespace on_cpu {
 
 template <class T>

@@ -1,0 +1,141 @@
+// Layer norm and RMS norm. What is subtracted from a row is kept in two parts, as on the CPU.
+#include <altgrad/core/internal/kernels/rows.h>
+
+#include <altgrad/core/cuda/columns.h>
+#include <altgrad/core/cuda/row.h>
+#include <altgrad/core/internal/instantiate.h>
+
+#include <cmath>
+#include <limits>
+
+namespace altgrad::kernels {
+inline namespace on_cuda {
+namespace {
+
+using cuda::Same;
+
+// y = beta * y + f(values...); y is not read where beta = 0.
+template <class Row, class T, class F, class... V>
+AG_DEVICE void add_to(const Row& row, T* y, double beta, const F& f, const V&... values) {
+  using C = Compute<T>;
+  if (beta == 0) {
+    row.write(y, f, values...);
+  } else {
+    const auto sum = [&](C old, auto... x) { return C(beta) * old + f(x...); };
+    row.write(y, sum, row.read(Same(), y), values...);
+  }
+}
+
+// 1 / sqrt(mean_square + eps), the mean being that of the squares of f(values); made again where C cannot hold the
+// squares, of f(values) over the largest of them, in f64.
+template <class C, class Row, class F, class V>
+AG_DEVICE C inverse_rms(C mean_square, double eps, const Row& row, const F& f, const V& values) {
+  using Limits = std::numeric_limits<C>;
+  const C mean = mean_square + C(eps);
+  if (mean >= Limits::min() / Limits::epsilon() && mean <= Limits::max()) return C(1) / std::sqrt(mean);
+  const double largest = row.max([&](C u) { return std::abs(double(f(u))); }, values), root = std::sqrt(eps),
+               top = largest > root ? largest : root;
+  const double unit = top > 0 && top <= std::numeric_limits<double>::max() ? top : 1;
+  const double squares = row.sum([&](C u) { return double(f(u)) / unit * (double(f(u)) / unit); }, values);
+  return C(1 / (unit * std::sqrt(squares / double(row.n) + eps / unit / unit)));
+}
+
+}  // namespace
+
+template <class T>
+void layer_norm(const Cuda& device, T* y, Moments<Compute<T>>* moments, const T* x, const Compute<T>* w,
+                const Compute<T>* b, int64_t rows, int64_t n, double eps) {
+  using C = Compute<T>;
+  const auto normalise = [=] AG_LAMBDA(int64_t r, auto row) {
+    const auto in = row.keep(Same(), x + r * n);
+    const C share = C(1) / C(n), first = n > 0 ? C(x[r * n]) : C(0);
+    const C m = first + row.sum([=](C u) { return (u - first) * share; }, in);
+    const C rest = row.sum([=](C u) { return (u - m) * share; }, in);
+    const C squares = row.sum([=](C u) { return (u - m) * (u - m); }, in);
+    const C spread = squares / C(n) - rest * rest;  // loses nothing: rest is a rounding error
+    const C var = spread < 0 ? C(0) : spread;
+    const C s = inverse_rms(
+        var, eps, row, [=](C u) { return (u - m) - rest; }, in);
+    if (row.thread() == 0) moments[r] = {m, rest, s};
+    const auto scaled = [=](C u, C gain) { return ((u - m) - rest) * s * gain; };
+    const auto shifted = [=](C u, C gain, C bias) { return scaled(u, gain) + bias; };
+    if (b) {
+      row.write(y + r * n, shifted, in, row.read(Same(), w), row.read(Same(), b));
+    } else {
+      row.write(y + r * n, scaled, in, row.read(Same(), w));
+    }
+  };
+  cuda::each_row<T>(device, "layer_norm", rows, n, normalise, y, x, w, b);
+}
+
+template <class T>
+void layer_norm_grad(const Cuda& device, T* dx, double beta, Compute<T>* dw, Compute<T>* db, const T* dy,
+                     const T* x, const Moments<Compute<T>>* moments, const Compute<T>* w, int64_t rows,
+                     int64_t n) {
+  using C = Compute<T>;
+  const auto grad = [=] AG_LAMBDA(int64_t r, auto row) {
+    const C m = moments[r].mean, rest = moments[r].rest, s = moments[r].rstd;
+    const auto g = row.keep([](C u, C gain) { return u * gain; }, dy + r * n, w);
+    const auto h = row.keep([=](C u) { return ((u - m) - rest) * s; }, x + r * n);
+    const C mean_g = row.sum(Same(), g) / C(n);
+    const C mean_gh = row.sum([](C u, C v) { return u * v; }, g, h) / C(n);
+    add_to(
+        row, dx + r * n, beta, [=](C u, C v) { return s * (u - mean_g - v * mean_gh); }, g, h);
+  };
+  if (dx) cuda::each_row<T>(device, "layer_norm_grad", rows, n, grad, dx, dy, x, w);
+  if (!dw && !db) return;
+  cuda::column_sums<2>(
+      device, "layer_norm_grad", 1, rows, n,
+      [=] AG_LAMBDA(int64_t r, C g, C u) {
+        const C h = ((u - moments[r].mean) - moments[r].rest) * moments[r].rstd;
+        return std::array<double, 2>{double(g * h), double(g)};
+      },
+      [=] AG_LAMBDA(int64_t, int which, int64_t column, double total) {
+        C* const to = which == 0 ? dw : db;
+        if (to) to[column] = C(total);
+      },
+      dy, x);
+}
+
+template <class T>
+void rms_norm(const Cuda& device, T* y, Compute<T>* rstd, const T* x, const Compute<T>* w, int64_t rows,
+              int64_t n, double eps) {
+  using C = Compute<T>;
+  const auto normalise = [=] AG_LAMBDA(int64_t r, auto row) {
+    const auto in = row.keep(Same(), x + r * n);
+    const C squares = row.sum([](C u) { return u * u; }, in);
+    const C s = inverse_rms(squares / C(n), eps, row, Same(), in);
+    if (row.thread() == 0) rstd[r] = s;
+    row.write(
+        y + r * n, [=](C u, C gain) { return u * s * gain; }, in, row.read(Same(), w));
+  };
+  cuda::each_row<T>(device, "rms_norm", rows, n, normalise, y, x, w);
+}
+
+template <class T>
+void rms_norm_grad(const Cuda& device, T* dx, double beta, Compute<T>* dw, const T* dy, const T* x,
+                   const Compute<T>* rstd, const Compute<T>* w, int64_t rows, int64_t n) {
+  using C = Compute<T>;
+  const auto grad = [=] AG_LAMBDA(int64_t r, auto row) {
+    const C s = rstd[r];
+    const auto g = row.keep([](C u, C gain) { return u * gain; }, dy + r * n, w);
+    const auto h = row.keep([=](C u) { return u * s; }, x + r * n);
+    const C mean_gh = row.sum([](C u, C v) { return u * v; }, g, h) / C(n);
+    add_to(
+        row, dx + r * n, beta, [=](C u, C v) { return s * (u - v * mean_gh); }, g, h);
+  };
+  if (dx) cuda::each_row<T>(device, "rms_norm_grad", rows, n, grad, dx, dy, x, w);
+  if (!dw) return;
+  cuda::column_sums<1>(
+      device, "rms_norm_grad", 1, rows, n,
+      [=] AG_LAMBDA(int64_t r, C g, C u) { return std::array<double, 1>{double(g * (u * rstd[r]))}; },
+      [=] AG_LAMBDA(int64_t, int, int64_t column, double total) { dw[column] = C(total); }, dy, x);
+}
+
+AG_INSTANTIATE_STORED(layer_norm)
+AG_INSTANTIATE_STORED(layer_norm_grad)
+AG_INSTANTIATE_STORED(rms_norm)
+AG_INSTANTIATE_STORED(rms_norm_grad)
+
+}  // namespace on_cuda
+}  // namespace altgrad::kernels

@@ -1,0 +1,194 @@
+// Kernels on rows of numbers, each written once as a function of a row and of the threads that share it. Those of a
+// short row are a warp, which keeps what it has read or worked out in registers. Those of a long one are a block, which
+// reads again and works out again: what it reads is still in a cache.
+#pragma once
+
+#include <altgrad/core/cuda/packs.h>
+#include <altgrad/core/dtype.h>
+
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+#include <utility>
+
+namespace altgrad::cuda {
+
+// f(p[k]...) for the packs at p, in the type that elements are computed in.
+template <int size, class F, class... T>
+AG_DEVICE auto pack_of(const F& f, bool aligned, const T*... p) {
+  const auto run = [&](const Pack<T, size>&... packs) {
+    Pack<decltype(f(Compute<T>()...)), size> y;
+    for (int k = 0; k < size; ++k) y.at[k] = f(Compute<T>(packs.at[k])...);
+    return y;
+  };
+  return run(load<size>(p, aligned)...);
+}
+
+// What a thread has of a row: pack j, which begins at element i.
+template <class C, int size, int slots>
+struct Kept {
+  Pack<C, size> packs[slots];
+  AG_DEVICE const Pack<C, size>& operator()(int j, int64_t) const { return packs[j]; }
+};
+
+// A row of n numbers, cut into packs; a thread of a warp has `slots` of them, of a block, where slots = 0, as many as
+// there are. Which thread has which, and so the order of sums, follows from n alone.
+template <int size, int slots>
+struct Row {
+  static constexpr bool is_short = slots > 0;
+
+  int64_t n;
+  bool aligned;  // is what is read and written?
+
+  AG_DEVICE int thread() const { return int(slots > 0 ? threadIdx.x % 32 : threadIdx.x); }
+
+  // f(i, values(j, i)...) for the packs that are the thread's.
+  template <class F, class... V>
+  AG_DEVICE void each(const F& f, const V&... values) const {
+    if constexpr (slots > 0) {
+      AG_UNROLL for (int j = 0; j < slots; ++j) {
+        if (const int64_t i = begin(j); i < n) f(i, values(j, i)...);
+      }
+    } else {
+      for (int64_t i = thread() * size; i < n; i += int64_t(blockDim.x) * size) f(i, values(0, i)...);
+    }
+  }
+
+  // The numbers f(p[i]...): read when they are asked for.
+  template <class F, class... T>
+  AG_DEVICE auto read(const F& f, const T*... p) const {
+    return [=, aligned = aligned](int, int64_t i) { return pack_of<size>(f, aligned, (p + i)...); };
+  }
+  // The same, kept where the row is short.
+  template <class F, class... T>
+  AG_DEVICE auto keep(const F& f, const T*... p) const {
+    if constexpr (slots > 0) {
+      Kept<decltype(f(Compute<T>()...)), size, slots> kept{};
+      AG_UNROLL for (int j = 0; j < slots; ++j) {
+        if (const int64_t i = begin(j); i < n) kept.packs[j] = pack_of<size>(f, aligned, (p + i)...);
+      }
+      return kept;
+    } else {
+      return read(f, p...);
+    }
+  }
+
+  // The numbers f(values...), kept where those are.
+  template <class F, class... V>
+  AG_DEVICE auto then(const F& f, const V&... values) const {
+    const auto apply = [=](const auto&... packs) {
+      Pack<std::decay_t<decltype(f(packs.at[0]...))>, size> y;
+      for (int k = 0; k < size; ++k) y.at[k] = f(packs.at[k]...);
+      return y;
+    };
+    if constexpr (slots > 0) {
+      Kept<Result<F, V...>, size, slots> kept{};
+      AG_UNROLL for (int j = 0; j < slots; ++j) {
+        if (begin(j) < n) kept.packs[j] = apply(values(j, begin(j))...);
+      }
+      return kept;
+    } else {
+      return [=](int j, int64_t i) { return apply(values(j, i)...); };
+    }
+  }
+  // The numbers 0, 1, ..., n - 1.
+  AG_DEVICE auto indices() const {
+    return [](int, int64_t i) {
+      Pack<int64_t, size> y;
+      for (int k = 0; k < size; ++k) y.at[k] = i + k;
+      return y;
+    };
+  }
+
+  // The sum of f(values...), and the largest, of which NaN is none.
+  template <class F, class... V>
+  AG_DEVICE auto sum(const F& f, const V&... values) const {
+    Result<F, V...> total = 0;
+    each(
+        [&](int64_t, const auto&... packs) {
+          for (int k = 0; k < size; ++k) total += f(packs.at[k]...);
+        },
+        values...);
+    return reduced(total, decltype(total)(0), Add());
+  }
+  template <class F, class... V>
+  AG_DEVICE auto max(const F& f, const V&... values) const {
+    constexpr auto none = -std::numeric_limits<Result<F, V...>>::infinity();
+    Result<F, V...> top = none;
+    each(
+        [&](int64_t, const auto&... packs) {
+          for (int k = 0; k < size; ++k) top = Larger()(top, f(packs.at[k]...));
+        },
+        values...);
+    return reduced(top, none, Larger());
+  }
+  // Of a number of each thread.
+  template <class C, class F>
+  AG_DEVICE C reduced(C x, C neutral, const F& combine) const {
+    if constexpr (slots > 0) return warp_reduce(x, combine);
+    return block_reduce(x, neutral, combine);
+  }
+
+  // y[i] = f(values...)
+  template <class T, class F, class... V>
+  AG_DEVICE void write(T* y, const F& f, const V&... values) const {
+    each(
+        [&](int64_t i, const auto&... packs) {
+          Pack<T, size> pack;
+          for (int k = 0; k < size; ++k) pack.at[k] = T(f(packs.at[k]...));
+          store(pack, y + i, aligned);
+        },
+        values...);
+  }
+
+ private:
+  template <class F, class... V>
+  using Result = std::decay_t<decltype(std::declval<F>()(std::declval<V>()(0, int64_t(0)).at[0]...))>;
+
+  AG_DEVICE int64_t begin(int j) const { return (j * 32 + thread()) * size; }
+};
+
+struct Same {
+  template <class T>
+  AG_DEVICE T operator()(T x) const {
+    return x;
+  }
+};
+
+constexpr int warps = 4;  // of a block, each with a row
+
+template <int size, int slots, class F>
+__global__ void __launch_bounds__(most_threads, 2) row_kernel(F f, int64_t rows, int64_t n, bool aligned) {
+  const Row<size, slots> row{n, aligned};
+  if constexpr (slots > 0) {
+    const int64_t r = int64_t(blockIdx.x) * warps + threadIdx.x / 32;
+    if (r < rows) f(r, row);
+  } else {
+    for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) f(r, row);
+  }
+}
+
+// f(r, row) for r < rows, by all threads that share row r. Of T are the rows that the pointers p point to, all of which f
+// reads or writes in packs.
+template <class T, class F, class... P>
+void each_row(const Cuda& device, const char* name, int64_t rows, int64_t n, F f, const P*... p) {
+  if (rows <= 0) return;
+  const auto run = [&]<int size>(std::integral_constant<int, size>) {
+    constexpr int slots = int(128 / (size * sizeof(Compute<T>)));  // 128 bytes of registers for what is kept
+    const bool packs_are_aligned = aligned<size>(p...);
+    if (n <= 32 * slots * size) {
+      launch(name, row_kernel<size, slots, F>, device.stream,
+             {unsigned((rows + warps - 1) / warps), 32 * warps}, f, rows, n, packs_are_aligned);
+    } else {
+      launch(name, row_kernel<size, 0, F>, device.stream, {blocks_for(rows), threads_for(n / size)}, f, rows,
+             n, packs_are_aligned);
+    }
+  };
+  if (n % pack_size<T> == 0) {
+    run(std::integral_constant<int, pack_size<T>>());
+  } else {
+    run(std::integral_constant<int, 1>());
+  }
+}
+
+}  // namespace altgrad::cuda
