@@ -2,6 +2,7 @@
 #include <altgrad/fp8/internal/kernels.h>
 
 #include <altgrad/core/cuda/amax.h>
+#include <altgrad/core/cuda/packs.h>
 #include <altgrad/core/internal/instantiate.h>
 
 namespace altgrad::kernels {
@@ -13,6 +14,14 @@ template <class T>
 AG_DEVICE T rounded(T x, T scale, const ElementRounder<T>& how, int64_t i) {
   const T q = quotient(x, scale);
   return how.random ? how.rounder(q, how.random->on_device().word(uint64_t(i))) : how.rounder(q);
+}
+// The same, in fewer operations where `nearest` is there and x is finite.
+template <class T>
+AG_DEVICE T rounded(T x, T scale, const ElementRounder<T>& how, const fp8::NearestRounder<T>& nearest,
+                    int64_t i) {
+  const bool finite = std::abs(x) <= std::numeric_limits<T>::max();
+  return !how.random && how.rounder.has_nearest() && finite ? nearest(quotient(x, scale), x)
+                                                            : rounded(x, scale, how, i);
 }
 
 template <class Out, class T>
@@ -31,18 +40,28 @@ template <class Out, class T>
 void quantize(const Cuda& device, Out* y, const T* x, const float* scale,
               const ElementRounder<Compute<T>>& rounding, int64_t n, float* amax, const float* rounded_with) {
   using C = Compute<T>;
+  constexpr int size = cuda::pack_size<Out, T>;
   const cuda::Scratch<unsigned> largest(device, 1);
   unsigned* const top = largest.data();
+  const fp8::NearestRounder<C> nearest(rounding.rounder);
+  const bool aligned = cuda::aligned<size>(y, x);
   if (amax) cuda::each(device, "quantize", 1, [=] AG_LAMBDA(int64_t) { *top = 0; });
-  cuda::rows(device, "quantize", cuda::pieces_for(n), n, [=] AG_LAMBDA(int64_t r) {
+  cuda::rows(device, "quantize", cuda::pieces_for(n), (n + size - 1) / size, [=] AG_LAMBDA(int64_t r) {
     if (rounded_with && *rounded_with == *scale) return;
     const bool rounds = *scale == *scale, looks = amax && *amax == unknown_amax;
-    const int64_t first = r * cuda::piece, end = first + cuda::piece;
+    const int64_t first = r * cuda::piece, end = first + cuda::piece < n ? first + cuda::piece : n;
     const C s = C(*scale);
     unsigned own = 0;
-    for (int64_t i = first + threadIdx.x; i < (end < n ? end : n); i += blockDim.x) {
-      if (rounds) y[i] = dequantized<Out>(rounded(C(x[i]), s, rounding, i), s);
-      if (looks) own = cuda::Larger()(own, cuda::magnitude_bits(C(x[i])));
+    for (int64_t i = first + threadIdx.x * size; i < end; i += blockDim.x * size) {
+      const bool whole = aligned && i + size <= n;
+      const auto in = cuda::load<size>(x + i, whole, n - i);
+      cuda::Pack<Out, size> out;
+      AG_UNROLL for (int k = 0; k < size; ++k) {
+        const C v = C(in.at[k]);
+        if (rounds) out.at[k] = dequantized<Out>(rounded(v, s, rounding, nearest, i + k), s);
+        if (looks) own = cuda::Larger()(own, cuda::magnitude_bits(v));
+      }
+      if (rounds) cuda::store(out, y + i, whole, n - i);
     }
     if (looks) cuda::take_largest(top, own);
   });
