@@ -105,13 +105,14 @@ TXT
   exit 1
 }
 
-# configure_and_build TARGET CMAKE_ARGS...
+# configure_and_build TARGETS CMAKE_ARGS...
 configure_and_build() {
-  local target=$1
+  local targets
+  read -ra targets <<<"$1"
   shift
   if [ ! -f "$build/CMakeCache.txt" ] && command -v ninja >/dev/null; then set -- -G Ninja "$@"; fi
   step configure cmake -S "$root" --preset "$preset" "$@"
-  step build cmake --build "$build" --target "$target" --parallel "$jobs"
+  step build cmake --build "$build" --target "${targets[@]}" --parallel "$jobs"
 }
 
 # Reads ctest's report and prints the closing line: Catch's test cases, and 1 for every other program. A program that runs
@@ -169,7 +170,7 @@ case ${1:-} in
     fi
     preset=gpu build=$root/build/gpu
     install_missing test
-    configure_and_build all -DALTGRAD_TESTS=ON -DCMAKE_CUDA_ARCHITECTURES="${gpu/./}"
+    configure_and_build "altgrad_tests bench train_gpt" -DALTGRAD_TESTS=ON -DCMAKE_CUDA_ARCHITECTURES="${gpu/./}"
     status=0
     "$root/tests/gpu.sh" "$build" || status=1
     count_tests

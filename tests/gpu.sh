@@ -33,6 +33,9 @@ else
   say "Nothing."
 fi
 
+section "Steps"
+./tests/bench/bench --device cuda --only step --samples 5 2>&1 | code || failed=1
+
 section "compute-sanitizer"
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null) || true
 if [ -z "$sanitizer" ]; then
@@ -48,8 +51,8 @@ else
   done
 fi
 
-section "Bench"
-./tests/bench/bench --device cuda 2>&1 | code || failed=1
+section "Products and rounding"
+for what in gemm round; do ./tests/bench/bench --device cuda --only $what --samples 5; done 2>&1 | code || failed=1
 
 printf '\nreport: %s\n' "$report"
 exit $failed

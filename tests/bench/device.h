@@ -1,4 +1,4 @@
-// What a GPU's time goes to: captured steps of three GPTs, their products, and rounding to E4M3. The host starts many of
+// What a GPU's time goes to: captured steps of three GPTs in bf16, their products, and rounding to E4M3. The host starts many of
 // each and waits once.
 #pragma once
 
@@ -72,7 +72,7 @@ class DeviceReport {
 
 inline void device_steps(DeviceReport& b, altgrad::Device device) {
   for (const Size& s : device_sizes) {
-    for (const char* mode : modes) {
+    for (const char* mode : device_modes) {
       b.time(altgrad::concat("step ", s.name, " ", mode), s.operations(), "TFLOP/s", [&] {
         const auto training = std::make_shared<Training>(s, mode, device);
         return [=] { training->step(); };
