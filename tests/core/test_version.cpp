@@ -21,7 +21,11 @@ TEST_CASE("build_info says how altgrad was built and what it runs on", "[core]")
   const BuildInfo info = build_info();
   CHECK(info.isa == cpu::isa_names[size_t(cpu::isa())]);
   CHECK(info.threads == 3);
+#if defined(ALTGRAD_CUDA)
+  CHECK(info.cuda);
+#else
   CHECK_FALSE(info.cuda);
+#endif
   CHECK(info.native == bool(ALTGRAD_NATIVE_BUILD));
 #if defined(__clang__)
   const std::string compiler = concat("clang ", __clang_major__, ".");

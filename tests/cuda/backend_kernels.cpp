@@ -1,0 +1,136 @@
+// Kernels of the simulated device by themselves: wherever memory begins, and in every type that they store.
+#include <altgrad/altgrad.h>
+#include <altgrad/core/dispatch.h>
+#include <altgrad/core/internal/functors.h>
+#include <altgrad/core/internal/kernels/elementwise.h>
+#include <altgrad/core/internal/kernels/gather.h>
+#include <altgrad/core/internal/kernels/random.h>
+#include <altgrad/core/internal/kernels/reduce.h>
+#include <altgrad/core/internal/kernels/rows.h>
+
+#include "catch.h"
+#include "values.h"
+
+using namespace altgrad;
+
+namespace {
+
+// What kernels make of (rows, n) numbers that bf16 holds, stored as T, `offset` elements behind where memory begins.
+template <class T>
+std::vector<Tensor> results_of_kernels(int64_t rows, int64_t n, int64_t offset) {
+  using C = Compute<T>;
+  Generator generator(11);
+  std::vector<Tensor> results;
+  const auto behind = [&](const Tensor& t) { return cat({here::zeros({offset}), t}, 0); };
+  const auto in = [&](int64_t count, DType dtype) {
+    const Tensor numbers = here::randn({count}, {}, generator).to(DType::bf16).to(DType::f32);
+    return behind(numbers).to(dtype);
+  };
+  const auto ids = [&](int64_t high) {
+    return cat({here::zeros({offset}).to(DType::i64), Tensor::randint(high, {rows}, device(), generator)}, 0);
+  };
+  const DType stored = dtype_of<T>, computed = dtype_of<C>;
+  const auto at = [&]<class U>(const Tensor& t, U*) { return t.ptr<U>() + offset; };
+  const auto run = [&](int64_t count, DType dtype, auto kernel) {
+    const Tensor y = behind(here::full({count}, 7)).to(dtype);
+    dispatch_device(device(), [&](const auto& on) {
+      if constexpr (std::is_same_v<decltype(on), const Cuda&>) kernel(on, y);
+    });
+    results.push_back(y.to(DType::f64).narrow(0, offset, count));
+  };
+  T* const t = nullptr;
+  C* const c = nullptr;
+  int64_t* const i = nullptr;
+
+  const int64_t all = rows * n;
+  const Tensor x = in(all, stored), dy = in(all, stored), w = in(n, computed), b = in(n, computed);
+  const Tensor targets = ids(n), one = here::ones({}, {computed}),
+               moments = here::empty({rows * 3}, {computed}), lse = here::empty({rows * 2}, {computed}),
+               rstd = here::empty({rows}, {computed});
+  auto* const means = reinterpret_cast<kernels::Moments<C>*>(moments.ptr<C>());
+  auto* const sums = reinterpret_cast<kernels::LogSumExp<C>*>(lse.ptr<C>());
+  namespace k = kernels;
+  run(all, stored, [&](auto& on, auto& y) { k::unary(on, GeluTanh(), at(y, t), at(x, t), all); });
+  run(all, stored, [&](auto& on, auto& y) {
+    k::LoopNest rows_of_x;
+    rows_of_x.add_loop(rows, n, 0);
+    rows_of_x.add_loop(n, 1, 1);
+    k::binary_grad<Mul, T>(on, Mul(), nullptr, at(y, t), at(dy, t), at(x, t), at(dy, t), rows_of_x);
+  });
+  run(all, stored, [&](auto& on, auto& y) { k::axpy(on, at(y, t), at(x, t), 0.5, all); });
+  run(all, stored, [&](auto& on, auto& y) { k::dropout(on, at(y, t), at(x, t), 0.3, {3, 4}, all); });
+  run(all, stored, [&](auto& on, auto& y) { k::softmax(on, at(y, t), at(x, t), rows, n); });
+  run(all, stored, [&](auto& on, auto& y) { k::softmax_grad(on, at(y, t), at(dy, t), at(x, t), rows, n); });
+  run(all, stored, [&](auto& on, auto& y) { k::log_softmax(on, at(y, t), at(x, t), rows, n); });
+  run(all, stored,
+      [&](auto& on, auto& y) { k::log_softmax_grad(on, at(y, t), at(dy, t), at(x, t), rows, n); });
+  run(all, stored, [&](auto& on, auto& y) {
+    k::layer_norm(on, at(y, t), means, at(x, t), at(w, c), at(b, c), rows, n, 1e-5);
+  });
+  for (const double beta : {0.0, 1.0}) {
+    run(all, stored, [&](auto& on, auto& y) {
+      k::layer_norm_grad<T>(on, at(y, t), beta, nullptr, nullptr, at(dy, t), at(x, t), means, at(w, c), rows,
+                            n);
+    });
+  }
+  run(n, computed, [&](auto& on, auto& y) {
+    k::layer_norm_grad<T>(on, nullptr, 0, at(y, c), nullptr, at(dy, t), at(x, t), means, at(w, c), rows, n);
+  });
+  run(all, stored, [&](auto& on, auto& y) {
+    k::rms_norm(on, at(y, t), rstd.ptr<C>(), at(x, t), at(w, c), rows, n, 1e-5);
+  });
+  run(all, stored, [&](auto& on, auto& y) {
+    k::rms_norm_grad<T>(on, at(y, t), 0, nullptr, at(dy, t), at(x, t), rstd.ptr<C>(), at(w, c), rows, n);
+  });
+  run(rows, computed, [&](auto& on, auto& y) {
+    k::cross_entropy(on, at(y, c), sums, at(x, t), at(targets, i), rows, n, -1);
+  });
+  run(all, stored, [&](auto& on, auto& y) {
+    k::cross_entropy_grad(on, at(y, t), one.ptr<C>(), one.ptr<C>(), at(x, t), sums, at(targets, i), rows, n,
+                          -1);
+  });
+  run(n, computed, [&](auto& on, auto& y) { k::sum<T>(on, at(y, c), at(x, t), 1, rows, n, 3); });
+  run(rows, computed, [&](auto& on, auto& y) { k::sum<T>(on, at(y, c), at(x, t), rows, n, 1, 1); });
+  if constexpr (std::is_same_v<T, C>) {
+    for (const int64_t high : {int64_t(3), rows}) {
+      const Tensor from = ids(high);
+      run(high * n, stored, [&](auto& on, auto& y) {
+        k::gather_grad(on, at(y, t), 1.0, at(dy, t), at(from, i), 1, high, rows, n);
+      });
+    }
+  }
+  return results;
+}
+
+// Rows of a warp and of a block, in packs and not, of more blocks than one.
+constexpr int64_t row_shapes[][2] = {{1, 1}, {5, 64}, {300, 40}, {3, 65}, {4, 1032}, {2, 4099}};
+
+double largest(const Tensor& t) { return max(altgrad::abs(t)).item<double>(); }
+
+}  // namespace
+
+TEST_CASE("kernels give the same bits wherever memory begins", "[backend]") {
+  for (const auto& [rows, n] : row_shapes) {
+    const auto f32 = results_of_kernels<float>(rows, n, 0), odd32 = results_of_kernels<float>(rows, n, 1);
+    const auto bf16 = results_of_kernels<bfloat16>(rows, n, 0),
+               odd16 = results_of_kernels<bfloat16>(rows, n, 1);
+    for (size_t i = 0; i < f32.size(); ++i) {
+      CAPTURE(rows, n, i);
+      CHECK(same_bits(f32[i], odd32[i]));
+      if (i < bf16.size()) CHECK(same_bits(bf16[i], odd16[i]));
+    }
+  }
+}
+
+TEST_CASE("kernels give what they give in f64, to the precision of what they store", "[backend]") {
+  for (const auto& [rows, n] : row_shapes) {
+    const auto f64 = results_of_kernels<double>(rows, n, 0), f32 = results_of_kernels<float>(rows, n, 0),
+               bf16 = results_of_kernels<bfloat16>(rows, n, 0);
+    for (size_t i = 0; i < f64.size(); ++i) {
+      CAPTURE(rows, n, i);
+      const double scale = std::max(largest(f64[i]), 1.0);
+      CHECK(largest(f32[i] - f64[i]) <= 1e-5 * scale);
+      if (i < bf16.size()) CHECK(largest(bf16[i] - f64[i]) <= 0x1p-8 * scale);
+    }
+  }
+}

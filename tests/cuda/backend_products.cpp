@@ -1,0 +1,199 @@
+// Products on the simulated device, which counts launches: biases, bf16, codes, native FP8.
+#include <altgrad/altgrad.h>
+#include <altgrad/core/dispatch.h>
+#include <altgrad/core/internal/kernels/gemm.h>
+
+#include <simulator/simulator.h>
+
+#include <thread>
+
+#include "changed.h"
+#include "errors.h"
+#include "values.h"
+
+using namespace altgrad;
+
+TEST_CASE("linear is one product on a GPU, its bias included, wherever that lies", "[backend]") {
+  const detail::CurrentCuda current(0);
+  const Tensor x = here::randn({9, 12}), w = here::randn({5, 12}), many = here::randn({16});
+  const Tensor plain = linear(x, w), y = here::empty({9, 5});
+  for (int64_t offset = 0; offset < 8; ++offset) {
+    synchronize(device());
+    const int64_t before = simulator::counts().launches;
+    kernels::linear(current.device(), y.ptr<float>(), x.ptr<float>(), w.ptr<float>(),
+                    many.ptr<float>() + offset, 9, 5, 12);
+    synchronize(device());
+    CHECK(simulator::counts().launches == before + 1);
+    CHECK(same_bits(y, plain + many.narrow(0, offset, 5)));
+  }
+}
+
+TEST_CASE("products of bf16 into bf16 are rounded once, to C's own values and the bias's", "[backend]") {
+  const detail::CurrentCuda current(0);
+  const int64_t m = 7, n = 13, k = 21;
+  for (const bool trans_a : {false, true}) {
+    for (const double beta : {0.0, 1.0, -0.5}) {
+      for (const bool has_bias : {false, true}) {
+        for (const int64_t terms : {k, int64_t(0)}) {
+          CAPTURE(trans_a, beta, has_bias, terms);
+          const auto rounded = [](const Shape& shape) { return here::randn(shape).to(DType::bf16); };
+          const Tensor a = rounded(trans_a ? Shape{terms, m} : Shape{m, terms}), b = rounded({terms, n}),
+                       c = rounded({m, n}), bias = here::randn({n});
+          const auto exact = [](const Tensor& t) { return t.to(DType::f64); };
+          Tensor sum = matmul(trans_a ? exact(a).permute({1, 0}) : exact(a), exact(b));
+          if (beta != 0) sum = sum + exact(c) * beta;
+          if (has_bias) sum = sum + exact(bias.to(DType::bf16));
+          kernels::gemm(current.device(), c.ptr<bfloat16>(), a.ptr<bfloat16>(), b.ptr<bfloat16>(),
+                        has_bias ? bias.ptr<float>() : nullptr,
+                        {.m = m, .n = n, .k = terms, .trans_a = trans_a, .beta = beta});
+          const std::vector<double> got = values(exact(c)), expected = values(sum);
+          for (size_t i = 0; i < got.size(); ++i)
+            CHECK(std::abs(got[i] - expected[i]) <= 0x1.01p-8 * std::abs(expected[i]) + 1e-5);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("threads share the plans of products, each with a bias of its own", "[backend]") {
+  const Tensor x = here::ones({4, 8}), w = here::ones({6, 8});
+  std::vector<std::thread> threads;
+  std::vector<std::vector<Tensor>> results(4);
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&, i] {
+      const Tensor bias = here::full({6}, i);
+      for (int j = 0; j < 50; ++j) results[size_t(i)].push_back(linear(x, w, bias));
+    });
+  }
+  for (std::thread& t : threads) t.join();
+  for (int i = 0; i < 4; ++i) {
+    for (const Tensor& y : results[size_t(i)]) CHECK(values(y) == std::vector<double>(24, 8 + i));
+  }
+}
+
+namespace {
+// y, dx, dw and db of a layer.
+std::vector<Tensor> results_of_layer(bool native, int64_t rows, int64_t in, int64_t out,
+                                     const fp8::Format& weight, const fp8::Format& input,
+                                     const fp8::Format& grad) {
+  manual_seed(7);
+  nn::Linear linear = on_device(nn::Linear(in, out));
+  auto layer = fp8::QuantizedLinear::from_linear(
+      linear, weight, {.input_format = input, .grad_format = grad, .native_fp8 = native});
+  const Tensor x = here::randn({rows, in}).requires_grad(true);
+  Tape tape;
+  const Tensor y = layer(x);
+  tape.backward(y, here::randn({rows, out}));
+  return {y, x.grad(), layer.weight().grad(), layer.bias()->grad()};
+}
+}  // namespace
+
+TEST_CASE("native FP8 multiplies what the simulated formats multiply, at any sizes", "[backend]") {
+  const Changed changed(simulator::settings().minor, 9);
+  using fp8::E4M3, fp8::E5M2;
+  for (const auto& [rows, in, out] : std::vector<std::array<int64_t, 3>>{
+           {96, 64, 160}, {16, 16, 16}, {1, 48, 32}, {37, 70, 3}, {64, 130, 80}}) {
+    for (const auto& [weight, input, grad] :
+         {std::tuple{E4M3, E4M3, E5M2}, std::tuple{E4M3, E4M3, E4M3}, std::tuple{E5M2, E4M3, E4M3}}) {
+      CAPTURE(rows, in, out, weight.name, input.name, grad.name);
+      const auto simulated = results_of_layer(false, rows, in, out, weight, input, grad),
+                 native = results_of_layer(true, rows, in, out, weight, input, grad);
+      for (size_t i = 0; i < native.size(); ++i) {
+        const std::vector<double> got = values(native[i]), expected = values(simulated[i]);
+        double worst = 0, largest = 0;
+        for (size_t j = 0; j < got.size(); ++j) {
+          const double off = std::abs(got[j] - expected[j]);
+          worst = off <= worst ? worst : off;  // NaN counts
+          largest = std::max(largest, std::abs(expected[j]));
+        }
+        CAPTURE(i);
+        CHECK(worst <= 1e-6 * largest);
+      }
+    }
+  }
+}
+
+TEST_CASE("in native FP8 E5M2 keeps its Inf, and NaN stays", "[backend]") {
+  const Changed changed(simulator::settings().minor, 9);
+  const Tensor one = here::ones({}),
+               x = here::from({1.f, INFINITY, -INFINITY, NAN, -57344.f, 0x1p-16f}, {6, 1});
+  const fp8::QTensor a{x.to(DType::bf16), one, fp8::E5M2, false, true},
+      b{here::ones({1, 1}).to(DType::bf16), one, fp8::E4M3, true, true};
+  for (const bool transposed : {false, true}) {
+    const fp8::QTensor left =
+        transposed ? fp8::QTensor{a.values.reshape({1, 6}), one, fp8::E5M2, true, true} : a;
+    const std::vector<double> got = values(fp8::matmul(left, b)), expected = values(x);
+    for (size_t i = 0; i < got.size(); ++i)
+      CHECK((got[i] == expected[i] || (std::isnan(got[i]) && std::isnan(expected[i]))));
+  }
+}
+
+TEST_CASE("native FP8 is refused where there is none, before anything changes", "[backend]") {
+  using fp8::E4M3, fp8::E5M2;
+  models::GPT model =
+      on_device(models::GPT({.n_layer = 1, .n_head = 2, .n_embd = 16, .block_size = 8, .vocab_size = 11}));
+  const auto quantize = [&](const fp8::Format& format, std::optional<fp8::Format> input,
+                            std::optional<fp8::Format> grad) {
+    fp8::quantize_model(model, format, {.input_format = input, .grad_format = grad, .native_fp8 = true});
+  };
+  CHECK(throws([&] { quantize(E4M3, E4M3, {}); }, {"native FP8 multiplies E4M3 and E5M2, not what is not"}));
+  CHECK(throws([&] { quantize(fp8::E3M4, E4M3, E4M3); }, {"native FP8", "not E3M4"}));
+  CHECK(throws([&] { quantize(E4M3, E5M2, E5M2); }, {"native FP8 does not multiply E5M2 by E5M2"}));
+  CHECK(fp8::dequantize_model(model).empty());
+
+  manual_seed(7);
+  auto layer = fp8::QuantizedLinear::from_linear(
+      on_device(nn::Linear(16, 16)), E4M3, {.input_format = E4M3, .grad_format = E5M2, .native_fp8 = true});
+  CHECK(layer.extra_repr().ends_with(", native_fp8=true"));
+  CHECK(throws(
+      [&] {
+        layer(here::ones({16, 16}));
+      },
+      {"quantized_linear: native FP8 needs", "8.9", "cuda:0"}));
+  CHECK(layer.input_history().size() == 0);
+  const Changed changed(simulator::settings().minor, 9);
+  layer(here::ones({16, 16}));
+  CHECK(layer.input_history().size() == 1);
+  layer.to(Device::cpu());
+  CHECK(throws([&] { layer(Tensor::ones({16, 16})); }, {"native FP8 needs a GPU", "got cpu"}));
+  layer.to(DType::f64), layer.to(device());
+  CHECK(throws([&] { layer(here::ones({16, 16}, {DType::f64})); }, {"native FP8 products are of f32"}));
+}
+
+TEST_CASE("codes times numbers of bf16 are one launch, codes times codes two", "[backend]") {
+  const auto launches = [](const fp8::QTensor& a, const fp8::QTensor& b,
+                           const std::vector<double>& expected) {
+    synchronize(device());
+    const int64_t before = simulator::counts().launches;
+    const Tensor c = fp8::matmul(a, b);
+    synchronize(device());
+    const int64_t after = simulator::counts().launches;
+    CHECK(values(c) == expected);
+    return after - before;
+  };
+  const Tensor ones = here::ones({2, 2}).to(DType::bf16), scale = here::full({}, 0.5);
+  const fp8::QTensor codes{ones, scale, fp8::E4M3}, numbers{ones, {}, {}};
+  launches(numbers, numbers, {2, 2, 2, 2});  // the first makes what all share
+  CHECK(launches(codes, numbers, {1, 1, 1, 1}) == 1);
+  CHECK(launches(numbers, codes, {1, 1, 1, 1}) == 1);
+  CHECK(launches(codes, codes, {0.5, 0.5, 0.5, 0.5}) == 2);
+}
+
+TEST_CASE("the gradient of a quantized weight is added to where it lies", "[backend]") {
+  const auto layer = [] {
+    manual_seed(3);
+    return fp8::QuantizedLinear::from_linear(on_device(nn::Linear(24, 16)), fp8::E4M3,
+                                             {.input_format = fp8::E4M3, .grad_format = fp8::E5M2});
+  };
+  auto once = layer(), twice = layer();
+  const Tensor x = here::randn({8, 24}), dy = here::randn({8, 16});
+  const auto run = [&](fp8::QuantizedLinear& l) {
+    Tape tape;
+    tape.backward(l(x), dy);
+  };
+  run(once), run(twice);
+  const void* const place = twice.weight().grad().raw();
+  run(twice);
+  CHECK(twice.weight().grad().raw() == place);
+  CHECK(same_bits(twice.weight().grad(), once.weight().grad() * 2.0));
+}
