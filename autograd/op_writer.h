@@ -10,8 +10,8 @@ ALTGRAD_API_BEGIN
 namespace altgrad {
 
 /// Sums x over the axes along which broadcasting repeats a tensor of this shape to x's, as the gradient of an input
-/// that broadcasts needs it. Gives x itself, or an alias, where nothing is repeated. Not differentiable. Throws std::invalid_argument where
-/// the shape does not broadcast to x's.
+/// that broadcasts needs it. Gives x itself, or an alias, where nothing is repeated. Not differentiable. Throws
+/// std::invalid_argument where the shape does not broadcast to x's.
 Tensor reduce_to_shape(const Tensor& x, const Shape& shape);
 
 namespace detail {
