@@ -44,7 +44,9 @@ char* take(size_t bytes) {
   ASAN_UNPOISON_MEMORY_REGION(p, bytes);
   // Not by memset, which ThreadSanitizer would take for an access by the thread that asks.
   auto* const words = reinterpret_cast<volatile uint64_t*>(p);
-  for (size_t i = 0; i < (bytes + 7) / 8; ++i) words[i] = ~uint64_t(0);
+  for (size_t i = 0; i < bytes / 8; ++i) words[i] = ~uint64_t(0);
+  auto* const each = reinterpret_cast<volatile unsigned char*>(p);
+  for (size_t i = bytes / 8 * 8; i < bytes; ++i) each[i] = 0xff;
   return p;
 }
 
