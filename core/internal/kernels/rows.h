@@ -59,7 +59,8 @@ void cross_entropy_grad(const Cpu&, T* dx, const T* dy, const T* weight, const T
 
 }  // namespace on_cpu
 
-// The same on a GPU (core/cuda/rows.cu, norms.cu), where rows may also be of bf16: what belongs to a row or a column is then f32.
+// The same on a GPU (core/cuda/rows.cu, norms.cu), where rows may also be of bf16: what belongs to a row or a column is
+// then f32.
 inline namespace on_cuda {
 
 template <class T>
