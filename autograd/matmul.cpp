@@ -78,11 +78,18 @@ struct LinearOp final : Op {
     d.accumulate(0, [&](const Tensor& dx, double beta) {
       gemm(dx, dy, w, {.m = rows(), .n = k, .k = n, .beta = beta});
     });
-    d.accumulate(1, [&](const Tensor& dw, double beta) {
-      launch("gemm", AG_KERNEL(kernels::gemm), in_compute(dw), dy, x,
-             kernels::Gemm{.m = n, .n = k, .k = rows(), .trans_a = true, .beta = beta});
-    });
-    if (d.needs(2)) d.add(2, detail::sum_to_shape(dy, {n}));
+    Tensor db;
+    if (d.needs(2)) db = Tensor::empty({n}, detail::in_compute_dtype(dy));
+    const auto run = [&](const Tensor& dw, double beta) {
+      launch(name, AG_KERNEL(kernels::linear_grad), in_compute(dw), beta, in_compute(db), dy, x, rows(), n,
+             k);
+    };
+    if (d.needs(1)) {
+      d.accumulate(1, run);
+    } else {
+      run({}, 0);
+    }
+    if (db.defined()) d.add(2, db);
   }
 
   int64_t rows() const { return x.shape().product(0, x.dim() - 1); }

@@ -4,6 +4,7 @@
 #include <altgrad/core/cpu/parallel.h>
 #include <altgrad/core/internal/instantiate.h>
 #include <altgrad/core/internal/kernels/gemm.h>
+#include <altgrad/core/internal/kernels/reduce.h>
 #include <altgrad/core/memory.h>
 
 #include <algorithm>
@@ -140,6 +141,17 @@ void linear(const Cpu&, T* y, const T* x, const T* w, const T* bias, int64_t row
   });
 }
 
+template <class T>
+void linear_grad(const Cpu& cpu, T* dw, double beta, T* db, const T* dy, const T* x, int64_t rows, int64_t n,
+                 int64_t k) {
+  if (dw) gemm(cpu, dw, dy, x, {.m = n, .n = k, .k = rows, .trans_a = true, .beta = beta});
+  if (db && rows == 1) {
+    std::copy_n(dy, n, db);  // a sum would make 0 of -0
+  } else if (db) {
+    sum(cpu, db, dy, 1, rows, n, 1);
+  }
+}
+
 bool has_bf16(const Cpu&) { return bf16_product() != nullptr; }
 
 void gemm(const Cpu&, float* c, const bfloat16* a, const bfloat16* b, const float* bias, const Gemm& g) {
@@ -159,6 +171,7 @@ void gemm(const Cpu&, float* c, const bfloat16* a, const bfloat16* b, const floa
 
 AG_INSTANTIATE_FLOATING(gemm)
 AG_INSTANTIATE_FLOATING(linear)
+AG_INSTANTIATE_FLOATING(linear_grad)
 
 }  // namespace on_cpu
 }  // namespace altgrad::kernels

@@ -55,6 +55,52 @@ TEST_CASE("products of bf16 into bf16 are rounded once, to C's own values and th
   }
 }
 
+TEST_CASE("the gradients of a weight and a bias beside bf16 are one product, where cuBLASLt has that",
+          "[backend]") {
+  const detail::CurrentCuda current(0);
+  const auto small_integers = [](const Shape& shape) {  // all sums of them are exact
+    return here::randint(9, shape).to(DType::f32) - 4.0;
+  };
+  const auto run = [&](const Tensor& dw, double beta, const Tensor& db, const Tensor& dy, const Tensor& x) {
+    const Tensor low_dy = dy.to(DType::bf16), low_x = x.to(DType::bf16);
+    synchronize(device());
+    const int64_t before = simulator::counts().launches;
+    kernels::linear_grad(current.device(), dw.defined() ? dw.ptr<float>() : nullptr, beta,
+                         db.defined() ? db.ptr<float>() : nullptr, low_dy.ptr<bfloat16>(),
+                         low_x.ptr<bfloat16>(), dy.size(0), dy.size(1), x.size(1));
+    synchronize(device());
+    return simulator::counts().launches - before;
+  };
+  for (const auto& [rows, n, k] : std::vector<std::array<int64_t, 3>>{{70, 24, 40}, {9, 5, 3}, {1, 7, 2}}) {
+    for (const bool one_product : {true, false}) {
+      for (const double beta : {0.0, 1.0}) {
+        // A plan is for its sizes: those of products that cuBLASLt lacks are their own.
+        const int64_t in = one_product ? k : k + 1;
+        CAPTURE(rows, n, in, beta);
+        const Changed changed(simulator::settings().operand_sums, one_product);
+        const Tensor dy = small_integers({rows, n}), x = small_integers({rows, in}),
+                     before = small_integers({n, in});
+        const Tensor expected = before * beta + matmul(dy.transpose(), x), sums = sum(dy, {0});
+        Tensor dw = before.clone(), db = here::full({n}, 7);
+        const int64_t launches = run(dw, beta, db, dy, x);
+        CHECK((launches == 1) == one_product);
+        CHECK(values(dw) == values(expected));
+        CHECK(values(db) == values(sums));
+
+        dw = before.clone();
+        CHECK(run(dw, beta, {}, dy, x) == 1);
+        CHECK(values(dw) == values(expected));
+        db = here::full({n}, 7);
+        run({}, 0, db, dy, x);
+        CHECK(values(db) == values(sums));
+      }
+    }
+  }
+  const Tensor nothing = here::zeros({3, 0}), dy = small_integers({3, 5}), db = here::full({5}, 7);
+  run(here::zeros({5, 0}), 0, db, dy, nothing);
+  CHECK(values(db) == values(sum(dy, {0})));
+}
+
 TEST_CASE("threads share the plans of products, each with a bias of its own", "[backend]") {
   const Tensor x = here::ones({4, 8}), w = here::ones({6, 8});
   std::vector<std::thread> threads;

@@ -1,8 +1,8 @@
 // Matrix products (core/cpu/gemm.cpp).
 #pragma once
 
-#include <altgrad/core/bfloat16.h>
 #include <altgrad/core/device.h>
+#include <altgrad/core/dtype.h>
 
 namespace altgrad::kernels {
 
@@ -28,6 +28,10 @@ void gemm(const Cpu&, T* c, const T* a, const T* b, const Gemm& g);
 // y (rows, n) = x (rows, k) w^T + bias, w (n, k), bias (n) or null.
 template <class T>
 void linear(const Cpu&, T* y, const T* x, const T* w, const T* bias, int64_t rows, int64_t n, int64_t k);
+// dw (n, k) = dy^T x + beta dw, db (n) = the sums of dy's columns; each may be null.
+template <class T>
+void linear_grad(const Cpu&, T* dw, double beta, T* db, const T* dy, const T* x, int64_t rows, int64_t n,
+                 int64_t k);
 
 // As gemm for a single product of bf16 matrices, with f32 sums, + bias (n), which may be null, in every row; where the
 // machine has instructions for it.
@@ -44,6 +48,9 @@ template <class T>
 void gemm(const Cuda&, T* c, const T* a, const T* b, const Gemm& g);
 template <class T>
 void linear(const Cuda&, T* y, const T* x, const T* w, const T* bias, int64_t rows, int64_t n, int64_t k);
+template <class T>
+void linear_grad(const Cuda&, Compute<T>* dw, double beta, Compute<T>* db, const T* dy, const T* x,
+                 int64_t rows, int64_t n, int64_t k);
 bool has_bf16(const Cuda&);
 void gemm(const Cuda&, float* c, const bfloat16* a, const bfloat16* b, const float* bias, const Gemm& g);
 // The same sums, each rounded once, to bf16; so is the bias, before it is added.
