@@ -1,5 +1,7 @@
 // Elementwise ops of one tensor, arithmetic with numbers among them: one op for every functor, which says by
-// `saved_for_backward` what its derivative is computed from.
+// `saved_for_backward` what its derivative is computed from. Where value and derivative share most of their work, the
+// CPU, whose time goes into arithmetic, makes both at once and keeps the derivative; a GPU, whose time goes into
+// memory, keeps x, which is there, and works twice.
 #include <altgrad/autograd/op_writer.h>
 #include <altgrad/autograd/ops.h>
 #include <altgrad/core/internal/functors.h>
@@ -12,20 +14,20 @@ template <class F>
 struct Unary final : Op {
   static constexpr const char* name = F::name;
   F f;
-  Tensor saved;  // what F::saved_for_backward says
+  Tensor saved;  // what F::saved_for_backward says, but that a GPU saves x in place of the derivative
 
   Tensor forward(const Tensor& x, F functor) {
     f = functor;
     Tensor y = Tensor::empty(x.shape(), x.options());
     if constexpr (F::saved_for_backward == Saved::derivative) {
-      if (recorded) {
+      if (recorded && saves_derivative(x)) {
         saved = Tensor::empty(x.shape(), x.options());
         launch(name, AG_KERNEL(kernels::unary_with_derivative), f, y, saved, x, x.numel());
         return y;
       }
     }
     launch(name, AG_KERNEL(kernels::unary), f, y, x, x.numel());
-    if (F::saved_for_backward == Saved::x) saved = x;
+    if (F::saved_for_backward == Saved::x || F::saved_for_backward == Saved::derivative) saved = x;
     if (F::saved_for_backward == Saved::y) saved = y;
     return y;
   }
@@ -34,13 +36,17 @@ struct Unary final : Op {
   void backward(const Tensor& dy, Grads& d) override {
     if constexpr (std::is_same_v<F, AddNumber> || std::is_same_v<F, SubNumber>) {
       d.add(0, dy);
-    } else if constexpr (F::saved_for_backward == Saved::derivative) {
+    } else if (saves_derivative(dy)) {
       d.add(0, dy * saved);
     } else {
       Tensor dx = Tensor::empty(dy.shape(), dy.options());
       launch(name, AG_KERNEL(kernels::unary_grad), f, dx, dy, saved, dy.numel());
       d.add(0, dx);
     }
+  }
+
+  static bool saves_derivative(const Tensor& x) {
+    return F::saved_for_backward == Saved::derivative && x.device().is_cpu();
   }
 };
 

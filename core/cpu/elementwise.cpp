@@ -164,7 +164,10 @@ void axpy(const Cpu&, T* y, const T* x, double alpha, int64_t n) {
   });
 }
 
+#define AG_UNARY_WITH_DERIVATIVE(F) AG_INSTANTIATE_FLOATING(unary_with_derivative, F)
+
 AG_INSTANTIATE_ELEMENTWISE
+AG_VALUE_AND_DERIVATIVE_FUNCTORS(AG_UNARY_WITH_DERIVATIVE)
 AG_INSTANTIATE_FOR(axpy<bfloat16>)
 
 }  // namespace on_cpu

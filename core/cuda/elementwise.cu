@@ -94,18 +94,6 @@ void unary(const Cuda& device, F f, T* y, const T* x, int64_t n) {
 }
 
 template <class F, class T>
-void unary_with_derivative(const Cuda& device, F f, T* y, T* derivative, const T* x, int64_t n) {
-  cuda::map(
-      device, F::name, n,
-      [=] AG_LAMBDA(T & value, T & slope, T u) {
-        const ValueAndDerivative<Compute<T>> both = f.value_and_derivative(Compute<T>(u));
-        value = T(both.value);
-        slope = T(both.derivative);
-      },
-      y, derivative, x);
-}
-
-template <class F, class T>
 void unary_grad(const Cuda& device, F f, T* dx, const T* dy, const T* saved, int64_t n) {
   using C = Compute<T>;
   if constexpr (F::saved_for_backward == Saved::nothing) {

@@ -16,7 +16,7 @@ namespace altgrad {
 
 // What the derivative is computed from, so that the tape keeps nothing else alive: the input x, the result y, or
 // nothing; or the derivative itself, where it shares most of its work with the value and both are made at once, by
-// value_and_derivative(x).
+// value_and_derivative(x), with derivative(x) for where x is kept all the same (autograd/elementwise.cpp).
 enum class Saved { nothing, x, y, derivative };
 
 // An op's name as a template argument.
@@ -89,6 +89,7 @@ struct Relu : Elementwise<"relu", Saved::y> {
 // x Phi(x), with derivative Phi(x) + x phi(x)
 struct GeluErf : Elementwise<"gelu", Saved::derivative> {
   AG_HD auto value(auto x) const { return value_and_derivative(x).value; }
+  AG_HD auto derivative(auto x) const { return value_and_derivative(x).derivative; }
   template <class T>
   AG_HD ValueAndDerivative<T> value_and_derivative(T x) const {
     const T gauss = math::exp_bounded(x * x * T(-0.5)), cdf = math::normal_cdf(x, gauss);
@@ -98,6 +99,7 @@ struct GeluErf : Elementwise<"gelu", Saved::derivative> {
 // x (1 + tanh u) / 2 = x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3)
 struct GeluTanh : Elementwise<"gelu", Saved::derivative> {
   AG_HD auto value(auto x) const { return value_and_derivative(x).value; }
+  AG_HD auto derivative(auto x) const { return value_and_derivative(x).derivative; }
   template <class T>
   AG_HD ValueAndDerivative<T> value_and_derivative(T x) const {
     constexpr T c = T(1.59576912160573071176), far = 30;  // from where on s is 0 or 1
@@ -107,6 +109,7 @@ struct GeluTanh : Elementwise<"gelu", Saved::derivative> {
 };
 struct Silu : Elementwise<"silu", Saved::derivative> {
   AG_HD auto value(auto x) const { return value_and_derivative(x).value; }
+  AG_HD auto derivative(auto x) const { return value_and_derivative(x).derivative; }
   template <class T>
   AG_HD ValueAndDerivative<T> value_and_derivative(T x) const {
     const T s = math::sigmoid(x);

@@ -110,6 +110,22 @@ TEST_CASE("a step waits for nothing until its loss is read", "[backend]") {
   }
 }
 
+TEST_CASE("gelu and silu keep their input on a GPU, and are one kernel each way", "[backend]") {
+  using Function = Tensor (*)(const Tensor&);
+  for (const Function f : {Function([](const Tensor& x) { return gelu(x); }), Function(silu)}) {
+    const int64_t n = 1 << 16;
+    const Tensor x = here::randn({n}).requires_grad(true), dy = here::randn({n});
+    synchronize(device());
+    const int64_t launches = simulator::counts().launches, in_use = memory_stats(device()).in_use;
+    Tape tape;
+    const Tensor y = f(x);
+    CHECK(memory_stats(device()).in_use - in_use == int64_t(y.nbytes()));
+    tape.backward(y, dy);
+    synchronize(device());
+    CHECK(simulator::counts().launches - launches == 2);
+  }
+}
+
 TEST_CASE("captured steps wait for nothing between two reads, and give the same bits in any order of threads",
           "[backend]") {
   std::vector<Tensor> first;

@@ -51,6 +51,9 @@ std::vector<Tensor> results_of_kernels(int64_t rows, int64_t n, int64_t offset) 
   auto* const sums = reinterpret_cast<kernels::LogSumExp<C>*>(lse.ptr<C>());
   namespace k = kernels;
   run(all, stored, [&](auto& on, auto& y) { k::unary(on, GeluTanh(), at(y, t), at(x, t), all); });
+  run(all, stored,
+      [&](auto& on, auto& y) { k::unary_grad(on, GeluErf(), at(y, t), at(dy, t), at(x, t), all); });
+  run(all, stored, [&](auto& on, auto& y) { k::unary_grad(on, Silu(), at(y, t), at(dy, t), at(x, t), all); });
   run(all, stored, [&](auto& on, auto& y) {
     k::LoopNest rows_of_x;
     rows_of_x.add_loop(rows, n, 0);

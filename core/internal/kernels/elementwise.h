@@ -14,7 +14,7 @@ void unary(const Cpu&, F f, T* y, const T* x, int64_t n);
 // y and derivative = f.value_and_derivative(x), for functors that save the derivative
 template <class F, class T>
 void unary_with_derivative(const Cpu&, F f, T* y, T* derivative, const T* x, int64_t n);
-// dx = dy * f.derivative(saved), for all others; saved is null where they need nothing
+// dx = dy * f.derivative(saved); saved is null where it needs nothing
 template <class F, class T>
 void unary_grad(const Cpu&, F f, T* dx, const T* dy, const T* saved, int64_t n);
 
@@ -41,13 +41,12 @@ void axpy(const Cpu&, T* y, const T* x, double alpha, int64_t n);
 
 }  // namespace on_cpu
 
-// The same on a GPU (core/cuda/elementwise.cu), where T may also be bf16, and values are computed in f32.
+// The same on a GPU (core/cuda/elementwise.cu), but for unary_with_derivative; T may also be bf16, and values are
+// computed in f32.
 inline namespace on_cuda {
 
 template <class F, class T>
 void unary(const Cuda&, F f, T* y, const T* x, int64_t n);
-template <class F, class T>
-void unary_with_derivative(const Cuda&, F f, T* y, T* derivative, const T* x, int64_t n);
 template <class F, class T>
 void unary_grad(const Cuda&, F f, T* dx, const T* dy, const T* saved, int64_t n);
 template <class F, class Y, class T>
