@@ -1,4 +1,5 @@
-// Losses. cross_entropy is fused: it keeps the logits and two numbers a row, no probabilities.
+// Losses. cross_entropy is fused: on the CPU it keeps the logits and two numbers a row, no probabilities. On a GPU,
+// whose time goes into memory, forward makes the gradient while it has a row at hand, and keeps that, not the logits.
 #include <altgrad/autograd/internal/common.h>
 #include <altgrad/autograd/ops.h>
 #include <altgrad/core/internal/kernels/rows.h>
@@ -8,25 +9,53 @@ namespace {
 
 struct CrossEntropy final : Op {
   static constexpr const char* name = "cross_entropy";
-  Tensor x, targets, lse, weight;
+  Tensor x, targets, lse, weight;  // on the CPU
+  Tensor dx;                       // on a GPU, for dy = 1
   int64_t ignore;
 
   Tensor forward(const Tensor& logits, const Tensor& targets_in, int64_t ignore_index) {
     x = logits, targets = targets_in, ignore = ignore_index;
     weight = Tensor::empty({}, detail::in_compute_dtype(x));
     launch(name, AG_KERNEL(kernels::target_weight), weight, targets.ptr<int64_t>(), targets.numel(), ignore);
-    lse = Tensor::empty({targets.numel(), 2}, weight.options());
-    Tensor losses = Tensor::empty(targets.shape(), weight.options());
-    launch(name, AG_KERNEL(kernels::cross_entropy), in_compute(losses), structs_in<kernels::LogSumExp>(lse),
-           x, targets.ptr<int64_t>(), targets.numel(), x.size(-1), ignore);
+    const Tensor losses = Tensor::empty(targets.shape(), weight.options());
+    if (recorded && !x.device().is_cpu()) {
+      dx = Tensor::empty(x.shape(), x.options());
+      on_gpu([&]<class T>(const Cuda& device) {
+        kernels::cross_entropy_with_grad(device, losses.ptr<Compute<T>>(), dx.ptr<T>(),
+                                         weight.ptr<Compute<T>>(), x.ptr<T>(), targets.ptr<int64_t>(),
+                                         targets.numel(), x.size(-1), ignore);
+      });
+      x = Tensor();
+    } else {
+      lse = Tensor::empty({targets.numel(), 2}, weight.options());
+      launch(name, AG_KERNEL(kernels::cross_entropy), in_compute(losses), structs_in<kernels::LogSumExp>(lse),
+             x, targets.ptr<int64_t>(), targets.numel(), x.size(-1), ignore);
+    }
     return sum(losses) * weight;
   }
+
   // dx = dy * weight * (softmax(x) - [column = target]), 0 in ignored rows
   void backward(const Tensor& dy, Grads& d) override {
-    Tensor dx = Tensor::empty(x.shape(), x.options());
-    launch(name, AG_KERNEL(kernels::cross_entropy_grad), dx, in_compute(dy), in_compute(weight), x,
-           structs_in<kernels::LogSumExp>(lse), targets.ptr<int64_t>(), targets.numel(), x.size(-1), ignore);
+    if (dx.defined()) {
+      on_gpu([&]<class T>(const Cuda& device) {
+        kernels::scale(device, dx.ptr<T>(), dy.ptr<Compute<T>>(), dx.numel());
+      });
+    } else {
+      dx = Tensor::empty(x.shape(), x.options());
+      launch(name, AG_KERNEL(kernels::cross_entropy_grad), dx, in_compute(dy), in_compute(weight), x,
+             structs_in<kernels::LogSumExp>(lse), targets.ptr<int64_t>(), targets.numel(), x.size(-1),
+             ignore);
+    }
     d.add(0, dx);
+  }
+
+ private:
+  // f.operator()<T>(device) for dx's dtype and device.
+  template <class F>
+  void on_gpu(F f) const {
+    dispatch_activation(name, dx, [&]<class T, class On>(const On& device) {
+      if constexpr (std::is_same_v<On, Cuda>) f.template operator()<T>(device);
+    });
   }
 };
 

@@ -31,6 +31,13 @@ struct Kept {
   AG_DEVICE const Pack<C, size>& operator()(int j, int64_t) const { return packs[j]; }
 };
 
+struct Same {
+  template <class T>
+  AG_DEVICE T operator()(T x) const {
+    return x;
+  }
+};
+
 // A row of n numbers, cut into packs; a thread of a warp has `slots` of them, of a block, where slots = 0, as many as
 // there are. Which thread has which, and so the order of sums, follows from n alone.
 template <int size, int slots>
@@ -39,6 +46,7 @@ struct Row {
 
   int64_t n;
   bool aligned;  // is what is read and written?
+  bool held;     // has the block shared memory for a long row?
 
   AG_DEVICE int thread() const { return int(slots > 0 ? threadIdx.x % 32 : threadIdx.x); }
 
@@ -70,6 +78,28 @@ struct Row {
       return kept;
     } else {
       return read(f, p...);
+    }
+  }
+
+  // The numbers at p: kept where the row is short, in shared memory where it is long and held. There a thread reads
+  // what it has put there itself, so that none waits for another.
+  template <class T>
+  AG_DEVICE auto hold(const T* p) const {
+    if constexpr (slots > 0) {
+      return keep(Same(), p);
+    } else {
+      if (!held) return read(Same(), p);
+      T* const own = shared_memory<T>();
+      each([&](int64_t i) {
+        if (aligned && size * sizeof(T) == 16) {
+          copy_async(own + i, p + i);
+        } else {
+          store(load<size>(p + i, aligned), own + i, true);
+        }
+      });
+      commit_copies();
+      wait_for_copies();
+      return read(Same(), static_cast<const T*>(own));
     }
   }
 
@@ -148,18 +178,12 @@ struct Row {
   AG_DEVICE int64_t begin(int j) const { return (j * 32 + thread()) * size; }
 };
 
-struct Same {
-  template <class T>
-  AG_DEVICE T operator()(T x) const {
-    return x;
-  }
-};
-
 constexpr int warps = 4;  // of a block, each with a row
 
 template <int size, int slots, class F>
-__global__ void __launch_bounds__(most_threads, 2) row_kernel(F f, int64_t rows, int64_t n, bool aligned) {
-  const Row<size, slots> row{n, aligned};
+__global__ void __launch_bounds__(most_threads, 2)
+    row_kernel(F f, int64_t rows, int64_t n, bool aligned, bool held) {
+  const Row<size, slots> row{n, aligned, held};
   if constexpr (slots > 0) {
     const int64_t r = int64_t(blockIdx.x) * warps + threadIdx.x / 32;
     if (r < rows) f(r, row);
@@ -168,20 +192,27 @@ __global__ void __launch_bounds__(most_threads, 2) row_kernel(F f, int64_t rows,
   }
 }
 
-// f(r, row) for r < rows, by all threads that share row r. Of T are the rows that the pointers p point to, all of which f
-// reads or writes in packs.
 template <class T, class F, class... P>
-void each_row(const Cuda& device, const char* name, int64_t rows, int64_t n, F f, const P*... p) {
+void launch_rows(const Cuda& device, const char* name, int64_t rows, int64_t n, int64_t most_held, F f,
+                 const P*... p) {
   if (rows <= 0) return;
   const auto run = [&]<int size>(std::integral_constant<int, size>) {
     constexpr int slots = int(128 / (size * sizeof(Compute<T>)));  // 128 bytes of registers for what is kept
     const bool packs_are_aligned = aligned<size>(p...);
     if (n <= 32 * slots * size) {
       launch(name, row_kernel<size, slots, F>, device.stream,
-             {unsigned((rows + warps - 1) / warps), 32 * warps}, f, rows, n, packs_are_aligned);
+             {unsigned((rows + warps - 1) / warps), 32 * warps}, f, rows, n, packs_are_aligned, false);
     } else {
-      launch(name, row_kernel<size, 0, F>, device.stream, {blocks_for(rows), threads_for(n / size)}, f, rows,
-             n, packs_are_aligned);
+      const int64_t bytes = n * int64_t(sizeof(T));
+      const bool held = bytes <= most_held;
+      if (held) {
+        check(cudaFuncSetAttribute(reinterpret_cast<const void*>(row_kernel<size, 0, F>),
+                                   cudaFuncAttributeMaxDynamicSharedMemorySize, int(most_held)),
+              name);
+      }
+      launch(name, row_kernel<size, 0, F>, device.stream,
+             {blocks_for(rows), threads_for(n / size), held ? size_t(bytes) : 0}, f, rows, n,
+             packs_are_aligned, held);
     }
   };
   if (n % pack_size<T> == 0) {
@@ -189,6 +220,23 @@ void each_row(const Cuda& device, const char* name, int64_t rows, int64_t n, F f
   } else {
     run(std::integral_constant<int, 1>());
   }
+}
+
+// f(r, row) for r < rows, by all threads that share row r. Of T are the rows that the pointers p point to, all of which f
+// reads or writes in packs.
+template <class T, class F, class... P>
+void each_row(const Cuda& device, const char* name, int64_t rows, int64_t n, F f, const P*... p) {
+  launch_rows<T>(device, name, rows, n, 0, f, p...);
+}
+
+// The same, where f holds a row of T's: one that is so short that a multiprocessor has room for a second block, which
+// works while the first one reads. Results do not depend on it.
+template <class T, class F, class... P>
+void each_held_row(const Cuda& device, const char* name, int64_t rows, int64_t n, F f, const P*... p) {
+  constexpr int others = 2048;  // bytes that a block has beside
+  int most = 0;
+  check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device.index), name);
+  launch_rows<T>(device, name, rows, n, most / 2 - others, f, p...);
 }
 
 }  // namespace altgrad::cuda

@@ -42,6 +42,19 @@ AG_DEVICE SumOfPowers<C> sum_of_powers(const Row& row, const V& x) {
   }
 }
 
+// scale * (softmax(x) - [column = target]), or 0: what an element of a row with this LogSumExp adds to the gradient.
+template <class C>
+struct LossGrad {
+  C top, log_sum, scale;
+  int64_t target;
+  bool counts;
+
+  AG_DEVICE C operator()(C u, int64_t column) const {
+    const C p = scale * math::exp_bounded((u - top) - log_sum);
+    return !counts ? C(0) : column == target ? p - scale : p;
+  }
+};
+
 }  // namespace
 
 template <class T>
@@ -124,16 +137,39 @@ void cross_entropy_grad(const Cuda& device, T* dx, const Compute<T>* dy, const C
                         int64_t ignore) {
   using C = Compute<T>;
   const auto grad = [=] AG_LAMBDA(int64_t r, auto row) {
-    const bool counts = targets[r] != ignore;
-    const int64_t target = nearest_id(targets[r], n);
-    const C top = lse[r].top, log_sum = lse[r].log_sum, scale = *dy * *weight;
-    const auto share = [=](C u, int64_t i) {
-      const C p = scale * math::exp_bounded((u - top) - log_sum);
-      return !counts ? C(0) : i == target ? p - scale : p;
-    };
+    const LossGrad<C> share{lse[r].top, lse[r].log_sum, *dy * *weight, nearest_id(targets[r], n),
+                            targets[r] != ignore};
     row.write(dx + r * n, share, row.read(Same(), x + r * n), row.indices());
   };
   cuda::each_row<T>(device, "cross_entropy_grad", rows, n, grad, dx, x);
+}
+
+template <class T>
+void cross_entropy_with_grad(const Cuda& device, Compute<T>* loss, T* dx, const Compute<T>* weight,
+                             const T* x, const int64_t* targets, int64_t rows, int64_t n, int64_t ignore) {
+  using C = Compute<T>;
+  const auto both = [=] AG_LAMBDA(int64_t r, auto row) {
+    const auto in = row.hold(x + r * n);
+    const SumOfPowers<C> powers = sum_of_powers<C>(row, in);
+    const C top = powers.top, log_sum = std::log(powers.sum);
+    const int64_t target = nearest_id(targets[r], n);
+    const bool counts = targets[r] != ignore && n > 0;
+    if (row.thread() == 0) loss[r] = counts ? (top - C(x[r * n + target])) + log_sum : C(0);
+    row.write(dx + r * n, LossGrad<C>{top, log_sum, *weight, target, counts}, in, row.indices());
+  };
+  cuda::each_held_row<T>(device, "cross_entropy", rows, n, both, dx, x);
+}
+
+template <class T>
+void scale(const Cuda& device, T* x, const Compute<T>* factor, int64_t n) {
+  constexpr int size = cuda::pack_size<T>;
+  const bool aligned = cuda::aligned<size>(x);
+  cuda::each(device, "scale", (n + size - 1) / size, [=] AG_LAMBDA(int64_t i) {
+    const Compute<T> c = *factor;
+    const auto times_c = [=](T& u) { u = T(Compute<T>(u) * c); };
+    const int64_t first = i * size;
+    if (c != 1) cuda::for_pack<size>(aligned && first + size <= n, n - first, times_c, x + first);
+  });
 }
 
 AG_INSTANTIATE_STORED(softmax)
@@ -143,6 +179,8 @@ AG_INSTANTIATE_STORED(log_softmax_grad)
 AG_INSTANTIATE_STORED(cross_entropy)
 AG_INSTANTIATE_FLOATING(target_weight)
 AG_INSTANTIATE_STORED(cross_entropy_grad)
+AG_INSTANTIATE_STORED(cross_entropy_with_grad)
+AG_INSTANTIATE_STORED(scale)
 
 }  // namespace on_cuda
 }  // namespace altgrad::kernels

@@ -46,12 +46,14 @@ std::vector<Tensor> results_of_ops(DType dtype) {
   const TensorOptions options{dtype, device()};
   const Tensor x = Tensor::randn({70, 301}, options, generator).requires_grad(true),
                w = Tensor::randn({301}, options, generator).requires_grad(true),
+               wide = Tensor::randn({3, 2056}, options, generator).requires_grad(true),
                ids = Tensor::randint(70, {99}, device(), generator);
   Tape tape;
   const Tensor y = rms_norm(x, w) * softmax(x) + log_softmax(x), z = index_select(y, 0, ids);
-  const Tensor total = sum(z) + mean(max(x, {1})) + var(x) + mean(layer_norm(where(greater(x, w), x, w), w));
+  const Tensor total = sum(z) + mean(max(x, {1})) + var(x) + mean(layer_norm(where(greater(x, w), x, w), w)) +
+                       cross_entropy(wide, ids.narrow(0, 0, 3)) * 0.3;
   tape.backward(total);
-  return {total, x.grad(), w.grad(), argmax(x), fp8::encode(x.detach(), fp8::E5M2, 0.1f)};
+  return {total, x.grad(), w.grad(), wide.grad(), argmax(x), fp8::encode(x.detach(), fp8::E5M2, 0.1f)};
 }
 
 // By tiles, over several blocks, and with a head that is narrower than its tiles.
@@ -124,6 +126,33 @@ TEST_CASE("gelu and silu keep their input on a GPU, and are one kernel each way"
     synchronize(device());
     CHECK(simulator::counts().launches - launches == 2);
   }
+}
+
+TEST_CASE("cross_entropy on a GPU has made its gradient in forward, and lets go of the logits", "[backend]") {
+  const Tensor x = here::randn({200, 130}).requires_grad(true), targets = here::randint(130, {200});
+  const auto gradient = [&](double dy) {
+    x.set_grad({});
+    const Tensor cotangent = here::full({}, dy);
+    Tape tape;
+    const Tensor loss = cross_entropy(x, targets);
+    CHECK(same_bits(loss, cross_entropy(x.detach(), targets)));
+    synchronize(device());
+    const int64_t before = simulator::counts().launches;
+    tape.backward(loss, cotangent);
+    synchronize(device());
+    CHECK(simulator::counts().launches == before + 1);
+    return x.grad();
+  };
+  const Tensor of_one = gradient(1);
+  CHECK(same_bits(gradient(0.25), of_one * 0.25));
+  CHECK(same_bits(gradient(-3), of_one * -3.0));
+
+  const int64_t before = memory_stats(device()).in_use;
+  Tape tape;
+  const Tensor loss = cross_entropy(x * 2.0, targets);
+  const int64_t held = memory_stats(device()).in_use - before;
+  CHECK(held >= int64_t(x.nbytes()));
+  CHECK(held < int64_t(x.nbytes()) * 3 / 2);
 }
 
 TEST_CASE("captured steps wait for nothing between two reads, and give the same bits in any order of threads",

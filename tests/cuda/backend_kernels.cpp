@@ -92,6 +92,18 @@ std::vector<Tensor> results_of_kernels(int64_t rows, int64_t n, int64_t offset) 
     k::cross_entropy_grad(on, at(y, t), one.ptr<C>(), one.ptr<C>(), at(x, t), sums, at(targets, i), rows, n,
                           -1);
   });
+  const Tensor loss = here::empty({rows}, {computed});
+  run(all, stored, [&](auto& on, auto& y) {
+    k::cross_entropy_with_grad(on, loss.ptr<C>(), at(y, t), one.ptr<C>(), at(x, t), at(targets, i), rows, n,
+                               -1);
+  });
+  for (const double factor : {1.0, -0.75}) {
+    const Tensor c0 = here::full({}, factor, {computed});
+    run(all, stored, [&](auto& on, auto& y) {
+      k::unary(on, Neg(), at(y, t), at(x, t), all);
+      k::scale(on, at(y, t), c0.ptr<C>(), all);
+    });
+  }
   run(n, computed, [&](auto& on, auto& y) { k::sum<T>(on, at(y, c), at(x, t), 1, rows, n, 3); });
   run(rows, computed, [&](auto& on, auto& y) { k::sum<T>(on, at(y, c), at(x, t), rows, n, 1, 1); });
   if constexpr (std::is_same_v<T, C>) {
@@ -107,6 +119,29 @@ std::vector<Tensor> results_of_kernels(int64_t rows, int64_t n, int64_t offset) 
 
 // Rows of a warp and of a block, in packs and not, of more blocks than one.
 constexpr int64_t row_shapes[][2] = {{1, 1}, {5, 64}, {300, 40}, {3, 65}, {4, 1032}, {2, 4099}};
+
+// Of a loss and its gradient, made at once and one after the other.
+template <class T>
+void check_loss_with_grad(int64_t rows, int64_t n) {
+  using C = Compute<T>;
+  const detail::CurrentCuda current(0);
+  const Tensor x = here::randn({rows, n}).to(dtype_of<T>), targets = here::randint(n, {rows}),
+               one = here::ones({}, {dtype_of<C>}), weight = here::full({}, 0.3, {dtype_of<C>}),
+               lse = here::empty({rows, 2}, {dtype_of<C>});
+  const int64_t ignore = targets.narrow(0, 0, 1).item<int64_t>();
+  const Tensor loss = here::empty({rows}, {dtype_of<C>}), loss_at_once = here::empty({rows}, {dtype_of<C>}),
+               dx = here::empty({rows, n}, {dtype_of<T>}), dx_at_once = here::empty({rows, n}, {dtype_of<T>});
+  kernels::cross_entropy(current.device(), loss.ptr<C>(),
+                         reinterpret_cast<kernels::LogSumExp<C>*>(lse.ptr<C>()), x.ptr<T>(),
+                         targets.ptr<int64_t>(), rows, n, ignore);
+  kernels::cross_entropy_grad(current.device(), dx.ptr<T>(), one.ptr<C>(), weight.ptr<C>(), x.ptr<T>(),
+                              reinterpret_cast<const kernels::LogSumExp<C>*>(lse.ptr<C>()),
+                              targets.ptr<int64_t>(), rows, n, ignore);
+  kernels::cross_entropy_with_grad(current.device(), loss_at_once.ptr<C>(), dx_at_once.ptr<T>(),
+                                   weight.ptr<C>(), x.ptr<T>(), targets.ptr<int64_t>(), rows, n, ignore);
+  CHECK(same_bits(loss, loss_at_once));
+  CHECK(same_bits(dx, dx_at_once));
+}
 
 double largest(const Tensor& t) { return max(altgrad::abs(t)).item<double>(); }
 
@@ -136,4 +171,18 @@ TEST_CASE("kernels give what they give in f64, to the precision of what they sto
       if (i < bf16.size()) CHECK(largest(bf16[i] - f64[i]) <= 0x1p-8 * scale);
     }
   }
+}
+
+TEST_CASE(
+    "a loss that is made with its gradient has the bits of both alone, in rows that are held and longer ones",
+    "[backend]") {
+  for (const auto& [rows, n] : row_shapes) {
+    CAPTURE(rows, n);
+    check_loss_with_grad<float>(rows, n);
+    check_loss_with_grad<double>(rows, n);
+    check_loss_with_grad<bfloat16>(rows, n);
+  }
+  check_loss_with_grad<float>(2, 30'000);
+  check_loss_with_grad<bfloat16>(2, 40'000);
+  check_loss_with_grad<bfloat16>(2, 50'304);
 }

@@ -92,6 +92,13 @@ template <class T>
 void cross_entropy_grad(const Cuda&, T* dx, const Compute<T>* dy, const Compute<T>* weight, const T* x,
                         const LogSumExp<Compute<T>>* lse, const int64_t* targets, int64_t rows, int64_t n,
                         int64_t ignore);
+// Both at once, dx for *dy = 1: x is read from memory once, where a multiprocessor holds two of its rows.
+template <class T>
+void cross_entropy_with_grad(const Cuda&, Compute<T>* loss, T* dx, const Compute<T>* weight, const T* x,
+                             const int64_t* targets, int64_t rows, int64_t n, int64_t ignore);
+// x *= *factor; x is neither read nor written where that is 1.
+template <class T>
+void scale(const Cuda&, T* x, const Compute<T>* factor, int64_t n);
 
 }  // namespace on_cuda
 
