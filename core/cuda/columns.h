@@ -63,6 +63,19 @@ void launch_columns(const Cuda& device, const char* name, const Matrices& shape,
          p...);
 }
 
+// finish(matrix, s, column, total) for the totals of partial (count, chunks, sums, columns), sums of chunks.
+template <int sums, class Finish>
+void sum_chunks(const Cuda& device, const char* name, int64_t count, int64_t chunks, int64_t columns,
+                Finish finish, const double* partial) {
+  launch_columns<32, 1, 1>(
+      device, name, Matrices{count, chunks, sums * columns, chunks},
+      [=] AG_LAMBDA(int64_t, double x) { return std::array<double, 1>{x}; },
+      [=] AG_LAMBDA(int64_t matrix, int, int64_t column, double total) {
+        finish(matrix, int(column / columns), column % columns, total);
+      },
+      partial);
+}
+
 // finish(matrix, s, column, total) for each column of `count` matrices of (rows, columns), total being the sum over its
 // rows of number s of f(row, p[row * columns + column]...), an array; rows are counted from the first matrix's.
 template <int sums, class F, class Finish, class... T>
@@ -85,13 +98,7 @@ void column_sums(const Cuda& device, const char* name, int64_t count, int64_t ro
   run([=, to = partial.data()] AG_LAMBDA(int64_t chunk, int s, int64_t column, double total) {
     to[(chunk * sums + s) * columns + column] = total;
   });
-  launch_columns<32, 1, 1>(
-      device, name, Matrices{count, chunks, sums * columns, chunks},
-      [=] AG_LAMBDA(int64_t, double x) { return std::array<double, 1>{x}; },
-      [=] AG_LAMBDA(int64_t matrix, int, int64_t column, double total) {
-        finish(matrix, int(column / columns), column % columns, total);
-      },
-      static_cast<const double*>(partial.data()));
+  sum_chunks<sums>(device, name, count, chunks, columns, finish, partial.data());
 }
 
 }  // namespace altgrad::cuda

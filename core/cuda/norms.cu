@@ -1,8 +1,7 @@
 // Layer norm and RMS norm. What is subtracted from a row is kept in two parts, as on the CPU.
 #include <altgrad/core/internal/kernels/rows.h>
 
-#include <altgrad/core/cuda/columns.h>
-#include <altgrad/core/cuda/row.h>
+#include <altgrad/core/cuda/row_sums.h>
 #include <altgrad/core/internal/instantiate.h>
 
 #include <cmath>
@@ -73,16 +72,26 @@ void layer_norm_grad(const Cuda& device, T* dx, double beta, Compute<T>* dw, Com
                      const T* x, const Moments<Compute<T>>* moments, const Compute<T>* w, int64_t rows,
                      int64_t n) {
   using C = Compute<T>;
-  const auto grad = [=] AG_LAMBDA(int64_t r, auto row) {
+  const auto grad = [=] AG_LAMBDA(int64_t r, auto row, auto sums) {
     const C m = moments[r].mean, rest = moments[r].rest, s = moments[r].rstd;
-    const auto g = row.keep([](C u, C gain) { return u * gain; }, dy + r * n, w);
+    const auto times = [](C u, C v) { return u * v; };
+    const auto given = row.keep(Same(), dy + r * n);
     const auto h = row.keep([=](C u) { return ((u - m) - rest) * s; }, x + r * n);
-    const C mean_g = row.sum(Same(), g) / C(n);
-    const C mean_gh = row.sum([](C u, C v) { return u * v; }, g, h) / C(n);
+    sums.add(row, 0, times, given, h);
+    sums.add(row, 1, Same(), given);
+    if (!dx) return;
+    const auto g = row.then(times, given, row.read(Same(), w));
+    const C mean_g = row.sum(Same(), g) / C(n), mean_gh = row.sum(times, g, h) / C(n);
     add_to(
         row, dx + r * n, beta, [=](C u, C v) { return s * (u - mean_g - v * mean_gh); }, g, h);
   };
-  if (dx) cuda::each_row<T>(device, "layer_norm_grad", rows, n, grad, dx, dy, x, w);
+  const auto finish = [=] AG_LAMBDA(int64_t, int which, int64_t column, double total) {
+    C* const to = which == 0 ? dw : db;
+    if (to) to[column] = C(total);
+  };
+  if ((dw || db) && n <= cuda::longest_short_row<T>)  // whether dx is wanted or not, to the same bits
+    return cuda::each_row_with_sums<T, 2>(device, "layer_norm_grad", rows, n, grad, finish, dx, dy, x, w);
+  if (dx) cuda::each_row<T>(device, "layer_norm_grad", rows, n, cuda::without_sums(grad), dx, dy, x, w);
   if (!dw && !db) return;
   cuda::column_sums<2>(
       device, "layer_norm_grad", 1, rows, n,
@@ -90,11 +99,7 @@ void layer_norm_grad(const Cuda& device, T* dx, double beta, Compute<T>* dw, Com
         const C h = ((u - moments[r].mean) - moments[r].rest) * moments[r].rstd;
         return std::array<double, 2>{double(g * h), double(g)};
       },
-      [=] AG_LAMBDA(int64_t, int which, int64_t column, double total) {
-        C* const to = which == 0 ? dw : db;
-        if (to) to[column] = C(total);
-      },
-      dy, x);
+      finish, dy, x);
 }
 
 template <class T>

@@ -180,6 +180,22 @@ struct Row {
 
 constexpr int warps = 4;  // of a block, each with a row
 
+// Of a short row of T's, for what a thread keeps of it: the packs in 128 bytes of registers, and how long it may be.
+template <class T, int size>
+constexpr int slots_of = int(128 / (size * sizeof(Compute<T>)));
+template <class T>
+constexpr int64_t longest_short_row = 32 * 128 / sizeof(Compute<T>);
+
+// Calls f with the size of the packs that rows of n T's are cut into.
+template <class T, class F>
+void with_pack_size(int64_t n, F f) {
+  if (n % pack_size<T> == 0) {
+    f(std::integral_constant<int, pack_size<T>>());
+  } else {
+    f(std::integral_constant<int, 1>());
+  }
+}
+
 template <int size, int slots, class F>
 __global__ void __launch_bounds__(most_threads, 2)
     row_kernel(F f, int64_t rows, int64_t n, bool aligned, bool held) {
@@ -196,11 +212,10 @@ template <class T, class F, class... P>
 void launch_rows(const Cuda& device, const char* name, int64_t rows, int64_t n, int64_t most_held, F f,
                  const P*... p) {
   if (rows <= 0) return;
-  const auto run = [&]<int size>(std::integral_constant<int, size>) {
-    constexpr int slots = int(128 / (size * sizeof(Compute<T>)));  // 128 bytes of registers for what is kept
+  with_pack_size<T>(n, [&]<int size>(std::integral_constant<int, size>) {
     const bool packs_are_aligned = aligned<size>(p...);
-    if (n <= 32 * slots * size) {
-      launch(name, row_kernel<size, slots, F>, device.stream,
+    if (n <= longest_short_row<T>) {
+      launch(name, row_kernel<size, slots_of<T, size>, F>, device.stream,
              {unsigned((rows + warps - 1) / warps), 32 * warps}, f, rows, n, packs_are_aligned, false);
     } else {
       const int64_t bytes = n * int64_t(sizeof(T));
@@ -214,12 +229,7 @@ void launch_rows(const Cuda& device, const char* name, int64_t rows, int64_t n, 
              {blocks_for(rows), threads_for(n / size), held ? size_t(bytes) : 0}, f, rows, n,
              packs_are_aligned, held);
     }
-  };
-  if (n % pack_size<T> == 0) {
-    run(std::integral_constant<int, pack_size<T>>());
-  } else {
-    run(std::integral_constant<int, 1>());
-  }
+  });
 }
 
 // f(r, row) for r < rows, by all threads that share row r. Of T are the rows that the pointers p point to, all of which f

@@ -79,6 +79,13 @@ std::vector<Tensor> results_of_kernels(int64_t rows, int64_t n, int64_t offset) 
   run(n, computed, [&](auto& on, auto& y) {
     k::layer_norm_grad<T>(on, nullptr, 0, at(y, c), nullptr, at(dy, t), at(x, t), means, at(w, c), rows, n);
   });
+  run(n, computed, [&](auto& on, auto& dw) {
+    const Tensor dx = behind(here::ones({all})).to(stored), db = behind(here::full({n}, 7)).to(computed);
+    k::layer_norm_grad<T>(on, at(dx, t), 1, at(dw, c), at(db, c), at(dy, t), at(x, t), means, at(w, c), rows,
+                          n);
+    results.push_back(dx.to(DType::f64).narrow(0, offset, all));
+    results.push_back(db.to(DType::f64).narrow(0, offset, n));
+  });
   run(all, stored, [&](auto& on, auto& y) {
     k::rms_norm(on, at(y, t), rstd.ptr<C>(), at(x, t), at(w, c), rows, n, 1e-5);
   });
