@@ -121,11 +121,12 @@ struct Row {
       return [=](int j, int64_t i) { return apply(values(j, i)...); };
     }
   }
-  // The numbers 0, 1, ..., n - 1.
-  AG_DEVICE auto indices() const {
-    return [](int, int64_t i) {
-      Pack<int64_t, size> y;
-      for (int k = 0; k < size; ++k) y.at[k] = i + k;
+  // Of each number, whether it is the one in this column: an index for each would be 64 bits to compare.
+  AG_DEVICE auto is(int64_t column) const {
+    return [=](int, int64_t i) {
+      const int place = column >= i && column < i + size ? int(column - i) : -1;
+      Pack<bool, size> y;
+      for (int k = 0; k < size; ++k) y.at[k] = k == place;
       return y;
     };
   }

@@ -46,12 +46,11 @@ AG_DEVICE SumOfPowers<C> sum_of_powers(const Row& row, const V& x) {
 template <class C>
 struct LossGrad {
   C top, log_sum, scale;
-  int64_t target;
   bool counts;
 
-  AG_DEVICE C operator()(C u, int64_t column) const {
+  AG_DEVICE C operator()(C u, bool is_target) const {
     const C p = scale * math::exp_bounded((u - top) - log_sum);
-    return !counts ? C(0) : column == target ? p - scale : p;
+    return !counts ? C(0) : is_target ? p - scale : p;
   }
 };
 
@@ -137,9 +136,8 @@ void cross_entropy_grad(const Cuda& device, T* dx, const Compute<T>* dy, const C
                         int64_t ignore) {
   using C = Compute<T>;
   const auto grad = [=] AG_LAMBDA(int64_t r, auto row) {
-    const LossGrad<C> share{lse[r].top, lse[r].log_sum, *dy * *weight, nearest_id(targets[r], n),
-                            targets[r] != ignore};
-    row.write(dx + r * n, share, row.read(Same(), x + r * n), row.indices());
+    const LossGrad<C> share{lse[r].top, lse[r].log_sum, *dy * *weight, targets[r] != ignore};
+    row.write(dx + r * n, share, row.read(Same(), x + r * n), row.is(nearest_id(targets[r], n)));
   };
   cuda::each_row<T>(device, "cross_entropy_grad", rows, n, grad, dx, x);
 }
@@ -155,7 +153,7 @@ void cross_entropy_with_grad(const Cuda& device, Compute<T>* loss, T* dx, const 
     const int64_t target = nearest_id(targets[r], n);
     const bool counts = targets[r] != ignore && n > 0;
     if (row.thread() == 0) loss[r] = counts ? (top - C(x[r * n + target])) + log_sum : C(0);
-    row.write(dx + r * n, LossGrad<C>{top, log_sum, *weight, target, counts}, in, row.indices());
+    row.write(dx + r * n, LossGrad<C>{top, log_sum, *weight, counts}, in, row.is(target));
   };
   cuda::each_held_row<T>(device, "cross_entropy", rows, n, both, dx, x);
 }
