@@ -179,7 +179,8 @@ TEST_CASE("gradients of bf16 are added where a tensor is used twice, each sum ro
   CHECK(same_bits(x.grad(), (dy.to(DType::f32) + dz.to(DType::f32)).to(DType::bf16)));
 }
 
-TEST_CASE("a weight is rounded for the product of linear, its gradient is added to in f32", "[bf16]") {
+TEST_CASE("a weight is rounded for the product of linear, its gradient and the bias's are added to in f32",
+          "[bf16]") {
   if (device().is_cpu()) SKIP_TEST(no_gpu);
   const Tensor x = drawn({16, 32}, 1), w = reference::randn({8, 32}, 2, DType::f32).requires_grad(true);
   const Tensor rounded = w.detach().to(DType::bf16).to(DType::f32), dy = drawn({16, 8}, 3);
@@ -190,6 +191,13 @@ TEST_CASE("a weight is rounded for the product of linear, its gradient is added 
   tape.backward(y, dy.to(DType::bf16));
   CHECK(w.grad().dtype() == DType::f32);
   CHECK(error(w.grad(), matmul(dy.transpose(), x) * 2.0) < 1e-6);
+
+  const Tensor b = drawn({8}, 4).requires_grad(true);
+  Tape second;
+  second.backward(linear(in, w, b) + linear(in, w, b), dy.to(DType::bf16));
+  CHECK(b.grad().dtype() == DType::f32);
+  CHECK(error(b.grad(), sum(dy, {0}) * 2.0) < 1e-6);
+  CHECK(error(w.grad(), matmul(dy.transpose(), x) * 4.0) < 1e-6);
 }
 
 TEST_CASE("what does not go with activations of bf16 is refused by its name", "[bf16]") {
