@@ -1,5 +1,5 @@
-// Causal attention without a T x T matrix. What is stored as bfloat16 goes to tiles on tensor cores, where these suit
-// the head (flash_attention.h). All else is here. Forward, a block has a query and goes through the keys in tiles, with
+// Causal attention without a T x T matrix. Floats and bfloat16s go to tiles, where these suit the head
+// (flash_attention.h). All else is here. Forward, a block has a query and goes through the keys in tiles, with
 // the softmax made as it goes (Milakov & Gimelshein, "Online normalizer calculation for softmax", 2018). Backward, a
 // block has a query, for dq, and then a key, for dk and dv, so that each is summed by one thread in a fixed order.
 #include <altgrad/core/internal/kernels/attention.h>
@@ -149,18 +149,24 @@ void convert(const Cuda& device, T* y, const U* x, int64_t n) {
   cuda::each(device, "convert", n, [=] AG_LAMBDA(int64_t i) { y[i] = T(x[i]); });
 }
 
+// By which tiles what is stored as T is multiplied.
+template <class T>
+using Tiled = std::conditional_t<std::is_same_v<T, bfloat16>, cuda::Bf16, cuda::F32>;
+
 }  // namespace
 
 template <class T>
 void attention(const Cuda& device, T* y, LogSumExp<Compute<T>>* lse, const T* qkv, int64_t batch,
                int64_t length, int64_t heads, int64_t head_size) {
+  if constexpr (!std::is_same_v<T, double>) {
+    if (cuda::has_flash_attention<Tiled<T>>(head_size))
+      return cuda::flash_attention<Tiled<T>>(device, y, lse, qkv, batch, length, heads, head_size);
+  }
   if constexpr (std::is_same_v<T, bfloat16>) {
-    if (cuda::has_flash_attention<cuda::Bf16>(head_size))
-      return cuda::flash_attention<cuda::Bf16>(device, y, lse, qkv, batch, length, heads, head_size);
     const int64_t n = batch * length * heads * head_size;
     const cuda::Scratch<float> wide_y(device, n), wide_qkv(device, 3 * n);
     convert(device, wide_qkv.data(), qkv, 3 * n);
-    plain_attention<float>(device, wide_y.data(), lse, wide_qkv.data(), batch, length, heads, head_size);
+    attention<float>(device, wide_y.data(), lse, wide_qkv.data(), batch, length, heads, head_size);
     convert(device, y, wide_y.data(), n);
   } else {
     plain_attention(device, y, lse, qkv, batch, length, heads, head_size);
@@ -171,19 +177,21 @@ template <class T>
 void attention_grad(const Cuda& device, T* dqkv, const T* dy, const T* qkv, const T* y,
                     const LogSumExp<Compute<T>>* lse, int64_t batch, int64_t length, int64_t heads,
                     int64_t head_size) {
-  if constexpr (std::is_same_v<T, bfloat16>) {
-    if (cuda::has_flash_attention<cuda::Bf16>(head_size)) {
-      return cuda::flash_attention_grad<cuda::Bf16>(device, dqkv, dy, qkv, y, lse, batch, length, heads,
-                                                    head_size);
+  if constexpr (!std::is_same_v<T, double>) {
+    if (cuda::has_flash_attention<Tiled<T>>(head_size)) {
+      return cuda::flash_attention_grad<Tiled<T>>(device, dqkv, dy, qkv, y, lse, batch, length, heads,
+                                                  head_size);
     }
+  }
+  if constexpr (std::is_same_v<T, bfloat16>) {
     const int64_t n = batch * length * heads * head_size;
     const cuda::Scratch<float> wide_dqkv(device, 3 * n), wide_dy(device, n), wide_qkv(device, 3 * n),
         wide_y(device, n);
     convert(device, wide_dy.data(), dy, n);
     convert(device, wide_qkv.data(), qkv, 3 * n);
     convert(device, wide_y.data(), y, n);
-    plain_attention_grad<float>(device, wide_dqkv.data(), wide_dy.data(), wide_qkv.data(), wide_y.data(), lse,
-                                batch, length, heads, head_size);
+    attention_grad<float>(device, wide_dqkv.data(), wide_dy.data(), wide_qkv.data(), wide_y.data(), lse,
+                          batch, length, heads, head_size);
     convert(device, dqkv, wide_dqkv.data(), 3 * n);
   } else {
     plain_attention_grad(device, dqkv, dy, qkv, y, lse, batch, length, heads, head_size);

@@ -12,8 +12,9 @@
 #if defined(__CUDACC__)
 #include <cuda_runtime.h>
 #define AG_DEVICE __device__ __forceinline__
-#define AG_UNROLL _Pragma("unroll")  // what is indexed in a loop that is not unrolled is no register
-#define AG_LAMBDA __device__         // [=] AG_LAMBDA (int64_t i) { ... }, for kernels that take one
+#define AG_UNROLL _Pragma("unroll")          // what is indexed in a loop that is not unrolled is no register
+#define AG_UNROLL_TWICE _Pragma("unroll 2")  // for long bodies
+#define AG_LAMBDA __device__                 // [=] AG_LAMBDA (int64_t i) { ... }, for kernels that take one
 #define AG_SHARED(T, name, n) __shared__ __align__(16) T name[n]
 #define AG_PLACE
 #define AG_AT_PLACE(f, ...) f(__VA_ARGS__)
@@ -21,6 +22,7 @@
 #include <simulator/builtins.h>
 #define AG_DEVICE inline
 #define AG_UNROLL
+#define AG_UNROLL_TWICE
 #define AG_LAMBDA
 #define AG_SHARED(T, name, n) T(&name)[n] = altgrad::simulator::shared_array<T, n>([] {})
 // Hands the place of a call in a kernel on to a barrier or collective, so that errors name it, and not a line of this

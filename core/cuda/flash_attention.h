@@ -1,4 +1,5 @@
-// Causal attention by tiles on tensor cores (core/cuda/flash_attention.cu, flash_attention_grad.cu), what both share.
+// Causal attention by tiles: on tensor cores (core/cuda/flash_attention.cu, flash_attention_grad.cu) or, of floats, in f32
+// (f32_attention.cu); what they share.
 #pragma once
 
 #include <altgrad/core/cuda/launch.h>
@@ -19,6 +20,21 @@ void flash_attention_grad(const Cuda&, typename Math::Value* dqkv, const typenam
                           const typename Math::Value* qkv, const typename Math::Value* y,
                           const kernels::LogSumExp<float>* lse, int64_t batch, int64_t length, int64_t heads,
                           int64_t head_size);
+
+// Floats, in which f32_attention.cu computes all. Rows in shared memory are 16 bytes modulo 128 bytes apart, so that a
+// piece of each of eight of them is read at once.
+struct F32 {
+  using Value = float;
+  template <int columns>
+  static constexpr int pitch = columns + 4;
+};
+template <>
+void flash_attention<F32>(const Cuda&, float* y, kernels::LogSumExp<float>* lse, const float* qkv,
+                          int64_t batch, int64_t length, int64_t heads, int64_t head_size);
+template <>
+void flash_attention_grad<F32>(const Cuda&, float* dqkv, const float* dy, const float* qkv, const float* y,
+                               const kernels::LogSumExp<float>* lse, int64_t batch, int64_t length,
+                               int64_t heads, int64_t head_size);
 
 // For heads whose rows are whole pieces of 16 bytes, which is what copies to shared memory move.
 constexpr int64_t largest_flash_head = 128;

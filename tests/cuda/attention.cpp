@@ -1,7 +1,7 @@
-// Attention of numbers that are stored as bfloat16 against plain loops in f64 over the same numbers. Each result's
-// tolerance is made of what is rounded on the way to it: to bfloat16, by u = 2^-8 at most, the weights p, their
-// gradients ds, and the result; in sums of n terms in f32, whose products tensor cores may cut instead of round, by
-// n 2^-23 of the sum of magnitudes; and scores so rounded change p by as much as they change themselves.
+// Attention by tiles against plain loops in f64 over the same numbers. Each result's tolerance is made of what is rounded
+// on the way to it. In bfloat16, by u = 2^-8 at most, the weights p, their gradients ds, and the result; in f32 u = 2^-22,
+// which is what exp is off by. Sums of n terms in f32, whose products tensor cores may cut instead of round, by n 2^-23 of
+// the sum of magnitudes; and scores so rounded change p by as much as they change themselves.
 #include "attention.h"
 
 #include <cmath>
@@ -35,7 +35,8 @@ double worst(const std::vector<double>& found, const Expected& expected) {
 void check(const Tensor& qkv, const Tensor& dy, const AttentionSizes& s, const AttentionResults& results) {
   const std::vector<double> x = values(qkv), g = values(dy), rounded_y = values(results.y);
   const int64_t C = s.channels(), T = s.length;
-  const double u = 0x1p-8, of_f32 = 0x1p-23, scale = 1 / std::sqrt(double(s.size));
+  const double u = qkv.dtype() == DType::bf16 ? 0x1p-8 : 0x1p-22, of_f32 = 0x1p-23,
+               scale = 1 / std::sqrt(double(s.size));
   Expected y(g.size()), dqkv(x.size()), lse(size_t(s.batch * s.heads * T));
   for (int64_t pair = 0; pair < s.batch * s.heads; ++pair) {
     const int64_t b = pair / s.heads, first = pair % s.heads * s.size;
@@ -95,47 +96,64 @@ void check(const Tensor& qkv, const Tensor& dy, const AttentionSizes& s, const A
 
 }  // namespace
 
-TEST_CASE("attention by tiles agrees with f64, up to what bfloat16 rounds", "[backend]") {
-  for (const int64_t size : {32, 48, 64, 96, 128}) {
-    for (const int64_t length : {1, 15, 64, 65, 130}) {
-      const AttentionSizes s = {length < 64 ? 2 : 1, length, length < 130 ? 3 : 1, size};
-      CAPTURE(size, length);
-      const Tensor qkv = randn_bf16({s.batch, s.length, 3 * s.channels()}, 1),
-                   dy = randn_bf16({s.batch, s.length, s.channels()}, 2);
+TEST_CASE("attention by tiles agrees with f64, up to what is rounded", "[backend]") {
+  for (const DType dtype : {DType::bf16, DType::f32}) {
+    for (const int64_t size : {32, 48, 64, 96, 128}) {
+      for (const int64_t length : {1, 15, 64, 65, 130}) {
+        const AttentionSizes s = {length < 64 ? 2 : 1, length, length < 130 ? 3 : 1, size};
+        CAPTURE(dtype == DType::f32, size, length);
+        const Tensor qkv = randn_as(dtype, {s.batch, s.length, 3 * s.channels()}, 1),
+                     dy = randn_as(dtype, {s.batch, s.length, s.channels()}, 2);
+        check(qkv, dy, s, run_attention(qkv, dy, s));
+      }
+    }
+  }
+}
+
+TEST_CASE("heads that tiles do not suit, or do not fill, are attended to as well", "[backend]") {
+  for (const DType dtype : {DType::bf16, DType::f32}) {
+    for (const int64_t size : {1, 4, 20, 22, 100, 136}) {
+      const AttentionSizes s = {2, 33, 2, size};
+      CAPTURE(dtype == DType::f32, size);
+      const Tensor qkv = randn_as(dtype, {s.batch, s.length, 3 * s.channels()}, 1),
+                   dy = randn_as(dtype, {s.batch, s.length, s.channels()}, 2);
       check(qkv, dy, s, run_attention(qkv, dy, s));
     }
   }
 }
 
-TEST_CASE("heads that tiles do not suit are attended to as well", "[backend]") {
-  for (const int64_t size : {1, 20, 136}) {
-    const AttentionSizes s = {2, 33, 2, size};
-    CAPTURE(size);
-    const Tensor qkv = randn_bf16({s.batch, s.length, 3 * s.channels()}, 1),
-                 dy = randn_bf16({s.batch, s.length, s.channels()}, 2);
-    check(qkv, dy, s, run_attention(qkv, dy, s));
-  }
-}
+namespace {
 
-TEST_CASE("NaN in a query stays in its row, and in a key in the rows from it on", "[backend]") {
+template <class T>
+void check_nans(DType dtype) {
   const AttentionSizes s = {1, 130, 2, 32};
   const int64_t at = 70, C = s.channels();
-  const Tensor qkv = randn_bf16({s.batch, s.length, 3 * C}, 1), dy = randn_bf16({s.batch, s.length, C}, 2);
-  const std::vector<bfloat16> y = values<bfloat16>(run_attention(qkv, dy, s).y);
+  const Tensor qkv = randn_as(dtype, {s.batch, s.length, 3 * C}, 1),
+               dy = randn_as(dtype, {s.batch, s.length, C}, 2), y = run_attention(qkv, dy, s).y;
+  const std::vector<T> before = values<T>(y);
   for (const bool of_key : {false, true}) {
-    std::vector<bfloat16> changed = values<bfloat16>(qkv);
-    changed[size_t(at * 3 * C + of_key * C + 5)] = bfloat16(NAN);  // of the first head
+    CAPTURE(of_key);
+    std::vector<T> changed = values<T>(qkv);
+    changed[size_t(at * 3 * C + of_key * C + 5)] = T(NAN);  // of the first head
     const AttentionResults results = run_attention(here::from(changed, qkv.shape()), dy, s);
-    const std::vector<bfloat16> found = values<bfloat16>(results.y);
+    const std::vector<T> found = values<T>(results.y);
     int64_t wrong = 0;
     for (int64_t i = 0; i < s.length * C; ++i) {
       const int64_t row = i / C;
       const bool hit = i % C < s.size && (of_key ? row >= at : row == at);
-      wrong += hit ? !std::isnan(float(found[size_t(i)])) : found[size_t(i)].bits != y[size_t(i)].bits;
+      const float was = float(before[size_t(i)]), is = float(found[size_t(i)]);
+      wrong += hit ? !std::isnan(is) : is != was;
     }
     CHECK(wrong == 0);
-    const std::vector<bfloat16> grads = values<bfloat16>(results.dqkv);
+    const std::vector<T> grads = values<T>(results.dqkv);
     for (int64_t row = 0; row < at; ++row) CHECK(std::isfinite(float(grads[size_t(row * 3 * C)])));
     CHECK(std::isnan(float(grads[size_t(at * 3 * C)])));
   }
+}
+
+}  // namespace
+
+TEST_CASE("NaN in a query stays in its row, and in a key in the rows from it on", "[backend]") {
+  check_nans<bfloat16>(DType::bf16);
+  check_nans<float>(DType::f32);
 }

@@ -57,12 +57,12 @@ std::vector<Tensor> results_of_ops(DType dtype) {
 }
 
 // By tiles, over several blocks, and with a head that is narrower than its tiles.
-std::vector<Tensor> results_of_attention() {
+std::vector<Tensor> results_of_attention(DType dtype) {
   std::vector<Tensor> results;
   for (const int64_t size : {32, 88}) {
     const AttentionSizes s = {1, 130, 2, size};
-    const AttentionResults of = run_attention(randn_bf16({s.batch, s.length, 3 * s.channels()}, 1),
-                                              randn_bf16({s.batch, s.length, s.channels()}, 2), s);
+    const AttentionResults of = run_attention(randn_as(dtype, {s.batch, s.length, 3 * s.channels()}, 1),
+                                              randn_as(dtype, {s.batch, s.length, s.channels()}, 2), s);
     results.insert(results.end(), {of.y, of.lse, of.dqkv});
   }
   return results;
@@ -89,7 +89,8 @@ TEST_CASE("kernels give the same bits in any order of threads and blocks", "[bac
     check_in_all_orders([=] { return results_of_a_step(dtype); });
     check_in_all_orders([=] { return results_of_ops(dtype); });
   }
-  check_in_all_orders(results_of_attention);
+  for (const DType dtype : {DType::bf16, DType::f32})
+    check_in_all_orders([=] { return results_of_attention(dtype); });
 }
 
 TEST_CASE("a step waits for nothing until its loss is read", "[backend]") {
