@@ -14,9 +14,12 @@ namespace {
 int64_t rows_in_memory(const Tensor& values) { return values.shape().product(0, values.dim() - 1); }
 
 // Are all products of two numbers of such formats, and sums of those, floats, with room to spare?
-bool fits_bf16(const std::optional<Format>& f) {
-  return f && f->mantissa_bits <= 7 && f->max() <= 0x1p48 && f->min_subnormal() >= 0x1p-60;
+bool fits_bf16(const Format& f) {
+  return f.mantissa_bits <= 7 && f.max() <= 0x1p48 && f.min_subnormal() >= 0x1p-60;
 }
+// What is not rounded, but stored in bf16, has a wider range: only a product of one beyond 2^79 with a number of such a
+// format may be Inf, of which the scale makes no float again.
+bool is_in_bf16(const Partner& p) { return p.format ? fits_bf16(*p.format) : p.dtype == DType::bf16; }
 
 void check(const char* op, const QTensor& q) {
   const Tensor &x = q.values, &scale = q.scale;
@@ -75,11 +78,10 @@ Tensor QTensor::dequantize() const {
   return y;
 }
 
-Tensor detail::empty_operand(const Tensor& x, const Format& format,
-                             std::initializer_list<std::optional<Format>> partners) {
+Tensor detail::empty_operand(const Tensor& x, const Format& format, std::initializer_list<Partner> partners) {
   const DType dtype = compute_dtype(x.dtype());
   const bool in_bf16 = dtype == DType::f32 && fits_bf16(format) && partners.size() > 0 &&
-                       std::ranges::all_of(partners, fits_bf16) && has_bf16(x.device());
+                       std::ranges::all_of(partners, is_in_bf16) && has_bf16(x.device());
   return Tensor::empty(x.shape(), {in_bf16 ? DType::bf16 : dtype, x.device()});
 }
 

@@ -10,6 +10,16 @@
 ALTGRAD_API_BEGIN
 namespace altgrad::fp8 {
 
+/// What an operand will be multiplied by: a matrix that is rounded to `format`, or, without one, as it is, in `dtype`.
+struct Partner {
+  Partner(const Format& rounded_to) : format(rounded_to) {}
+  Partner(const std::optional<Format>& rounded_to, DType otherwise = DType::f32)
+      : format(rounded_to), dtype(otherwise) {}
+
+  std::optional<Format> format;
+  DType dtype = DType::f32;
+};
+
 /// One scale for the whole matrix: a product may sum along either axis.
 struct QTensor {
   /// (..., columns), all other axes are rows. In bf16: the format's own numbers, to be multiplied by `scale`, or, without

@@ -28,8 +28,7 @@ void detail::check_quantizer(const char* op, const std::optional<Format>& format
   if (!format->has_sign) fail(op, ": the format ", format->name, " has no sign and is for scales only");
 }
 
-QTensor Quantizer::apply(const Tensor& x, bool record,
-                         std::initializer_list<std::optional<Format>> partners) {
+QTensor Quantizer::apply(const Tensor& x, bool record, std::initializer_list<Partner> partners) {
   check_activation("quantize", x);
   detail::check_quantizer("quantize", format, scaling, cast);
   record = record && x.numel() > 0;  // no elements have no amax

@@ -10,10 +10,9 @@
 
 namespace altgrad::fp8::detail {
 
-// Memory for x rounded to `format`, in the form that suits products with matrices of the formats `partners`: in bf16
-// where all of them fit it and the device of x has instructions for it, else in the dtype that x is computed in.
-Tensor empty_operand(const Tensor& x, const Format& format,
-                     std::initializer_list<std::optional<Format>> partners);
+// Memory for x rounded to `format`, in the form that suits products with `partners`: in bf16 where all of them fit it and
+// the device of x has instructions for it, else in the dtype that x is computed in.
+Tensor empty_operand(const Tensor& x, const Format& format, std::initializer_list<Partner> partners);
 
 // Rounds x into such memory, and finds its amax, as kernels::quantize does.
 void round_into(const Tensor& values, const Tensor& x, const Format& format, const CastOptions& cast,

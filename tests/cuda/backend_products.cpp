@@ -225,6 +225,33 @@ TEST_CASE("codes times numbers of bf16 are one launch, codes times codes two", "
   CHECK(launches(codes, codes, {0.5, 0.5, 0.5, 0.5}) == 2);
 }
 
+TEST_CASE("a rounded weight is multiplied as codes by what is stored in bf16", "[backend]") {
+  using fp8::Partner;
+  const Tensor w = here::randn({16, 24}), narrow = here::randn({8, 24}).to(DType::bf16),
+               dy = here::randn({8, 16}).to(DType::bf16);
+  fp8::Quantizer quantizer{fp8::E4M3, fp8::AmaxHistory(1, device())};
+  const fp8::QTensor codes = quantizer.apply(w, false, {Partner({}, DType::bf16)});
+  CHECK(codes.values.dtype() == DType::bf16);
+  CHECK(quantizer.apply(w, false, {Partner({}, DType::f32)}).values.dtype() == DType::f32);
+  CHECK(quantizer.apply(w, false, {fp8::E4M3, Partner({}, DType::bf16)}).values.dtype() == DType::bf16);
+  CHECK(quantizer.apply(w, false, {Partner(fp8::fp16, DType::bf16)}).values.dtype() == DType::f32);
+
+  // A layer multiplies them so, and rounds its sums once.
+  auto layer =
+      fp8::QuantizedLinear::from_linear(on_device(nn::Linear(w.clone().requires_grad(true))), fp8::E4M3);
+  layer.eval();
+  const Tensor x = narrow.clone().requires_grad(true);
+  Tape tape;
+  const Tensor y = layer(x);
+  tape.backward(y, dy);
+  const fp8::QTensor qx{narrow, {}, {}}, qdy{dy, {}, {}};
+  CHECK(same_bits(y, fp8::matmul(qx, codes.t()).to(DType::bf16)));
+  CHECK(same_bits(x.grad(), fp8::matmul(qdy, codes).to(DType::bf16)));
+  CHECK(same_bits(layer.weight().grad(), fp8::matmul(qdy.t(), qx)));
+  const Tensor wide = matmul(narrow.to(DType::f64), codes.dequantize().to(DType::f64).transpose());
+  CHECK(max(abs(y.to(DType::f64) - wide)).item<double>() <= 0x1p-8 * max(abs(wide)).item<double>());
+}
+
 TEST_CASE("the gradient of a quantized weight is added to where it lies", "[backend]") {
   const auto layer = [] {
     manual_seed(3);
