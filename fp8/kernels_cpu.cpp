@@ -128,7 +128,7 @@ void quantize(const Cpu& cpu, Out* y, const T* x, const float* scale, const Elem
               int64_t n, float* amax, const float* rounded_with) {
   if (rounded_with && *rounded_with == *scale) return;
   const bool rounds = !std::isnan(*scale);
-  const bool wants_amax = amax && *amax == unknown_amax;
+  const bool wants_amax = amax != nullptr;
   if (wants_amax && (!rounds || std::is_same_v<T, double>)) kernels::amax(cpu, amax, x, n);
   if (!rounds) return;
   const T s = T(*scale);
@@ -175,9 +175,10 @@ void update_scale(const Cpu&, float* scale, const fp8::detail::History& history,
                   const fp8::detail::ScaleRule& rule) {
   *scale = fp8::detail::update_scale(history, *amax, rule);
 }
-void predict_scale(const Cpu&, float* scale, const fp8::detail::History& history,
+void predict_scale(const Cpu&, float* scale, float* amax, const fp8::detail::History& history,
                    const fp8::detail::ScaleRule& rule) {
   *scale = fp8::detail::predicted_scale(history, rule);
+  *amax = 0;
 }
 void record_amax(const Cpu&, const fp8::detail::History& history, const float* amax) {
   history.record(*amax);

@@ -35,20 +35,16 @@ AG_DEVICE Out dequantized(T rounded, T scale) {
 
 }  // namespace
 
-// What all blocks read, *amax, is written when all have ended.
 template <class Out, class T>
 void quantize(const Cuda& device, Out* y, const T* x, const float* scale,
               const ElementRounder<Compute<T>>& rounding, int64_t n, float* amax, const float* rounded_with) {
   using C = Compute<T>;
   constexpr int size = cuda::pack_size<Out, T>;
-  const cuda::Scratch<unsigned> largest(device, 1);
-  unsigned* const top = largest.data();
   const fp8::NearestRounder<C> nearest(rounding.rounder);
   const bool aligned = cuda::aligned<size>(y, x);
-  if (amax) cuda::each(device, "quantize", 1, [=] AG_LAMBDA(int64_t) { *top = 0; });
   cuda::rows(device, "quantize", cuda::pieces_for(n), (n + size - 1) / size, [=] AG_LAMBDA(int64_t r) {
     if (rounded_with && *rounded_with == *scale) return;
-    const bool rounds = *scale == *scale, looks = amax && *amax == unknown_amax;
+    const bool rounds = *scale == *scale;
     const int64_t first = r * cuda::piece, end = first + cuda::piece < n ? first + cuda::piece : n;
     const C s = C(*scale);
     unsigned own = 0;
@@ -59,18 +55,12 @@ void quantize(const Cuda& device, Out* y, const T* x, const float* scale,
       AG_UNROLL for (int k = 0; k < size; ++k) {
         const C v = C(in.at[k]);
         if (rounds) out.at[k] = dequantized<Out>(rounded(v, s, rounding, nearest, i + k), s);
-        if (looks) own = cuda::Larger()(own, cuda::magnitude_bits(v));
+        if (amax) own = cuda::Larger()(own, cuda::magnitude_bits(v));
       }
       if (rounds) cuda::store(out, y + i, whole, n - i);
     }
-    if (looks) cuda::take_largest(top, own);
+    if (amax) cuda::take_largest(reinterpret_cast<unsigned*>(amax), own);  // the bits are the float
   });
-  if (amax) {
-    cuda::each(device, "quantize", 1, [=] AG_LAMBDA(int64_t) {
-      if (!(rounded_with && *rounded_with == *scale) && *amax == unknown_amax)
-        *amax = std::bit_cast<float>(*top);
-    });
-  }
 }
 
 void dequantize(const Cuda& device, float* y, const bfloat16* x, const float* scale, int64_t n) {
@@ -104,10 +94,12 @@ void update_scale(const Cuda& device, float* scale, const fp8::detail::History& 
   cuda::each(device, "update_scale", 1,
              [=] AG_LAMBDA(int64_t) { *scale = fp8::detail::update_scale(history, *amax, rule); });
 }
-void predict_scale(const Cuda& device, float* scale, const fp8::detail::History& history,
+void predict_scale(const Cuda& device, float* scale, float* amax, const fp8::detail::History& history,
                    const fp8::detail::ScaleRule& rule) {
-  cuda::each(device, "predict_scale", 1,
-             [=] AG_LAMBDA(int64_t) { *scale = fp8::detail::predicted_scale(history, rule); });
+  cuda::each(device, "predict_scale", 1, [=] AG_LAMBDA(int64_t) {
+    *scale = fp8::detail::predicted_scale(history, rule);
+    *amax = 0;
+  });
 }
 void record_amax(const Cuda& device, const fp8::detail::History& history, const float* amax) {
   cuda::each(device, "record_amax", 1, [=] AG_LAMBDA(int64_t) { history.record(*amax); });

@@ -9,7 +9,6 @@
 #include <altgrad/fp8/internal/operand.h>
 
 #include <algorithm>
-#include <cmath>
 #include <ostream>
 
 namespace altgrad::fp8 {
@@ -43,24 +42,22 @@ QTensor Quantizer::apply(const Tensor& x, bool record, std::initializer_list<Par
   }
   const Tensor values = detail::empty_operand(x, *format, partners);
   const TensorOptions number{DType::f32, x.device()};
-  const Tensor amax = Tensor::full({}, kernels::unknown_amax, number),
-               expected = Tensor::full({}, NAN, number);  // stays so where checkpoint() runs this again
+  const Tensor amax = Tensor::empty({}, number), expected = Tensor::empty({}, number);
+  const float* rounded_with = nullptr;  // stays so where checkpoint() runs this again
   std::optional<RandomStream> random;
   if (cast.rounding == Rounding::stochastic) random = rounding_generator().next();
-  const auto round = [&](const Tensor& scale, float* amax, const float* rounded_with) {
-    detail::round_into(values, x, *format, cast, random, scale, amax, rounded_with);
-  };
   const Tensor scale = replayed([&] {
     const detail::ScaleRule rule{scaling, float(std::min(format->max(), 0x1p127)), record};
     const Tensor next = Tensor::empty({}, number);
     dispatch_device(x.device(), [&](const auto& device) {
-      kernels::predict_scale(device, expected.ptr<float>(), history.memory(), rule);
-      round(expected, amax.ptr<float>(), nullptr);
+      kernels::predict_scale(device, expected.ptr<float>(), amax.ptr<float>(), history.memory(), rule);
+      detail::round_into(values, x, *format, cast, random, expected, amax.ptr<float>());
       kernels::update_scale(device, next.ptr<float>(), history.memory(), amax.ptr<float>(), rule);
     });
+    rounded_with = expected.ptr<float>();
     return next;
   });
-  round(scale, nullptr, expected.ptr<float>());
+  detail::round_into(values, x, *format, cast, random, scale, nullptr, rounded_with);
   return {values, scale, format};
 }
 

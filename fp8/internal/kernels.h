@@ -56,8 +56,6 @@ AG_HD T quotient(T x, T scale) {
   return std::bit_cast<T>(q - Bits{overflows});
 }
 
-constexpr float unknown_amax = std::numeric_limits<float>::infinity();
-
 // How a tensor is rounded: to the rounder's format, element i by word i of `random` where there is one.
 template <class T>
 struct ElementRounder {
@@ -69,8 +67,8 @@ inline namespace on_cpu {
 
 // y = rounder(q(x)) * *scale, or, in bf16, rounder(q(x)), for formats whose numbers bf16 holds.
 //   scale          Where it is NaN, x is not rounded, only looked at.
-//   amax           May be null. Where it is unknown_amax, it becomes the largest |x| as a float, NaN where x holds one: in
-//                  f32 it is found on the way.
+//   amax           May be null. It begins as 0, and becomes the largest |x| as a float, NaN where x holds one: in f32 it is
+//                  found on the way.
 //   rounded_with   May be null. Where it equals the scale, y is there already, and nothing is done.
 template <class Out, class T>
 void quantize(const Cpu&, Out* y, const T* x, const float* scale, const ElementRounder<T>& rounding,
@@ -87,11 +85,13 @@ void decode(const Cpu&, float* y, const uint8_t* codes, const std::array<float, 
 template <class T>
 void clipped_ste_grad(const Cpu&, T* dx, const T* dy, const T* x, const float* scale, T max, int64_t n);
 
-// *scale = update_scale(history, *amax, rule) and predicted_scale(history, rule) (scale.h); and *amax is recorded.
+// *scale = update_scale(history, *amax, rule) (scale.h).
 void update_scale(const Cpu&, float* scale, const fp8::detail::History& history, const float* amax,
                   const fp8::detail::ScaleRule& rule);
-void predict_scale(const Cpu&, float* scale, const fp8::detail::History& history,
+// *scale = predicted_scale(history, rule), and *amax = 0: both are there for quantize to begin.
+void predict_scale(const Cpu&, float* scale, float* amax, const fp8::detail::History& history,
                    const fp8::detail::ScaleRule& rule);
+// *amax is recorded.
 void record_amax(const Cpu&, const fp8::detail::History& history, const float* amax);
 
 }  // namespace on_cpu
@@ -112,7 +112,7 @@ void clipped_ste_grad(const Cuda&, T* dx, const T* dy, const T* x, const float* 
                       int64_t n);
 void update_scale(const Cuda&, float* scale, const fp8::detail::History& history, const float* amax,
                   const fp8::detail::ScaleRule& rule);
-void predict_scale(const Cuda&, float* scale, const fp8::detail::History& history,
+void predict_scale(const Cuda&, float* scale, float* amax, const fp8::detail::History& history,
                    const fp8::detail::ScaleRule& rule);
 void record_amax(const Cuda&, const fp8::detail::History& history, const float* amax);
 

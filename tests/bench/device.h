@@ -128,7 +128,7 @@ inline void device_quantize(DeviceReport& b, altgrad::Device device) {
                    scale = Tensor::full({}, 0.01, {.device = device}),
                    amax = Tensor::zeros({}, {.device = device});
       return [=] {
-        amax.fill_(k::unknown_amax);
+        amax.fill_(0);
         altgrad::dispatch_device(device, [&](const auto& on) {
           k::quantize(on, y.ptr<T>(), x.ptr<float>(), scale.ptr<float>(),
                       {altgrad::fp8::Rounder<float>(altgrad::fp8::E4M3), {}}, n, amax.ptr<float>());

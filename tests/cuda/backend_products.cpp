@@ -225,6 +225,22 @@ TEST_CASE("codes times numbers of bf16 are one launch, codes times codes two", "
   CHECK(launches(codes, codes, {0.5, 0.5, 0.5, 0.5}) == 2);
 }
 
+TEST_CASE("an operand is rounded in four launches, two of which are over all of it", "[backend]") {
+  fp8::Quantizer quantizer{fp8::E4M3, fp8::AmaxHistory(4, device())};
+  const Tensor x = here::randn({40, 300});
+  for (const float factor :
+       {1.f, 0.5f, 8.f}) {  // with nothing expected, with what was expected, and with less than that
+    const Tensor in = x * factor;
+    synchronize(device());
+    const int64_t before = simulator::counts().launches;
+    const fp8::QTensor q = quantizer.apply(in, true);
+    synchronize(device());
+    CHECK(simulator::counts().launches == before + 4);
+    CHECK(quantizer.history.amax() == fp8::amax(factor < 1 ? x : in));
+    CHECK(same_bits(q.dequantize(), fp8::quantize(in, fp8::E4M3, q.scale.item<float>())));
+  }
+}
+
 TEST_CASE("a rounded weight is multiplied as codes by what is stored in bf16", "[backend]") {
   using fp8::Partner;
   const Tensor w = here::randn({16, 24}), narrow = here::randn({8, 24}).to(DType::bf16),
