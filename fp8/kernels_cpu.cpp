@@ -158,9 +158,10 @@ void encode(const Cpu&, uint8_t* codes, const T* x, const float* scale, const El
             [&rounder = rounding.rounder](T rounded) { return uint8_t(rounder.code(rounded)); });
 }
 
-void decode(const Cpu&, float* y, const uint8_t* codes, const std::array<float, 256>& table, int64_t n) {
+void decode(const Cpu&, float* y, const uint8_t* codes, const std::array<float, 256>& table, int64_t n,
+            const float* scale) {
   parallel_for(n, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) y[i] = table[codes[i]];
+    for (int64_t i = begin; i < end; ++i) y[i] = scale ? table[codes[i]] * *scale : table[codes[i]];
   });
 }
 

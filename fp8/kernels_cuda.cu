@@ -5,6 +5,8 @@
 #include <altgrad/core/cuda/packs.h>
 #include <altgrad/core/internal/instantiate.h>
 
+#include <cuda_fp8.h>
+
 namespace altgrad::kernels {
 inline namespace on_cuda {
 namespace {
@@ -31,6 +33,13 @@ AG_DEVICE Out dequantized(T rounded, T scale) {
   } else {
     return rounded * scale;
   }
+}
+
+// The code of x, a number of the format, NaN, or E5M2's Inf, which the conversion alone would make finite.
+AG_DEVICE uint8_t fp8_code(float x, Fp8 format) {
+  const uint32_t bits = std::bit_cast<uint32_t>(x);
+  if (format == Fp8::e5m2 && (bits & 0x7fffffff) == 0x7f800000) return uint8_t(0x7c | (bits >> 24 & 0x80));
+  return __nv_cvt_float_to_fp8(x, __NV_SATFINITE, format == Fp8::e4m3 ? __NV_E4M3 : __NV_E5M2);
 }
 
 }  // namespace
@@ -63,6 +72,51 @@ void quantize(const Cuda& device, Out* y, const T* x, const float* scale,
   });
 }
 
+// A block has a tile of 64 by 64, a thread sixteen numbers of one of its rows, and then of one of its columns.
+template <class T>
+void quantize(const Cuda& device, uint8_t* y, uint8_t* y_t, const T* x, const float* scale,
+              const ElementRounder<float>& rounding, Fp8 format, int64_t rows, int64_t columns, float* amax,
+              const float* rounded_with) {
+  constexpr int side = 64, run = 16, pitch = side + 4;
+  static_assert(side * side / run == cuda::most_threads);
+  const fp8::NearestRounder<float> nearest(rounding.rounder);
+  const bool aligned = columns % run == 0 && cuda::aligned<run>(x, y),
+             aligned_t = rows % run == 0 && cuda::aligned<run>(y_t);
+  const int64_t across = (columns + side - 1) / side;
+  cuda::rows(
+      device, "quantize", (rows + side - 1) / side * across, cuda::most_threads, [=] AG_LAMBDA(int64_t tile) {
+        AG_SHARED(uint32_t, words, side * pitch / 4);
+        if (rounded_with && *rounded_with == *scale) return;
+        const bool rounds = *scale == *scale;
+        const int64_t top = tile / across * side, left = tile % across * side;
+        const int line = int(threadIdx.x) / (side / run), first = int(threadIdx.x) % (side / run) * run;
+
+        const int64_t at = (top + line) * columns + left + first;
+        const int64_t count = top + line < rows ? columns - left - first : 0;  // of a row's end, or below 0
+        const bool whole = aligned && count >= run;
+        const auto in = cuda::load<run>(x + at, whole, count);
+        cuda::Pack<uint8_t, run> out;
+        unsigned own = 0;
+        AG_UNROLL for (int k = 0; k < run; ++k) {
+          const float v = float(in.at[k]);
+          if (rounds) out.at[k] = fp8_code(rounded(v, *scale, rounding, nearest, at + k), format);
+          if (amax) own = cuda::Larger()(own, cuda::magnitude_bits(v));
+        }
+        if (amax) cuda::take_largest(reinterpret_cast<unsigned*>(amax), own);  // the bits are the float
+        if (!rounds) return;
+        cuda::store(out, y + at, whole, count);
+
+        auto* const codes = reinterpret_cast<uint8_t*>(words);
+        AG_UNROLL for (int k = 0; k < run; ++k) codes[(first + k) * pitch + line] = out.at[k];
+        __syncthreads();
+        const auto down = std::bit_cast<cuda::Pack<uint8_t, run>>(
+            cuda::load<run / 4>(words + (line * pitch + first) / 4, false));
+        const int64_t count_t = left + line < columns ? rows - top - first : 0;
+        cuda::store(down, y_t + (left + line) * rows + top + first, aligned_t && count_t >= run, count_t);
+        __syncthreads();  // before another tile is written
+      });
+}
+
 void dequantize(const Cuda& device, float* y, const bfloat16* x, const float* scale, int64_t n) {
   cuda::each(device, "dequantize", n, [=] AG_LAMBDA(int64_t i) { y[i] = float(x[i]) * *scale; });
 }
@@ -76,8 +130,9 @@ void encode(const Cuda& device, uint8_t* codes, const T* x, const float* scale,
 }
 
 void decode(const Cuda& device, float* y, const uint8_t* codes, const std::array<float, 256>& table,
-            int64_t n) {
-  cuda::each(device, "decode", n, [=] AG_LAMBDA(int64_t i) { y[i] = table[codes[i]]; });
+            int64_t n, const float* scale) {
+  cuda::each(device, "decode", n,
+             [=] AG_LAMBDA(int64_t i) { y[i] = scale ? table[codes[i]] * *scale : table[codes[i]]; });
 }
 
 template <class T>
@@ -110,6 +165,11 @@ AG_INSTANTIATE_FOR(quantize<float, bfloat16>)
 AG_INSTANTIATE_FOR(quantize<bfloat16, float>)
 AG_INSTANTIATE_FOR(quantize<float, float>)
 AG_INSTANTIATE_FOR(quantize<double, double>)
+#define AG_INSTANTIATE_CODES(T)                                                   \
+  template void quantize(const Cuda&, uint8_t*, uint8_t*, const T*, const float*, \
+                         const ElementRounder<float>&, Fp8, int64_t, int64_t, float*, const float*);
+AG_INSTANTIATE_CODES(bfloat16)
+AG_INSTANTIATE_CODES(float)
 AG_INSTANTIATE_FLOATING(encode)
 AG_INSTANTIATE_STORED(clipped_ste_grad)
 

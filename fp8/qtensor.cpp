@@ -21,20 +21,26 @@ bool fits_bf16(const Format& f) {
 // format may be Inf, of which the scale makes no float again.
 bool is_in_bf16(const Partner& p) { return p.format ? fits_bf16(*p.format) : p.dtype == DType::bf16; }
 
-void check(const char* op, const QTensor& q) {
-  const Tensor &x = q.values, &scale = q.scale;
-  check_defined(op, x);
-  if (x.dtype() != DType::bf16) return check_floating(op, x);
-  if (!q.format && !scale.defined()) return;
-  if (!scale.defined() || scale.dtype() != DType::f32 || scale.dim() != 0 || scale.device() != x.device())
-    fail(op, ": values in bf16, ", x.shape(), ", need a scale in f32 of shape (), on their device");
-}
-
 // By which FP8 tensor cores multiply it.
 std::optional<kernels::Fp8> fp8_of(const std::optional<Format>& f) {
   if (f && *f == E4M3) return kernels::Fp8::e4m3;
   if (f && *f == E5M2) return kernels::Fp8::e5m2;
   return {};
+}
+
+void check(const char* op, const QTensor& q) {
+  const Tensor &x = q.values, &scale = q.scale;
+  check_defined(op, x);
+  if (x.dtype() != DType::bf16 && x.dtype() != DType::u8) return check_floating(op, x);
+  if (x.dtype() == DType::bf16 && !q.format && !scale.defined()) return;
+  if (!scale.defined() || scale.dtype() != DType::f32 || scale.dim() != 0 || scale.device() != x.device())
+    fail(op, ": values in ", x.dtype(), ", ", x.shape(),
+         ", need a scale in f32 of shape (), on their device");
+  if (x.dtype() == DType::bf16) return;
+  const Tensor& t = q.values_t;
+  if (!fp8_of(q.format) || !t.defined() || t.dtype() != DType::u8 || t.device() != x.device() ||
+      t.shape() != Shape{x.size(-1), rows_in_memory(x)})
+    fail(op, ": values in u8, ", x.shape(), ", are codes of E4M3 or E5M2, and need the same, transposed");
 }
 
 bool has_bf16(Device on) {
@@ -69,28 +75,49 @@ QTensor QTensor::t() const {
 
 Tensor QTensor::dequantize() const {
   check("dequantize", *this);
-  if (values.dtype() != DType::bf16) return values;
+  const bool codes = values.dtype() == DType::u8;
+  if (values.dtype() != DType::bf16 && !codes) return values;
   if (!scale.defined()) return values.copied({DType::f32, values.device()});
   const Tensor y = Tensor::empty(values.shape(), {DType::f32, values.device()});
   dispatch_device(values.device(), [&](const auto& device) {
+    if (codes)
+      return kernels::decode(device, y.ptr<float>(), values.ptr<uint8_t>(), detail::decoded_codes(*format, 1),
+                             values.numel(), scale.ptr<float>());
     kernels::dequantize(device, y.ptr<float>(), values.ptr<bfloat16>(), scale.ptr<float>(), values.numel());
   });
   return y;
 }
 
-Tensor detail::empty_operand(const Tensor& x, const Format& format, std::initializer_list<Partner> partners) {
+QTensor detail::empty_operand(const Tensor& x, const Format& format, std::initializer_list<Partner> partners,
+                              bool native_fp8) {
+  if (native_fp8) {
+    check_native_fp8("quantize", {format});
+    check_native_fp8("quantize", x);
+    const TensorOptions codes{DType::u8, x.device()};
+    return {.values = Tensor::empty(x.shape(), codes),
+            .scale = {},
+            .format = format,
+            .values_t = Tensor::empty({x.size(-1), rows_in_memory(x)}, codes)};
+  }
   const DType dtype = compute_dtype(x.dtype());
   const bool in_bf16 = dtype == DType::f32 && fits_bf16(format) && partners.size() > 0 &&
                        std::ranges::all_of(partners, is_in_bf16) && has_bf16(x.device());
-  return Tensor::empty(x.shape(), {in_bf16 ? DType::bf16 : dtype, x.device()});
+  return {Tensor::empty(x.shape(), {in_bf16 ? DType::bf16 : dtype, x.device()}), {}, format};
 }
 
-void detail::round_into(const Tensor& values, const Tensor& x, const Format& format, const CastOptions& cast,
+void detail::round_into(const QTensor& q, const Tensor& x, const CastOptions& cast,
                         const std::optional<RandomStream>& random, const Tensor& scale, float* amax,
                         const float* rounded_with) {
-  dispatch_activation("quantize", x, [&]<class T>(const auto& device) {
+  const Tensor& values = q.values;
+  dispatch_activation("quantize", x, [&]<class T, class On>(const On& device) {
     using C = Compute<T>;
-    const kernels::ElementRounder<C> rounding{Rounder<C>(format, cast.rounding, cast.overflow), random};
+    const kernels::ElementRounder<C> rounding{Rounder<C>(*q.format, cast.rounding, cast.overflow), random};
+    if constexpr (std::is_same_v<On, Cuda> && std::is_same_v<C, float>) {
+      if (values.dtype() == DType::u8)
+        return kernels::quantize(device, values.ptr<uint8_t>(), q.values_t.ptr<uint8_t>(), x.ptr<T>(),
+                                 scale.ptr<float>(), rounding, *fp8_of(q.format), q.rows(), q.columns(), amax,
+                                 rounded_with);
+    }
     const auto round = [&](auto* y) {
       kernels::quantize(device, y, x.ptr<T>(), scale.ptr<float>(), rounding, x.numel(), amax, rounded_with);
     };
@@ -126,9 +153,10 @@ Tensor product(const QTensor& a, const QTensor& b, const std::optional<Tensor>& 
       fail("matmul: a bias of ", bias->dtype(), " for a product of ", dtype);
   };
 
-  if (a.values.dtype() == DType::bf16 && b.values.dtype() == DType::bf16 && has_bf16(a.values.device())) {
+  const bool native = a.values.dtype() == DType::u8 && b.values.dtype() == DType::u8;
+  const bool in_bf16 = a.values.dtype() == DType::bf16 && b.values.dtype() == DType::bf16;
+  if (native || (in_bf16 && has_bf16(a.values.device()))) {
     check_bias(DType::f32);
-    const bool native = a.native_fp8 && b.native_fp8;
     if (native) {
       detail::check_native_fp8("matmul", {a.format, b.format});
       detail::check_native_fp8("matmul", a.values);
@@ -138,15 +166,17 @@ Tensor product(const QTensor& a, const QTensor& b, const std::optional<Tensor>& 
     const Tensor c =
         into.defined() ? into : Tensor::empty({g.m, g.n}, {result.value_or(DType::f32), a.values.device()});
     dispatch_activation("matmul", c, [&]<class T, class On>(const On& device) {
-      const bfloat16 *const left = a.values.ptr<bfloat16>(), *const right = b.values.ptr<bfloat16>();
       const float* const added = bias ? bias->ptr<float>() : nullptr;
       if constexpr (!std::is_same_v<T, double>) {
         if constexpr (std::is_same_v<On, Cuda>) {
-          if (native)
-            return kernels::gemm_fp8(device, c.ptr<T>(), left, *fp8_of(a.format), right, *fp8_of(b.format),
-                                     added, g);
+          if (native) {
+            const Tensor &left = a.transposed ? a.values_t : a.values,
+                         &right = b.transposed ? b.values : b.values_t;
+            return kernels::gemm_fp8(device, c.ptr<T>(), left.ptr<uint8_t>(), *fp8_of(a.format),
+                                     right.ptr<uint8_t>(), *fp8_of(b.format), added, g);
+          }
         }
-        kernels::gemm(device, c.ptr<T>(), left, right, added, g);
+        kernels::gemm(device, c.ptr<T>(), a.values.ptr<bfloat16>(), b.values.ptr<bfloat16>(), added, g);
       }
     });
     return c;

@@ -23,14 +23,15 @@ struct Partner {
 /// One scale for the whole matrix: a product may sum along either axis.
 struct QTensor {
   /// (..., columns), all other axes are rows. In bf16: the format's own numbers, to be multiplied by `scale`, or, without
-  /// a format, the numbers themselves. In f32 or f64: on their scale already.
+  /// a format, the numbers themselves. In u8: their codes, of E4M3 or E5M2, which FP8 tensor cores multiply; they keep fewer
+  /// bits of a sum than f32 has, and GPUs of compute capability 8.9 and up have them. In f32 or f64: on their scale already.
   Tensor values;
-  Tensor scale;  ///< f32 (), on the device of the values; undefined but where values in bf16 have a format
+  Tensor
+      scale;  ///< f32 (), on the device of the values; undefined but where values in bf16 or u8 have a format
   std::optional<Format> format;  ///< empty: the values are those of the tensor that was given
   bool transposed = false;
-  /// In products with another such, the numbers, of E4M3 or E5M2, are multiplied by FP8 tensor cores, which keep fewer
-  /// bits of a sum than f32 has: on GPUs of compute capability 8.9 and up.
-  bool native_fp8 = false;
+  Tensor values_t =
+      {};  ///< with values in u8: the same as (columns, rows), since those tensor cores read along sums
 
   int64_t rows() const;
   int64_t columns() const;

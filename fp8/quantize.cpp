@@ -44,7 +44,7 @@ struct Quantize final : Op {
   Tensor forward(const Tensor& in, const Format& to, float in_scale, CastOptions options) {
     const Tensor y = Tensor::empty(in.shape(), in.options());
     scale = scale_on(in.device(), in_scale);
-    detail::round_into(y, in, to, options, draw(options.rounding), scale, nullptr);
+    detail::round_into({y, {}, to}, in, options, draw(options.rounding), scale, nullptr);
     if (options.ste == Ste::clipped) x = in;
     format = to;
     return y;
@@ -98,13 +98,17 @@ Tensor decode(const Tensor& codes, const Format& format, float scale) {
   check_codes_fit("decode", format);
   Tensor y = Tensor::empty(codes.shape(), {DType::f32, codes.device()});
   dispatch_device(codes.device(), [&](const auto& device) {
-    std::array<float, 256> table;
-    table.fill(std::numeric_limits<float>::quiet_NaN());
-    for (uint32_t code = 0; code < format.num_codes(); ++code)
-      table[code] = float(format.decode(code)) * scale;
-    kernels::decode(device, y.ptr<float>(), codes.ptr<uint8_t>(), table, codes.numel());
+    kernels::decode(device, y.ptr<float>(), codes.ptr<uint8_t>(), detail::decoded_codes(format, scale),
+                    codes.numel());
   });
   return y;
+}
+
+std::array<float, 256> detail::decoded_codes(const Format& format, float scale) {
+  std::array<float, 256> table;
+  table.fill(std::numeric_limits<float>::quiet_NaN());
+  for (uint32_t code = 0; code < format.num_codes(); ++code) table[code] = float(format.decode(code)) * scale;
+  return table;
 }
 
 Tensor detail::clipped_ste_grad(const Tensor& dy, const Tensor& x, const Format& format,

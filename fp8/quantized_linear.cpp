@@ -30,9 +30,8 @@ struct QuantizedLinearOp final : Op {
   // y (rows, out) = Q(x) (rows, in) Q(w)^T (in, out) + b
   Tensor forward(const Tensor& in, const Tensor& weight, const std::optional<Tensor>& b, LinearQuantizers& q,
                  bool in_training) {
-    qx = q.input.apply(in, in_training, {Partner(q.weight.format, weight.dtype())});
-    qw = q.weight.apply(weight, in_training, {Partner(q.input.format, in.dtype())});
-    qx.native_fp8 = qw.native_fp8 = q.native_fp8;
+    qx = q.input.apply(in, in_training, {Partner(q.weight.format, weight.dtype())}, q.native_fp8);
+    qw = q.weight.apply(weight, in_training, {Partner(q.input.format, in.dtype())}, q.native_fp8);
     if (q.input.clips()) x = in;
     if (q.weight.clips()) w = weight;
     has_bias = b.has_value();
@@ -45,10 +44,10 @@ struct QuantizedLinearOp final : Op {
   void backward(const Tensor& dy, Grads& d) override {
     if (d.needs(0) || d.needs(1)) {
       Quantizer& grad = quantizers->grad;
-      QTensor qdy = grad.apply(dy, training && grad.format,
-                               {Partner(quantizers->input.format, qx.values.dtype()),
-                                Partner(quantizers->weight.format, qw.values.dtype())});
-      qdy.native_fp8 = quantizers->native_fp8;
+      const QTensor qdy = grad.apply(dy, training && grad.format,
+                                     {Partner(quantizers->input.format, qx.values.dtype()),
+                                      Partner(quantizers->weight.format, qw.values.dtype())},
+                                     quantizers->native_fp8);
       if (d.needs(0)) {
         const Tensor dx = detail::product(qdy, qw, {}, dy.dtype()).alias(qx.values.shape());
         d.add(0, quantizers->input.gradient(dx, x, qx));

@@ -27,7 +27,8 @@ void detail::check_quantizer(const char* op, const std::optional<Format>& format
   if (!format->has_sign) fail(op, ": the format ", format->name, " has no sign and is for scales only");
 }
 
-QTensor Quantizer::apply(const Tensor& x, bool record, std::initializer_list<Partner> partners) {
+QTensor Quantizer::apply(const Tensor& x, bool record, std::initializer_list<Partner> partners,
+                         bool native_fp8) {
   check_activation("quantize", x);
   detail::check_quantizer("quantize", format, scaling, cast);
   record = record && x.numel() > 0;  // no elements have no amax
@@ -40,25 +41,25 @@ QTensor Quantizer::apply(const Tensor& x, bool record, std::initializer_list<Par
     });
     return {x, {}, {}};
   }
-  const Tensor values = detail::empty_operand(x, *format, partners);
+  QTensor q = detail::empty_operand(x, *format, partners, native_fp8);
   const TensorOptions number{DType::f32, x.device()};
   const Tensor amax = Tensor::empty({}, number), expected = Tensor::empty({}, number);
   const float* rounded_with = nullptr;  // stays so where checkpoint() runs this again
   std::optional<RandomStream> random;
   if (cast.rounding == Rounding::stochastic) random = rounding_generator().next();
-  const Tensor scale = replayed([&] {
+  q.scale = replayed([&] {
     const detail::ScaleRule rule{scaling, float(std::min(format->max(), 0x1p127)), record};
     const Tensor next = Tensor::empty({}, number);
     dispatch_device(x.device(), [&](const auto& device) {
       kernels::predict_scale(device, expected.ptr<float>(), amax.ptr<float>(), history.memory(), rule);
-      detail::round_into(values, x, *format, cast, random, expected, amax.ptr<float>());
+      detail::round_into(q, x, cast, random, expected, amax.ptr<float>());
       kernels::update_scale(device, next.ptr<float>(), history.memory(), amax.ptr<float>(), rule);
     });
     rounded_with = expected.ptr<float>();
     return next;
   });
-  detail::round_into(values, x, *format, cast, random, scale, nullptr, rounded_with);
-  return {values, scale, format};
+  detail::round_into(q, x, cast, random, q.scale, nullptr, rounded_with);
+  return q;
 }
 
 Tensor Quantizer::gradient(const Tensor& dy, const Tensor& x, const QTensor& q) const {

@@ -10,11 +10,11 @@
 #include <altgrad/core/matmul_precision.h>
 
 #include <cublasLt.h>
-#include <cuda_fp8.h>
 
 #include <compare>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <type_traits>
 
 namespace altgrad::kernels {
@@ -296,67 +296,30 @@ bool multiply_with_sums(const Cuda& device, float* dw, float* db, const bfloat16
 constexpr int64_t unit = 16;
 int64_t padded(int64_t n) { return (n + unit - 1) / unit * unit; }
 
-// The code of x, a number of the format, NaN, or E5M2's Inf, which the conversion alone would make finite.
-AG_DEVICE uint32_t fp8_code(uint32_t bf16_bits, Fp8 format) {
-  const uint32_t magnitude = bf16_bits & 0x7fff;
-  if (format == Fp8::e5m2 && magnitude == 0x7f80) return 0x7c | (bf16_bits >> 8 & 0x80);
-  return __nv_cvt_float_to_fp8(float(std::bit_cast<bfloat16>(uint16_t(bf16_bits))), __NV_SATFINITE,
-                               format == Fp8::e4m3 ? __NV_E4M3 : __NV_E5M2);
-}
-AG_DEVICE uint32_t four_codes(uint32_t low, uint32_t high, Fp8 format) {  // of two pairs of bf16
-  return fp8_code(low & 0xffff, format) | fp8_code(low >> 16, format) << 8 |
-         fp8_code(high & 0xffff, format) << 16 | fp8_code(high >> 16, format) << 24;
-}
-
-// y (padded rows, padded columns) = codes of x (rows, columns), and zeros around them: sixteen for each thread.
-void to_fp8(const Cuda& device, uint8_t* y, const bfloat16* x, int64_t rows, int64_t columns, Fp8 format) {
-  const bool aligned = alignment(x) >= sizeof(uint4) && columns % unit == 0;
-  const int64_t units = padded(columns) / unit;
-  cuda::each(device, "to_fp8", padded(rows) * units, [=] AG_LAMBDA(int64_t i) {
-    const int64_t r = i / units, first = i % units * unit;
-    uint4 u{}, v{};
-    if (r < rows && aligned) {
-      const auto* const from = reinterpret_cast<const uint4*>(x + r * columns + first);
-      u = from[0], v = from[1];
-    } else if (r < rows) {
-      uint32_t pairs[8];
-      for (int j = 0; j < 8; ++j) {
-        const int64_t at = first + 2 * j;
-        pairs[j] = (at < columns ? x[r * columns + at].bits : 0u) |
-                   (at + 1 < columns ? uint32_t(x[r * columns + at + 1].bits) : 0u) << 16;
-      }
-      u = {pairs[0], pairs[1], pairs[2], pairs[3]}, v = {pairs[4], pairs[5], pairs[6], pairs[7]};
-    }
-    reinterpret_cast<uint4*>(y)[i] = {four_codes(u.x, u.y, format), four_codes(u.z, u.w, format),
-                                      four_codes(v.x, v.y, format), four_codes(v.z, v.w, format)};
+// y (padded rows, padded columns) = x (rows, columns), and zeros around it.
+void pad(const Cuda& device, uint8_t* y, const uint8_t* x, int64_t rows, int64_t columns) {
+  const int64_t wide = padded(columns);
+  cuda::each(device, "pad", padded(rows) * wide, [=] AG_LAMBDA(int64_t i) {
+    const int64_t r = i / wide, q = i % wide;
+    y[i] = r < rows && q < columns ? x[r * columns + q] : uint8_t(0);
   });
 }
 
-// The same of x^T, x being (columns, rows): a block has a tile of 64 by 64, which it reads and writes by rows.
-void to_fp8_transposed(const Cuda& device, uint8_t* y, const bfloat16* x, int64_t rows, int64_t columns,
-                       Fp8 format) {
-  constexpr int side = 64, pitch = side + 4;  // what is read down the tile lies in different banks
-  const int64_t high = padded(rows), wide = padded(columns), across = (wide + side - 1) / side;
-  cuda::rows(device, "to_fp8", (high + side - 1) / side * across, cuda::most_threads,
-             [=] AG_LAMBDA(int64_t tile) {
-               AG_SHARED(uint32_t, codes, side * pitch / 4);
-               auto* const code = reinterpret_cast<uint8_t*>(codes);
-               const int64_t top = tile / across * side, left = tile % across * side;
-               for (int i = int(threadIdx.x); i < side * side; i += int(blockDim.x)) {
-                 const int64_t r = top + i % side, q = left + i / side;
-                 code[i % side * pitch + i / side] =
-                     uint8_t(r < rows && q < columns ? fp8_code(x[q * rows + r].bits, format) : 0);
-               }
-               __syncthreads();
-               for (int i = int(threadIdx.x); i < side * side / unit; i += int(blockDim.x)) {
-                 const int64_t r = top + i / (side / unit), q = left + i % (side / unit) * unit;
-                 const uint32_t* const from = codes + (r - top) * (pitch / 4) + (q - left) / 4;
-                 if (r < high && q < wide)
-                   *reinterpret_cast<uint4*>(y + r * wide + q) = {from[0], from[1], from[2], from[3]};
-               }
-               __syncthreads();
-             });
-}
+// Codes (rows, columns) as they are, or padded in memory of their own, where cuBLASLt does not take them.
+class Codes {
+ public:
+  Codes(const Cuda& device, const uint8_t* x, int64_t rows, int64_t columns) : data_(x) {
+    if (rows % unit == 0 && columns % unit == 0 && alignment(x) >= unit) return;
+    uint8_t* const y = memory_.emplace(device, padded(rows) * padded(columns)).data();
+    pad(device, y, x, rows, columns);
+    data_ = y;
+  }
+  const uint8_t* data() const { return data_; }
+
+ private:
+  const uint8_t* data_;
+  std::optional<cuda::Scratch<uint8_t>> memory_;
+};
 
 cudaDataType_t type_of_fp8(Fp8 format) { return format == Fp8::e4m3 ? CUDA_R_8F_E4M3 : CUDA_R_8F_E5M2; }
 
@@ -408,23 +371,21 @@ bool has_fp8(const Cuda& device) {
 
 // cuBLASLt adds no bias to an f32 result of FP8: it is there before, and the product is added to it.
 template <class T>
-void gemm_fp8(const Cuda& device, T* c, const bfloat16* a, Fp8 format_a, const bfloat16* b, Fp8 format_b,
+void gemm_fp8(const Cuda& device, T* c, const uint8_t* a, Fp8 format_a, const uint8_t* b, Fp8 format_b,
               const float* bias, const Gemm& g) {
   if (g.m == 0 || g.n == 0) return;
   const int64_t m = padded(g.m), n = padded(g.n), k = padded(g.k);
   const bool whole = m == g.m && n == g.n;
   if (bias || g.k == 0 || !whole) scale_and_add(device, c, bias, g);
   if (g.k == 0) return;
-  const cuda::Scratch<uint8_t> codes_a(device, m * k), codes_b(device, n * k);
-  (g.trans_a ? to_fp8_transposed : to_fp8)(device, codes_a.data(), a, g.m, g.k, format_a);
-  (g.trans_b ? to_fp8 : to_fp8_transposed)(device, codes_b.data(), b, g.n, g.k, format_b);
+  const Codes left(device, a, g.m, g.k), right(device, b, g.n, g.k);
   const auto run = [&](auto* to, float beta) {
-    const Pointers at{codes_a.data(), codes_b.data(), nullptr, to, g.scale_a, g.scale_b};
+    const Pointers at{left.data(), right.data(), nullptr, to, g.scale_a, g.scale_b};
     const float scalars[] = {float(g.alpha), beta};
     plan(device,
          {device.index, type_of_fp8(format_a), type_of_fp8(format_b),
           type_of<std::remove_pointer_t<decltype(to)>>, CUBLAS_COMPUTE_32F, false, m, n, k, 1, m * k, k * n,
-          m * n, false, true, 256, 256, alignment(to), 0},
+          m * n, false, true, alignment(left.data()), alignment(right.data()), alignment(to), 0},
          at)
         .run(device.stream, scalars, scalars + 1, at);
   };
@@ -435,9 +396,9 @@ void gemm_fp8(const Cuda& device, T* c, const bfloat16* a, Fp8 format_a, const b
     c[i] = T(float(c[i]) + sums[i / columns * n + i % columns]);
   });
 }
-template void gemm_fp8(const Cuda&, float*, const bfloat16*, Fp8, const bfloat16*, Fp8, const float*,
+template void gemm_fp8(const Cuda&, float*, const uint8_t*, Fp8, const uint8_t*, Fp8, const float*,
                        const Gemm&);
-template void gemm_fp8(const Cuda&, bfloat16*, const bfloat16*, Fp8, const bfloat16*, Fp8, const float*,
+template void gemm_fp8(const Cuda&, bfloat16*, const uint8_t*, Fp8, const uint8_t*, Fp8, const float*,
                        const Gemm&);
 
 AG_INSTANTIATE_FLOATING(gemm)

@@ -45,7 +45,7 @@ AG_DEVICE Pack<T, size> load(const T* p, bool at_once, int64_t count = size) {
     copy_pack(&pack, reinterpret_cast<const Pack<T, size>*>(p), p);
     return pack;
   }
-  for (int k = 0; k < size; ++k) pack.at[k] = k < count ? p[k] : T();
+  AG_UNROLL for (int k = 0; k < size; ++k) pack.at[k] = k < count ? p[k] : T();
   return pack;
 }
 template <int size, class T>
@@ -53,7 +53,7 @@ AG_DEVICE void store(const Pack<T, size>& pack, T* p, bool at_once, int64_t coun
   if (at_once) {
     copy_pack(reinterpret_cast<Pack<T, size>*>(p), &pack, p);
   } else {
-    for (int k = 0; k < size; ++k) {
+    AG_UNROLL for (int k = 0; k < size; ++k) {
       if (k < count) p[k] = pack.at[k];
     }
   }

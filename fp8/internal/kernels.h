@@ -5,6 +5,7 @@
 #include <altgrad/core/bfloat16.h>
 #include <altgrad/core/device.h>
 #include <altgrad/core/dtype.h>
+#include <altgrad/core/internal/kernels/gemm.h>
 #include <altgrad/core/internal/strict_math.h>
 #include <altgrad/core/random.h>
 #include <altgrad/fp8/format.h>
@@ -79,8 +80,9 @@ void dequantize(const Cpu&, float* y, const bfloat16* x, const float* scale, int
 template <class T>
 void encode(const Cpu&, uint8_t* codes, const T* x, const float* scale, const ElementRounder<T>& rounding,
             int64_t n);
-// y = table[code]
-void decode(const Cpu&, float* y, const uint8_t* codes, const std::array<float, 256>& table, int64_t n);
+// y = table[code], times *scale where there is one
+void decode(const Cpu&, float* y, const uint8_t* codes, const std::array<float, 256>& table, int64_t n,
+            const float* scale = nullptr);
 // dx = |q(x)| > max ? 0 : dy
 template <class T>
 void clipped_ste_grad(const Cpu&, T* dx, const T* dy, const T* x, const float* scale, T max, int64_t n);
@@ -102,11 +104,18 @@ inline namespace on_cuda {
 template <class Out, class T>
 void quantize(const Cuda&, Out* y, const T* x, const float* scale, const ElementRounder<Compute<T>>& rounding,
               int64_t n, float* amax, const float* rounded_with = nullptr);
+// The same in codes of the rounder's format, which is this one, for gemm_fp8: y (rows, columns) and, transposed, y_t
+// (columns, rows).
+template <class T>
+void quantize(const Cuda&, uint8_t* y, uint8_t* y_t, const T* x, const float* scale,
+              const ElementRounder<float>& rounding, Fp8 format, int64_t rows, int64_t columns, float* amax,
+              const float* rounded_with = nullptr);
 void dequantize(const Cuda&, float* y, const bfloat16* x, const float* scale, int64_t n);
 template <class T>
 void encode(const Cuda&, uint8_t* codes, const T* x, const float* scale, const ElementRounder<T>& rounding,
             int64_t n);
-void decode(const Cuda&, float* y, const uint8_t* codes, const std::array<float, 256>& table, int64_t n);
+void decode(const Cuda&, float* y, const uint8_t* codes, const std::array<float, 256>& table, int64_t n,
+            const float* scale = nullptr);
 template <class T>
 void clipped_ste_grad(const Cuda&, T* dx, const T* dy, const T* x, const float* scale, Compute<T> max,
                       int64_t n);

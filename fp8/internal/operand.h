@@ -5,19 +5,25 @@
 #include <altgrad/fp8/quantize.h>
 #include <altgrad/fp8/scaling.h>
 
+#include <array>
 #include <initializer_list>
 #include <optional>
 
 namespace altgrad::fp8::detail {
 
-// Memory for x rounded to `format`, in the form that suits products with `partners`: in bf16 where all of them fit it and
-// the device of x has instructions for it, else in the dtype that x is computed in.
-Tensor empty_operand(const Tensor& x, const Format& format, std::initializer_list<Partner> partners);
+// Memory for x rounded to `format`: with native_fp8 in u8, or else in the form that suits products with `partners`, in bf16
+// where all of them fit it and the device of x has instructions for it, in the dtype that x is computed in where not.
+// Throws std::invalid_argument where x's device has no native FP8, or not of that format.
+QTensor empty_operand(const Tensor& x, const Format& format, std::initializer_list<Partner> partners,
+                      bool native_fp8);
 
-// Rounds x into such memory, and finds its amax, as kernels::quantize does.
-void round_into(const Tensor& values, const Tensor& x, const Format& format, const CastOptions& cast,
+// Rounds x into such memory, with this scale, and finds its amax, as kernels::quantize does.
+void round_into(const QTensor& q, const Tensor& x, const CastOptions& cast,
                 const std::optional<RandomStream>& random, const Tensor& scale, float* amax,
                 const float* rounded_with = nullptr);
+
+// What codes stand for, times scale; NaN where one is none of the format's.
+std::array<float, 256> decoded_codes(const Format& format, float scale);
 
 // matmul, with the result in this dtype, bf16 on a GPU only.
 Tensor product(const QTensor& a, const QTensor& b, const std::optional<Tensor>& bias, DType result);

@@ -159,15 +159,77 @@ TEST_CASE("native FP8 multiplies what the simulated formats multiply, at any siz
   }
 }
 
+TEST_CASE("operands of native FP8 are the codes that encode gives, by rows and by columns", "[backend]") {
+  const Changed changed(simulator::settings().minor, 9);
+  const auto decoded = [](const Tensor& codes, const fp8::Format& f) {
+    std::vector<double> all = values(fp8::decode(codes, f, 1));
+    for (double& x : all) x = std::isnan(x) ? 12345 : x;  // NaNs are equal
+    return all;
+  };
+  for (const auto& [rows, columns] :
+       std::vector<std::array<int64_t, 2>>{{1, 1}, {64, 64}, {80, 144}, {67, 130}}) {
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      for (const fp8::Format& f : {fp8::E4M3, fp8::E5M2}) {
+        for (const fp8::Overflow overflow : {fp8::Overflow::to_special, fp8::Overflow::saturate_finite}) {
+          for (const bool stochastic : {false, true}) {
+            CAPTURE(rows, columns, dtype == DType::bf16, f.name, int(overflow), stochastic);
+            std::vector<float> numbers = values<float>(here::randn({rows, columns}) * 100.0);
+            if (columns > 1) numbers[3] = NAN, numbers[size_t(columns)] = INFINITY, numbers[9] = -INFINITY;
+            const Tensor x = here::from(numbers, {rows, columns}).to(dtype);
+            const fp8::CastOptions cast{stochastic ? fp8::Rounding::stochastic : fp8::Rounding::nearest_even,
+                                        overflow};
+            fp8::Quantizer quantizer{f, fp8::AmaxHistory(1, device()), fp8::Scaling::delayed, cast};
+            quantizer.history.update(100.f);  // smaller than some
+            manual_seed(5);
+            const fp8::QTensor q = quantizer.apply(x, true, {}, true);
+            manual_seed(5);
+            const Tensor codes = fp8::encode(x.to(DType::f32), f, q.scale.item<float>(), cast);
+            CHECK(decoded(q.values, f) == decoded(codes, f));
+            CHECK(same_bits(q.values_t, q.values.transpose()));
+            if (columns == 1) CHECK(quantizer.history.amax() == fp8::amax(x));
+            CHECK(quantizer.history.non_finite() == int64_t(columns > 1));
+            const double scale = q.scale.item<float>();
+            std::vector<double> expected = decoded(codes, f), got = values(q.dequantize());
+            for (size_t i = 0; i < got.size(); ++i)
+              CHECK((std::isnan(got[i]) ? 12345 : got[i]) ==
+                    (expected[i] == 12345 ? 12345 : double(float(expected[i] * scale))));
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("products of native FP8 convert nothing where their sizes suit", "[backend]") {
+  const Changed changed(simulator::settings().minor, 9);
+  fp8::Quantizer quantizer{fp8::E4M3, fp8::AmaxHistory(1, device())};
+  const fp8::QTensor x = quantizer.apply(here::randn({32, 48}), false, {}, true),
+                     w = quantizer.apply(here::randn({16, 48}), false, {}, true),
+                     odd = quantizer.apply(here::randn({17, 48}), false, {}, true);
+  const auto launches = [](const fp8::QTensor& a, const fp8::QTensor& b) {
+    synchronize(device());
+    const int64_t before = simulator::counts().launches;
+    fp8::matmul(a, b);
+    synchronize(device());
+    return simulator::counts().launches - before;
+  };
+  launches(x, w.t());  // the first makes what all share
+  CHECK(launches(x, w.t()) == 1);
+  CHECK(launches(w, x.t()) == 1);
+  CHECK(launches(x.t(), x) == 1);
+  CHECK(launches(x, odd.t()) > 1);
+}
+
 TEST_CASE("in native FP8 E5M2 keeps its Inf, and NaN stays", "[backend]") {
   const Changed changed(simulator::settings().minor, 9);
   const Tensor one = here::ones({}),
                x = here::from({1.f, INFINITY, -INFINITY, NAN, -57344.f, 0x1p-16f}, {6, 1});
-  const fp8::QTensor a{x.to(DType::bf16), one, fp8::E5M2, false, true},
-      b{here::ones({1, 1}).to(DType::bf16), one, fp8::E4M3, true, true};
+  const Tensor codes = fp8::encode(x, fp8::E5M2, 1), row = codes.reshape({1, 6}),
+               code = fp8::encode(here::ones({1, 1}), fp8::E4M3, 1);
+  const fp8::QTensor b{code, one, fp8::E4M3, true, code};
   for (const bool transposed : {false, true}) {
-    const fp8::QTensor left =
-        transposed ? fp8::QTensor{a.values.reshape({1, 6}), one, fp8::E5M2, true, true} : a;
+    const fp8::QTensor left = transposed ? fp8::QTensor{row, one, fp8::E5M2, true, codes}
+                                         : fp8::QTensor{codes, one, fp8::E5M2, false, row};
     const std::vector<double> got = values(fp8::matmul(left, b)), expected = values(x);
     for (size_t i = 0; i < got.size(); ++i)
       CHECK((got[i] == expected[i] || (std::isnan(got[i]) && std::isnan(expected[i]))));

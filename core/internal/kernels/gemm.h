@@ -4,6 +4,8 @@
 #include <altgrad/core/device.h>
 #include <altgrad/core/dtype.h>
 
+#include <cstdint>
+
 namespace altgrad::kernels {
 
 // For each of `batch` products: C (m, n) = alpha * op(A) op(B) + beta * C, where op(A) is (m, k) and op(B) is
@@ -68,11 +70,11 @@ inline void linear(const Cuda& device, bfloat16* y, const bfloat16* x, const bfl
   gemm(device, y, x, w, bias, {.m = rows, .n = n, .k = k, .trans_b = true});
 }
 
-// As gemm for a single product of bf16 matrices all of whose numbers are of these FP8 formats, not of E5M2 both, by FP8
-// tensor cores, which keep fewer bits of a sum than f32 has; where the device has them.
+// As gemm for a single product of matrices in codes of these FP8 formats, not of E5M2 both, by FP8 tensor cores, which
+// keep fewer bits of a sum than f32 has; where the device has them. They read along sums: A is stored (m, k), B (n, k).
 bool has_fp8(const Cuda&);
 template <class T>
-void gemm_fp8(const Cuda&, T* c, const bfloat16* a, Fp8 format_a, const bfloat16* b, Fp8 format_b,
+void gemm_fp8(const Cuda&, T* c, const uint8_t* a, Fp8 format_a, const uint8_t* b, Fp8 format_b,
               const float* bias, const Gemm& g);
 
 }  // namespace on_cuda
