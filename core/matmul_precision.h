@@ -9,7 +9,7 @@ ALTGRAD_API_BEGIN
 namespace altgrad {
 
 /// What the tensor cores of a GPU see of an f32 matrix in matmul, linear and their gradients. Sums are f32 in all of
-/// them, and so are results.
+/// them, and so are results. Attention is in tf32 for bf16, too: its weights are made of products.
 enum class MatmulPrecision : uint8_t {
   f32,   ///< all of it; no tensor cores
   tf32,  ///< 11 significant bits of the 24

@@ -1,11 +1,9 @@
-// Causal attention of floats by tiles: what flash_attention.cu and flash_attention_grad.cu compute, with all products and
-// sums in f32, which no tensor core has. A warp has 16 rows, queries or keys, and a lane every fourth of them: of scores it
-// has every eighth column, and of sums over a tile four side by side of every 32, so that of what it reads from shared
-// memory, 16 bytes at a time, each number serves four rows, or eight columns and more. The weights of a tile go through
-// shared memory, where only their own warp sees them.
-#include <altgrad/core/cuda/flash_attention.h>
-#include <altgrad/core/cuda/packs.h>
+// Causal attention of floats by tiles: what flash_attention.cu and flash_attention_grad.cu compute, with scores, weights
+// and sums in f32; products are in f32, too, or in tf32 by tensor cores (f32_tiles.h). A warp has 16 rows, queries or keys.
+// The weights of a tile go through shared memory, where only their own warp sees them.
+#include <altgrad/core/cuda/f32_tiles.h>
 #include <altgrad/core/internal/math.h>
+#include <altgrad/core/matmul_precision.h>
 
 #include <limits>
 
@@ -15,9 +13,7 @@ namespace {
 
 constexpr float none = -std::numeric_limits<float>::infinity();
 
-constexpr int own = 16;          // the rows that a warp has
-constexpr int height = own / 4;  // of which a lane has so many: 4 i + lane / 8
-AG_DEVICE int row_of(int i) { return 4 * i + lane() / 8; }
+constexpr int own = rows_of_warp;
 
 // The rows of a tile: as many as leave shared memory for two blocks, where heads are not wider than 64.
 template <int columns>
@@ -25,86 +21,9 @@ constexpr int forward_tile = columns <= 64 ? 64 : 32;
 constexpr int grad_tile = 32;
 
 template <int rows, int columns>
-constexpr int size_of = rows* F32::pitch<columns>;
+constexpr int size_of = Tiles<F32, rows, columns>::size;
 
-// Of a warp's rows, n numbers each, those that a lane has.
-template <int n>
-struct Part {
-  float at[height][n / 8] = {};
-};
-
-// f(i, column, x, ...) for a lane's scores x, or those of several matrices.
-template <class F, int n, class... Others>
-AG_DEVICE void each_score(F f, Part<n>& x, Others&... others) {
-  AG_UNROLL for (int i = 0; i < height; ++i) {
-    AG_UNROLL for (int j = 0; j < n / 8; ++j) f(i, 8 * j + lane() % 8, x.at[i][j], others.at[i][j]...);
-  }
-}
-
-// scores += a b^T, of the warp's rows a (own, k) and a tile b (n, k).
-template <int n, int k>
-AG_DEVICE void add_abt(Part<n>& scores, const float* a, const float* b) {
-  const float *const own_a = a + lane() / 8 * F32::pitch<k>, *const own_b = b + lane() % 8 * F32::pitch<k>;
-  AG_UNROLL_TWICE for (int c = 0; c < k; c += 4) {
-    Pack<float, 4> left[height];
-    AG_UNROLL for (int i = 0; i < height; ++i) left[i] = load<4>(own_a + 4 * i * F32::pitch<k> + c, true);
-    AG_UNROLL for (int j = 0; j < n / 8; ++j) {
-      const Pack<float, 4> right = load<4>(own_b + 8 * j * F32::pitch<k> + c, true);
-      AG_UNROLL for (int i = 0; i < height; ++i) {
-        AG_UNROLL for (int e = 0; e < 4; ++e) scores.at[i][j] += left[i].at[e] * right.at[e];
-      }
-    }
-  }
-}
-
-// sums += a b, of the warp's weights a (own, k) and a tile b (k, n).
-template <int n, int k>
-AG_DEVICE void add_ab(Part<n>& sums, const float* a, const float* b) {
-  const float *const own_a = a + lane() / 8 * F32::pitch<k>, *const own_b = b + lane() % 8 * 4;
-  AG_UNROLL_TWICE for (int c = 0; c < k; c += 4) {
-    Pack<float, 4> left[height];
-    AG_UNROLL for (int i = 0; i < height; ++i) left[i] = load<4>(own_a + 4 * i * F32::pitch<k> + c, true);
-    AG_UNROLL for (int e = 0; e < 4; ++e) {
-      AG_UNROLL for (int j = 0; j < n / 32; ++j) {
-        const Pack<float, 4> right = load<4>(own_b + (c + e) * F32::pitch<n> + 32 * j, true);
-        AG_UNROLL for (int i = 0; i < height; ++i) {
-          AG_UNROLL for (int q = 0; q < 4; ++q) sums.at[i][4 * j + q] += left[i].at[e] * right.at[q];
-        }
-      }
-    }
-  }
-}
-
-// The warp's rows of shared memory become its scores, for all its lanes.
-template <int n>
-AG_DEVICE void share(float* rows, Part<n>& scores AG_PLACE) {
-  AG_AT_PLACE(__syncwarp, all_lanes);  // nobody needs what was there
-  each_score([&](int i, int column, float x) { rows[row_of(i) * F32::pitch<n> + column] = x; }, scores);
-  AG_AT_PLACE(__syncwarp, all_lanes);
-}
-
-// y's rows from `first` on, as far as there are any, become scales[i] times the sums.
-template <int n>
-AG_DEVICE void store_sums(const Matrix<float>& y, int first, const Part<n>& sums,
-                          const float (&scales)[height]) {
-  AG_UNROLL for (int i = 0; i < height; ++i) {
-    AG_UNROLL for (int j = 0; j < n / 32; ++j) {
-      const int row = first + row_of(i), column = 32 * j + lane() % 8 * 4;
-      Pack<float, 4> four;
-      AG_UNROLL for (int q = 0; q < 4; ++q) four.at[q] = scales[i] * sums.at[i][4 * j + q];
-      if (row < y.rows && column < y.columns) store(four, y.row(row) + column, true);
-    }
-  }
-}
-
-// The eight lanes that share a row get its sum, or the largest of its numbers.
-template <class F>
-AG_DEVICE float reduce_eight(float x, F combine AG_PLACE) {
-  for (int bits = 4; bits > 0; bits /= 2) x = combine(x, AG_AT_PLACE(__shfl_xor_sync, all_lanes, x, bits));
-  return x;
-}
-
-template <int columns, int n = forward_tile<columns>>
+template <class Lanes, int columns, int n = forward_tile<columns>>
 __global__ void __launch_bounds__(threads, 2)
     forward_kernel(float* y, kernels::LogSumExp<float>* lse, const float* qkv, int length, int heads,
                    int size) {
@@ -118,40 +37,45 @@ __global__ void __launch_bounds__(threads, 2)
   float* const weights = of_q + size_of<warps * own, columns> + warp() * size_of<own, n>;
   load_rows<F32, warps * own, columns>(of_q, head.q(qkv), piece.index * warps * own);
   tiles.load(0);
+  constexpr int height = Lanes::height;
   float top[height], total[height];
   AG_UNROLL for (int i = 0; i < height; ++i) top[i] = none, total[i] = 0;
-  Part<columns> sums;
+  Part<Lanes, columns> sums;
   for (int tile = 0; tile * n < end; ++tile) {
     wait_for_copies();
     __syncthreads();  // the tile is there, and nobody needs the one before
     const int first_key = tile * n;
     if (first_key + n < end) tiles.load(tile + 1);
     if (first_key >= first + own) continue;
-    Part<n> s;
-    add_abt<n, columns>(s, of_q + warp() * size_of<own, columns>, tiles.of_a(tile));
-    each_score([&](int i, int key, float& x) { x = first_key + key > first + row_of(i) ? none : scale * x; },
-               s);
+    Part<Lanes, n> s;
+    Lanes::template add_abt<n, columns>(s, of_q + warp() * size_of<own, columns>, tiles.of_a(tile));
+    each_score(
+        [&](int i, int key, float& x) { x = first_key + key > first + row_of<Lanes>(i) ? none : scale * x; },
+        s);
     AG_UNROLL for (int i = 0; i < height; ++i) {
       float now = top[i];
-      AG_UNROLL for (int j = 0; j < n / 8; ++j) now = fmaxf(now, s.at[i][j]);
-      now = reduce_eight(now, [](float a, float b) { return fmaxf(a, b); });
+      AG_UNROLL for (int j = 0; j < n / (2 * height); ++j) now = fmaxf(now, s.at[i][j]);
+      now = reduce_lanes<Lanes>(now, [](float a, float b) { return fmaxf(a, b); });
       const float base = now == none ? 0 : now;  // else -inf - -inf
       const float rescale = math::exp_bounded(top[i] - base);
       top[i] = now;
       total[i] *= rescale;
-      AG_UNROLL for (int j = 0; j < n / 8; ++j) total[i] += s.at[i][j] = math::exp_bounded(s.at[i][j] - base);
-      AG_UNROLL for (int j = 0; j < columns / 8; ++j) sums.at[i][j] *= rescale;
+      AG_UNROLL for (int j = 0; j < n / (2 * height); ++j) {
+        s.at[i][j] = math::exp_bounded(s.at[i][j] - base);
+        total[i] += s.at[i][j];
+      }
+      AG_UNROLL for (int j = 0; j < columns / (2 * height); ++j) sums.at[i][j] *= rescale;
     }
     share(weights, s);
-    add_ab<columns, n>(sums, weights, tiles.of_b(tile));
+    Lanes::template add_ab<columns, n>(sums, weights, tiles.of_b(tile));
   }
 
   float inverse[height];
   AG_UNROLL for (int i = 0; i < height; ++i) {
-    total[i] = reduce_eight(total[i], Add());
+    total[i] = reduce_lanes<Lanes>(total[i], Add());
     inverse[i] = 1 / total[i];
-    const int query = first + row_of(i);
-    if (lane() % 8 == 0 && query < length)
+    const int query = first + row_of<Lanes>(i);
+    if (lane() % (2 * height) == 0 && query < length)
       lse[int64_t(piece.pair) * length + query] = {top[i], logf(total[i])};
   }
   store_sums(head.y(y), first, sums, inverse);
@@ -163,7 +87,7 @@ struct alignas(16) Query {
   AG_DEVICE float p(float score) const { return math::exp_bounded((score - top) - log_sum); }
 };
 
-template <int columns, int n = grad_tile>
+template <class Lanes, int columns, int n = grad_tile>
 __global__ void __launch_bounds__(threads, 2)
     dq_kernel(float* dqkv, Query* of_queries, const float* dy, const float* qkv, const float* y,
               const kernels::LogSumExp<float>* lse, int length, int heads, int size) {
@@ -180,41 +104,45 @@ __global__ void __launch_bounds__(threads, 2)
   load_rows<F32, warps * own, columns>(of_q, head.q(qkv), piece.index * warps * own);
   load_rows<F32, warps * own, columns>(of_g, of_dy, piece.index * warps * own);
   tiles.load(0);
+  constexpr int height = Lanes::height;
   Query query[height];
   AG_UNROLL for (int i = 0; i < height; ++i) {
-    const int row = first + row_of(i);
+    const int row = first + row_of<Lanes>(i);
     const int64_t at = int64_t(piece.pair) * length + row;
     query[i] = {0, 0, 0};
     if (row < length) {
       query[i] = {lse[at].top, lse[at].log_sum, 0};
-      for (int c = lane() % 8; c < size; c += 8) query[i].delta += of_dy.row(row)[c] * of_y.row(row)[c];
+      for (int c = lane() % (2 * height); c < size; c += 2 * height)
+        query[i].delta += of_dy.row(row)[c] * of_y.row(row)[c];
     }
-    query[i].delta = reduce_eight(query[i].delta, Add());
-    if (row < length && lane() % 8 == 0) of_queries[at] = query[i];
+    query[i].delta = reduce_lanes<Lanes>(query[i].delta, Add());
+    if (row < length && lane() % (2 * height) == 0) of_queries[at] = query[i];
   }
-  Part<columns> dq;
+  Part<Lanes, columns> dq;
   for (int tile = 0; tile * n < end; ++tile) {
     wait_for_copies();
     __syncthreads();  // the tile is there, and nobody needs the one before
     const int first_key = tile * n;
     if (first_key + n < end) tiles.load(tile + 1);
     if (first_key >= first + own) continue;
-    Part<n> s, dp;
-    add_abt<n, columns>(s, of_q + warp() * own_size, tiles.of_a(tile));
-    add_abt<n, columns>(dp, of_g + warp() * own_size, tiles.of_b(tile));
+    Part<Lanes, n> s, dp;
+    Lanes::template add_abt<n, columns>(s, of_q + warp() * own_size, tiles.of_a(tile));
+    Lanes::template add_abt<n, columns>(dp, of_g + warp() * own_size, tiles.of_b(tile));
     each_score(
         [&](int i, int key, float& x, float d) {
-          const bool later = first_key + key > first + row_of(i);
+          const bool later = first_key + key > first + row_of<Lanes>(i);
           x = later ? 0 : query[i].p(scale * x) * (d - query[i].delta);
         },
         s, dp);
     share(weights, s);
-    add_ab<columns, n>(dq, weights, tiles.of_a(tile));
+    Lanes::template add_ab<columns, n>(dq, weights, tiles.of_a(tile));
   }
-  store_sums(head.q(dqkv), first, dq, {scale, scale, scale, scale});
+  float scales[height];
+  AG_UNROLL for (int i = 0; i < height; ++i) scales[i] = scale;
+  store_sums(head.q(dqkv), first, dq, scales);
 }
 
-template <int columns, int n = grad_tile>
+template <class Lanes, int columns, int n = grad_tile>
 __global__ void __launch_bounds__(threads, 2)
     dkv_kernel(float* dqkv, const Query* of_queries, const float* dy, const float* qkv, int length, int heads,
                int size) {
@@ -243,7 +171,7 @@ __global__ void __launch_bounds__(threads, 2)
   load_rows<F32, warps * own, columns>(of_v, head.v(qkv), piece.index * warps * own);
   const int first_tile = piece.index * warps * own / n;
   load_tile(first_tile);
-  Part<columns> dk, dv;
+  Part<Lanes, columns> dk, dv;
   for (int tile = first_tile; tile * n < length; ++tile) {
     wait_for_copies();
     __syncthreads();  // the tile is there, and nobody needs the one before
@@ -251,22 +179,33 @@ __global__ void __launch_bounds__(threads, 2)
     if (first_query + n < length) load_tile(tile + 1);
     if (first_query + n <= first) continue;
     const Query* const of_tile = of_tiles + tile % 2 * n;
-    Part<n> p, dp;
-    const auto earlier = [&](int i, int query) { return first_query + query < first + row_of(i); };
-    add_abt<n, columns>(p, of_k + warp() * own_size, tiles.of_a(tile));
+    Part<Lanes, n> p, dp;
+    const auto earlier = [&](int i, int query) { return first_query + query < first + row_of<Lanes>(i); };
+    Lanes::template add_abt<n, columns>(p, of_k + warp() * own_size, tiles.of_a(tile));
     each_score([&](int i, int query, float& x) { x = earlier(i, query) ? 0 : of_tile[query].p(scale * x); },
                p);
     share(weights, p);
-    add_ab<columns, n>(dv, weights, tiles.of_b(tile));
-    add_abt<n, columns>(dp, of_v + warp() * own_size, tiles.of_b(tile));
+    Lanes::template add_ab<columns, n>(dv, weights, tiles.of_b(tile));
+    Lanes::template add_abt<n, columns>(dp, of_v + warp() * own_size, tiles.of_b(tile));
     each_score([&](int i, int query, float& d,
                    float x) { d = earlier(i, query) ? 0 : x * (d - of_tile[query].delta); },
                dp, p);
     share(weights, dp);
-    add_ab<columns, n>(dk, weights, tiles.of_a(tile));
+    Lanes::template add_ab<columns, n>(dk, weights, tiles.of_a(tile));
   }
-  store_sums(head.k(dqkv), first, dk, {scale, scale, scale, scale});
-  store_sums(head.v(dqkv), first, dv, {1, 1, 1, 1});
+  float scales[Lanes::height], ones[Lanes::height];
+  AG_UNROLL for (int i = 0; i < Lanes::height; ++i) scales[i] = scale, ones[i] = 1;
+  store_sums(head.k(dqkv), first, dk, scales);
+  store_sums(head.v(dqkv), first, dv, ones);
+}
+
+// Calls f with how products are to be made, and with_columns's number.
+template <class F>
+void with_lanes(int64_t head_size, F f) {
+  with_columns(head_size, [&](auto columns) {
+    if (matmul_precision() == MatmulPrecision::f32) return f(InF32(), columns);
+    f(InTf32(), columns);
+  });
 }
 
 // Tiles of n rows, `wide` matrices of a block's own rows, and its weights.
@@ -283,9 +222,9 @@ template <>
 void flash_attention<F32>(const Cuda& device, float* y, kernels::LogSumExp<float>* lse, const float* qkv,
                           int64_t batch, int64_t length, int64_t heads, int64_t head_size) {
   using namespace flash;
-  with_columns(head_size, [&](auto padded) {
+  with_lanes(head_size, [&]<class Lanes>(Lanes, auto padded) {
     constexpr int columns = padded;
-    launch_pieces(device, "attention", forward_kernel<columns>, batch * heads, length, own,
+    launch_pieces(device, "attention", forward_kernel<Lanes, columns>, batch * heads, length, own,
                   shared_bytes<columns, forward_tile<columns>>(1), y, lse, qkv, int(length), int(heads),
                   int(head_size));
   });
@@ -297,13 +236,13 @@ void flash_attention_grad<F32>(const Cuda& device, float* dqkv, const float* dy,
                                int64_t length, int64_t heads, int64_t head_size) {
   using namespace flash;
   const Scratch<Query> of_queries(device, batch * heads * length);
-  with_columns(head_size, [&](auto padded) {
+  with_lanes(head_size, [&]<class Lanes>(Lanes, auto padded) {
     constexpr int columns = padded;
     constexpr size_t bytes = shared_bytes<columns, grad_tile>(2);
-    launch_pieces(device, "attention_grad", dq_kernel<columns>, batch * heads, length, own, bytes, dqkv,
-                  of_queries.data(), dy, qkv, y, lse, int(length), int(heads), int(head_size));
-    launch_pieces(device, "attention_grad", dkv_kernel<columns>, batch * heads, length, own, bytes, dqkv,
-                  of_queries.data(), dy, qkv, int(length), int(heads), int(head_size));
+    launch_pieces(device, "attention_grad", dq_kernel<Lanes, columns>, batch * heads, length, own, bytes,
+                  dqkv, of_queries.data(), dy, qkv, y, lse, int(length), int(heads), int(head_size));
+    launch_pieces(device, "attention_grad", dkv_kernel<Lanes, columns>, batch * heads, length, own, bytes,
+                  dqkv, of_queries.data(), dy, qkv, int(length), int(heads), int(head_size));
   });
 }
 

@@ -1,7 +1,8 @@
 // Attention by tiles against plain loops in f64 over the same numbers. Each result's tolerance is made of what is rounded
 // on the way to it. In bfloat16, by u = 2^-8 at most, the weights p, their gradients ds, and the result; in f32 u = 2^-22,
-// which is what exp is off by. Sums of n terms in f32, whose products tensor cores may cut instead of round, by n 2^-23 of
-// the sum of magnitudes; and scores so rounded change p by as much as they change themselves.
+// which is what exp is off by; in tf32 u = 2^-10, as both operands of a product are off by 2^-11. Sums of n terms in f32,
+// whose products tensor cores may cut instead of round, by n 2^-23 of the sum of magnitudes; and scores so rounded change
+// p by as much as they change themselves.
 #include "attention.h"
 
 #include <cmath>
@@ -32,10 +33,12 @@ double worst(const std::vector<double>& found, const Expected& expected) {
 }
 
 // Of the results themselves y is taken for what it is in sum(dy * y).
-void check(const Tensor& qkv, const Tensor& dy, const AttentionSizes& s, const AttentionResults& results) {
+void check(const Tensor& qkv, const Tensor& dy, const AttentionSizes& s, const AttentionResults& results,
+           bool in_tf32 = false) {
   const std::vector<double> x = values(qkv), g = values(dy), rounded_y = values(results.y);
   const int64_t C = s.channels(), T = s.length;
-  const double u = qkv.dtype() == DType::bf16 ? 0x1p-8 : 0x1p-22, of_f32 = 0x1p-23,
+  const double of_tf32 = in_tf32 ? 0x1p-10 : 0, of_f32 = 0x1p-23;
+  const double u = qkv.dtype() == DType::bf16 ? 0x1p-8 : std::max(of_tf32, 0x1p-22),
                scale = 1 / std::sqrt(double(s.size));
   Expected y(g.size()), dqkv(x.size()), lse(size_t(s.batch * s.heads * T));
   for (int64_t pair = 0; pair < s.batch * s.heads; ++pair) {
@@ -53,7 +56,7 @@ void check(const Tensor& qkv, const Tensor& dy, const AttentionSizes& s, const A
           const double term = scale * x[packed(0, i, c)] * x[packed(1, j, c)];
           p[size_t(j)] += term, magnitude += std::abs(term);
         }
-        off = std::max(off, double(s.size + 4) * of_f32 * magnitude);
+        off = std::max(off, (double(s.size + 4) * of_f32 + of_tf32) * magnitude);
         top = std::max(top, p[size_t(j)]);
       }
       for (double& score : p) total += score = std::exp(score - top);
@@ -75,7 +78,8 @@ void check(const Tensor& qkv, const Tensor& dy, const AttentionSizes& s, const A
         }
         const double ds = scale * weight * (dp - delta),
                      of_ds = std::abs(ds) * (u + off) +
-                             scale * weight * (of_dp + of_delta) * double(s.size + 4) * of_f32;
+                             scale * weight * (of_dp + of_delta) * double(s.size + 4) * of_f32 +
+                             scale * weight * of_dp * of_tf32;
         for (int64_t c = 0; c < s.size; ++c) {
           const double q = x[packed(0, i, c)], k = x[packed(1, j, c)];
           dqkv.add(packed(0, i, c), ds * k, of_ds * std::abs(k));
@@ -118,6 +122,27 @@ TEST_CASE("heads that tiles do not suit, or do not fill, are attended to as well
       const Tensor qkv = randn_as(dtype, {s.batch, s.length, 3 * s.channels()}, 1),
                    dy = randn_as(dtype, {s.batch, s.length, s.channels()}, 2);
       check(qkv, dy, s, run_attention(qkv, dy, s));
+    }
+  }
+}
+
+TEST_CASE("attention of floats is in tf32 where f32 is not asked for", "[backend]") {
+  struct Precision {
+    explicit Precision(MatmulPrecision precision) { set_matmul_precision(precision); }
+    ~Precision() { set_matmul_precision(MatmulPrecision::f32); }
+  };
+  for (const int64_t size : {20, 64, 96, 128}) {
+    for (const int64_t length : {1, 64, 130}) {
+      const AttentionSizes s = {1, length, 2, size};
+      CAPTURE(size, length);
+      const Tensor qkv = randn_as(DType::f32, {s.batch, s.length, 3 * s.channels()}, 1),
+                   dy = randn_as(DType::f32, {s.batch, s.length, s.channels()}, 2);
+      const AttentionResults exact = run_attention(qkv, dy, s);
+      const Precision precision(length == 64 ? MatmulPrecision::bf16 : MatmulPrecision::tf32);
+      const AttentionResults results = run_attention(qkv, dy, s);
+      check(qkv, dy, s, results, true);
+      CHECK(!same_bits(results.y, exact.y));
+      CHECK(!same_bits(results.dqkv, exact.dqkv));
     }
   }
 }
