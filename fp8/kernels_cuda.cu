@@ -87,7 +87,8 @@ void quantize(const Cuda& device, uint8_t* y, uint8_t* y_t, const T* x, const fl
       device, "quantize", (rows + side - 1) / side * across, cuda::most_threads, [=] AG_LAMBDA(int64_t tile) {
         AG_SHARED(uint32_t, words, side * pitch / 4);
         if (rounded_with && *rounded_with == *scale) return;
-        const bool rounds = *scale == *scale;
+        const float s = *scale;
+        const bool rounds = s == s;
         const int64_t top = tile / across * side, left = tile % across * side;
         const int line = int(threadIdx.x) / (side / run), first = int(threadIdx.x) % (side / run) * run;
 
@@ -99,7 +100,7 @@ void quantize(const Cuda& device, uint8_t* y, uint8_t* y_t, const T* x, const fl
         unsigned own = 0;
         AG_UNROLL for (int k = 0; k < run; ++k) {
           const float v = float(in.at[k]);
-          if (rounds) out.at[k] = fp8_code(rounded(v, *scale, rounding, nearest, at + k), format);
+          if (rounds) out.at[k] = fp8_code(rounded(v, s, rounding, nearest, at + k), format);
           if (amax) own = cuda::Larger()(own, cuda::magnitude_bits(v));
         }
         if (amax) cuda::take_largest(reinterpret_cast<unsigned*>(amax), own);  // the bits are the float

@@ -23,8 +23,9 @@ struct Partner {
 /// One scale for the whole matrix: a product may sum along either axis.
 struct QTensor {
   /// (..., columns), all other axes are rows. In bf16: the format's own numbers, to be multiplied by `scale`, or, without
-  /// a format, the numbers themselves. In u8: their codes, of E4M3 or E5M2, which FP8 tensor cores multiply; they keep fewer
-  /// bits of a sum than f32 has, and GPUs of compute capability 8.9 and up have them. In f32 or f64: on their scale already.
+  /// a format, the numbers themselves. In u8: their codes, of E4M3 or E5M2, which FP8 tensor cores multiply; they keep
+  /// fewer bits of a sum than f32 has, and GPUs of compute capability 8.9 and up have them. In f32 or f64: on their
+  /// scale already.
   Tensor values;
   Tensor
       scale;  ///< f32 (), on the device of the values; undefined but where values in bf16 or u8 have a format
@@ -37,8 +38,8 @@ struct QTensor {
   int64_t columns() const;
   /// The transposed matrix, of the same values.
   QTensor t() const;
-  /// The values on their scale, as f32 or f64, in the shape they lie in; the values themselves where they are that. Throws
-  /// std::invalid_argument where the members are none of what is said here.
+  /// The values on their scale, as f32 or f64, in the shape they lie in; the values themselves where they are that.
+  /// Throws std::invalid_argument where the members are none of what is said here.
   Tensor dequantize() const;
 };
 

@@ -1,6 +1,6 @@
-// Causal attention of floats by tiles: what flash_attention.cu and flash_attention_grad.cu compute, with scores, weights
-// and sums in f32; products are in f32, too, or in tf32 by tensor cores (f32_tiles.h). A warp has 16 rows, queries or keys.
-// The weights of a tile go through shared memory, where only their own warp sees them.
+// Causal attention of floats by tiles: what flash_attention.cu and flash_attention_grad.cu compute, with scores,
+// weights and sums in f32; products are in f32, too, or in tf32 by tensor cores (f32_tiles.h). A warp has 16 rows,
+// queries or keys. The weights of a tile go through shared memory, where only their own warp sees them.
 #include <altgrad/core/cuda/f32_tiles.h>
 #include <altgrad/core/internal/math.h>
 #include <altgrad/core/matmul_precision.h>

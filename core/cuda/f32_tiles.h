@@ -1,6 +1,6 @@
-// Products of tiles of floats by a warp, which has 16 rows (core/cuda/f32_attention.cu): operands lie in shared memory,
-// sums in registers. How these lie among lanes, a struct says: `height` rows of a lane, so that 2 * height lanes share a
-// row, of which each has so many columns side by side, of scores and of sums over a tile's rows.
+// Products of tiles of floats by a warp (core/cuda/f32_attention.cu), of operands in shared memory, with sums in
+// registers. A warp has 16 rows. Where they lie among its lanes, InF32 and InTf32 say: a lane has `height` rows, and so
+// 2 * height lanes share a row; of it a lane has score_width columns side by side, or sum_width of a sum over a tile.
 #pragma once
 
 #include <altgrad/core/cuda/flash_attention.h>
@@ -78,8 +78,8 @@ AG_DEVICE uint32_t tf32_bits(float x) {
 #endif
 }
 
-// In tf32 with sums in f32, by tensor cores. The order of a product's terms is free: where the instruction has columns t
-// and t + 4 of a, and such rows of b, these are 2 t and 2 t + 1, which lie side by side.
+// In tf32 with sums in f32, by tensor cores. The order of a product's terms is free: where the instruction has columns
+// t and t + 4 of a, and such rows of b, these are 2 t and 2 t + 1, which lie side by side.
 struct InTf32 {
   static constexpr int height = 2, score_width = 2, sum_width = 2;
 

@@ -1,5 +1,5 @@
-// Causal attention by tiles: on tensor cores (core/cuda/flash_attention.cu, flash_attention_grad.cu) or, of floats, in f32
-// (f32_attention.cu); what they share.
+// Causal attention by tiles: on tensor cores (core/cuda/flash_attention.cu, flash_attention_grad.cu) or, of floats, in
+// f32 (f32_attention.cu); what they share.
 #pragma once
 
 #include <altgrad/core/cuda/launch.h>

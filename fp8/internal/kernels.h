@@ -68,8 +68,8 @@ inline namespace on_cpu {
 
 // y = rounder(q(x)) * *scale, or, in bf16, rounder(q(x)), for formats whose numbers bf16 holds.
 //   scale          Where it is NaN, x is not rounded, only looked at.
-//   amax           May be null. It begins as 0, and becomes the largest |x| as a float, NaN where x holds one: in f32 it is
-//                  found on the way.
+//   amax           May be null. It begins as 0, and becomes the largest |x| as a float, NaN where x holds one: in
+//                  f32 it is found on the way.
 //   rounded_with   May be null. Where it equals the scale, y is there already, and nothing is done.
 template <class Out, class T>
 void quantize(const Cpu&, Out* y, const T* x, const float* scale, const ElementRounder<T>& rounding,

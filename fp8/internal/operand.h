@@ -11,9 +11,9 @@
 
 namespace altgrad::fp8::detail {
 
-// Memory for x rounded to `format`: with native_fp8 in u8, or else in the form that suits products with `partners`, in bf16
-// where all of them fit it and the device of x has instructions for it, in the dtype that x is computed in where not.
-// Throws std::invalid_argument where x's device has no native FP8, or not of that format.
+// Memory for x rounded to `format`: with native_fp8 in u8, or else in the form that suits products with `partners`, in
+// bf16 where all of them fit it and the device of x has instructions for it, in the dtype that x is computed in where
+// not. Throws std::invalid_argument where x's device has no native FP8, or not of that format.
 QTensor empty_operand(const Tensor& x, const Format& format, std::initializer_list<Partner> partners,
                       bool native_fp8);
 

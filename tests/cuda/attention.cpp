@@ -1,8 +1,8 @@
-// Attention by tiles against plain loops in f64 over the same numbers. Each result's tolerance is made of what is rounded
-// on the way to it. In bfloat16, by u = 2^-8 at most, the weights p, their gradients ds, and the result; in f32 u = 2^-22,
-// which is what exp is off by; in tf32 u = 2^-10, as both operands of a product are off by 2^-11. Sums of n terms in f32,
-// whose products tensor cores may cut instead of round, by n 2^-23 of the sum of magnitudes; and scores so rounded change
-// p by as much as they change themselves.
+// Attention by tiles against plain loops in f64 over the same numbers. Each result's tolerance is made of what is
+// rounded on the way to it. In bfloat16, by u = 2^-8 at most, the weights p, their gradients ds, and the result; in f32
+// u = 2^-22, which is what exp is off by; in tf32 u = 2^-10, as both operands of a product are off by 2^-11. Sums of n
+// terms in f32, whose products tensor cores may cut instead of round, by n 2^-23 of the sum of magnitudes; and scores
+// so rounded change p by as much as they change themselves.
 #include "attention.h"
 
 #include <cmath>
