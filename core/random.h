@@ -37,7 +37,11 @@ struct RandomStream {
                   {uint32_t(seed), uint32_t(seed >> 32)});
   }
   /// Word i of the stream: what element i of a tensor uses.
-  AG_HD constexpr uint32_t word(uint64_t i) const { return block(i / 4)[i % 4]; }
+  AG_HD constexpr uint32_t word(uint64_t i) const {
+    const auto words = block(i / 4);
+    // By choices: for an index that it does not know, a GPU would keep the words in memory.
+    return i & 2 ? (i & 1 ? words[3] : words[2]) : (i & 1 ? words[1] : words[0]);
+  }
 };
 
 /// Uniform in [0, 1) with 24 bits.

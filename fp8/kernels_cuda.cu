@@ -2,10 +2,9 @@
 #include <altgrad/fp8/internal/kernels.h>
 
 #include <altgrad/core/cuda/amax.h>
+#include <altgrad/core/cuda/fp8_code.h>
 #include <altgrad/core/cuda/packs.h>
 #include <altgrad/core/internal/instantiate.h>
-
-#include <cuda_fp8.h>
 
 namespace altgrad::kernels {
 inline namespace on_cuda {
@@ -33,13 +32,6 @@ AG_DEVICE Out dequantized(T rounded, T scale) {
   } else {
     return rounded * scale;
   }
-}
-
-// The code of x, a number of the format, NaN, or E5M2's Inf, which the conversion alone would make finite.
-AG_DEVICE uint8_t fp8_code(float x, Fp8 format) {
-  const uint32_t bits = std::bit_cast<uint32_t>(x);
-  if (format == Fp8::e5m2 && (bits & 0x7fffffff) == 0x7f800000) return uint8_t(0x7c | (bits >> 24 & 0x80));
-  return __nv_cvt_float_to_fp8(x, __NV_SATFINITE, format == Fp8::e4m3 ? __NV_E4M3 : __NV_E5M2);
 }
 
 }  // namespace
@@ -100,7 +92,7 @@ void quantize(const Cuda& device, uint8_t* y, uint8_t* y_t, const T* x, const fl
         unsigned own = 0;
         AG_UNROLL for (int k = 0; k < run; ++k) {
           const float v = float(in.at[k]);
-          if (rounds) out.at[k] = fp8_code(rounded(v, s, rounding, nearest, at + k), format);
+          if (rounds) out.at[k] = cuda::fp8_code(rounded(v, s, rounding, nearest, at + k), format);
           if (amax) own = cuda::Larger()(own, cuda::magnitude_bits(v));
         }
         if (amax) cuda::take_largest(reinterpret_cast<unsigned*>(amax), own);  // the bits are the float

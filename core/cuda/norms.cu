@@ -89,7 +89,7 @@ void layer_norm_grad(const Cuda& device, T* dx, double beta, Compute<T>* dw, Com
     C* const to = which == 0 ? dw : db;
     if (to) to[column] = C(total);
   };
-  if ((dw || db) && n <= cuda::longest_short_row<T>)  // whether dx is wanted or not, to the same bits
+  if ((dw || db) && cuda::sums_beside<T>(n))  // whether dx is wanted or not, to the same bits
     return cuda::each_row_with_sums<T, 2>(device, "layer_norm_grad", rows, n, grad, finish, dx, dy, x, w);
   if (dx) cuda::each_row<T>(device, "layer_norm_grad", rows, n, cuda::without_sums(grad), dx, dy, x, w);
   if (!dw && !db) return;

@@ -64,21 +64,26 @@ __global__ void __launch_bounds__(32 * warps, 4)
   }
 }
 
-// f(r, row, sums) for r < rows, as in each_row, of rows of up to longest_short_row<T>; then finish(0, s, column, total)
-// for each of `sums` sums that f has added to by sums.add(row, s, ...).
+// Rows that each_row_with_sums takes: short ones, cut into whole packs.
+template <class T>
+bool sums_beside(int64_t n) {
+  return n <= longest_short_row<T> && n % pack_size<T> == 0;
+}
+
+// f(r, row, sums) for r < rows, as in each_row; then finish(0, s, column, total) for each of `sums` sums that f has added
+// to by sums.add(row, s, ...).
 template <class T, int sums, class F, class Finish, class... P>
 void each_row_with_sums(const Cuda& device, const char* name, int64_t rows, int64_t n, F f, Finish finish,
                         const P*... p) {
   using C = Compute<T>;
+  constexpr int size = pack_size<T>;
   const int64_t blocks = std::max<int64_t>(1, (rows + rows_of_block - 1) / rows_of_block);
-  with_pack_size<T>(n, [&]<int size>(std::integral_constant<int, size>) {
-    const int64_t width = (n + 32 * size - 1) / (32 * size) * (32 * size);
-    const Scratch<double> partial(device, blocks * sums * width);
-    launch(name, row_sums_kernel<size, slots_of<T, size>, sums, C, F>, device.stream,
-           {unsigned(blocks), 32 * warps, size_t(warps * sums * width) * sizeof(C)}, f, partial.data(), rows,
-           n, width, aligned<size>(p...));
-    sum_chunks<sums>(device, name, 1, blocks, width, FinishColumn<size, Finish>{finish, n}, partial.data());
-  });
+  const int64_t width = (n + 32 * size - 1) / (32 * size) * (32 * size);
+  const Scratch<double> partial(device, blocks * sums * width);
+  launch(name, row_sums_kernel<size, slots_of<T, size>, sums, C, F>, device.stream,
+         {unsigned(blocks), 32 * warps, size_t(warps * sums * width) * sizeof(C)}, f, partial.data(), rows, n,
+         width, aligned<size>(p...));
+  sum_chunks<sums>(device, name, 1, blocks, width, FinishColumn<size, Finish>{finish, n}, partial.data());
 }
 
 // The same f for each_row, which has no sums to add to.

@@ -5,7 +5,7 @@
 #include <altgrad/core/bfloat16.h>
 #include <altgrad/core/device.h>
 #include <altgrad/core/dtype.h>
-#include <altgrad/core/internal/kernels/gemm.h>
+#include <altgrad/core/internal/fp8.h>
 #include <altgrad/core/internal/strict_math.h>
 #include <altgrad/core/random.h>
 #include <altgrad/fp8/format.h>

@@ -3,6 +3,7 @@
 
 #include <altgrad/core/device.h>
 #include <altgrad/core/dtype.h>
+#include <altgrad/core/internal/fp8.h>
 
 #include <cstdint>
 
@@ -18,9 +19,6 @@ struct Gemm {
   int64_t batch = 1, stride_a = 0, stride_b = 0, stride_c = 0;
   const float *scale_a = nullptr, *scale_b = nullptr;  // factors of alpha that lie in memory of the device
 };
-
-// The FP8 formats that tensor cores multiply.
-enum class Fp8 { e4m3, e5m2 };
 
 inline namespace on_cpu {
 
