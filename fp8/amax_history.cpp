@@ -44,11 +44,11 @@ detail::History AmaxHistory::memory() const {
   return {values_.ptr<float>(), values_.numel(), counts_.ptr<int64_t>()};
 }
 
-// Calls a member of the history, copied to memory of the host.
+// Calls f with the history, copied to memory of the host.
 template <class F>
 auto AmaxHistory::on_host(F f) const {
   const Tensor values = values_.to(Device::cpu()), counts = counts_.to(Device::cpu());
-  return (detail::History{values.ptr<float>(), values.numel(), counts.ptr<int64_t>()}.*f)();
+  return f(detail::History{values.ptr<float>(), values.numel(), counts.ptr<int64_t>()});
 }
 
 AmaxHistory::AmaxHistory(int64_t length, Device device) {
@@ -76,12 +76,20 @@ void AmaxHistory::reset() {
 
 float AmaxHistory::amax() const {
   const DefaultFloatEnvironment environment;
-  return on_host(&detail::History::amax);
+  return on_host([](const detail::History& h) { return detail::held_by(h).amax; });
 }
-int64_t AmaxHistory::size() const { return on_host(&detail::History::size); }
-int64_t AmaxHistory::recorded() const { return on_host(&detail::History::recorded); }
-int64_t AmaxHistory::non_finite() const { return on_host(&detail::History::non_finite); }
-int64_t AmaxHistory::clipped() const { return on_host(&detail::History::clipped); }
+int64_t AmaxHistory::size() const {
+  return on_host([](const detail::History& h) { return h.size(); });
+}
+int64_t AmaxHistory::recorded() const {
+  return on_host([](const detail::History& h) { return h.recorded(); });
+}
+int64_t AmaxHistory::non_finite() const {
+  return on_host([](const detail::History& h) { return h.non_finite(); });
+}
+int64_t AmaxHistory::clipped() const {
+  return on_host([](const detail::History& h) { return h.clipped(); });
+}
 
 void AmaxHistory::visit(nn::Visitor& v, std::string_view values_name, std::string_view counts_name) {
   v.buffer(values_name, values_);

@@ -125,12 +125,9 @@ float round_all(Out* y, const T* x, T scale, const ElementRounder<T>& how, bool 
 
 template <class Out, class T>
 void quantize(const Cpu& cpu, Out* y, const T* x, const float* scale, const ElementRounder<T>& rounding,
-              int64_t n, float* amax, const float* rounded_with) {
-  if (rounded_with && *rounded_with == *scale) return;
-  const bool rounds = !std::isnan(*scale);
+              int64_t n, float* amax) {
   const bool wants_amax = amax != nullptr;
-  if (wants_amax && (!rounds || std::is_same_v<T, double>)) kernels::amax(cpu, amax, x, n);
-  if (!rounds) return;
+  if (wants_amax && std::is_same_v<T, double>) kernels::amax(cpu, amax, x, n);
   const T s = T(*scale);
   const auto round = [&](auto finish) {
     const float seen = round_all(y, x, s, rounding, wants_amax, n, finish);
@@ -143,6 +140,21 @@ void quantize(const Cpu& cpu, Out* y, const T* x, const float* scale, const Elem
   } else {
     round([=](T rounded) { return rounded * s; });
   }
+}
+
+template <class Out, class T>
+void quantize(const Cpu& cpu, Out* y, const T* x, float* scale, const fp8::detail::History& history,
+              const fp8::detail::ScaleRule& rule, const ElementRounder<T>& rounding, int64_t n) {
+  const fp8::detail::Held held = fp8::detail::held_by(history);
+  const float expected = fp8::detail::predicted_scale(history, held, rule);
+  float amax;
+  if (std::isnan(expected)) {
+    kernels::amax(cpu, &amax, x, n);
+  } else {
+    quantize(cpu, y, x, &expected, rounding, n, &amax);
+  }
+  *scale = fp8::detail::update_scale(history, held, amax, rule);
+  if (*scale != expected) quantize(cpu, y, x, scale, rounding, n);
 }
 
 void dequantize(const Cpu&, float* y, const bfloat16* x, const float* scale, int64_t n) {
@@ -172,22 +184,18 @@ void clipped_ste_grad(const Cpu&, T* dx, const T* dy, const T* x, const float* s
   });
 }
 
-void update_scale(const Cpu&, float* scale, const fp8::detail::History& history, const float* amax,
-                  const fp8::detail::ScaleRule& rule) {
-  *scale = fp8::detail::update_scale(history, *amax, rule);
-}
-void predict_scale(const Cpu&, float* scale, float* amax, const fp8::detail::History& history,
-                   const fp8::detail::ScaleRule& rule) {
-  *scale = fp8::detail::predicted_scale(history, rule);
-  *amax = 0;
-}
 void record_amax(const Cpu&, const fp8::detail::History& history, const float* amax) {
   history.record(*amax);
 }
 
-AG_INSTANTIATE_FOR(quantize<bfloat16, float>)
-AG_INSTANTIATE_FOR(quantize<float, float>)
-AG_INSTANTIATE_FOR(quantize<double, double>)
+#define AG_INSTANTIATE_QUANTIZE(Out, T)                                                               \
+  template void quantize(const Cpu&, Out*, const T*, const float*, const ElementRounder<T>&, int64_t, \
+                         float*);                                                                     \
+  template void quantize(const Cpu&, Out*, const T*, float*, const fp8::detail::History&,             \
+                         const fp8::detail::ScaleRule&, const ElementRounder<T>&, int64_t);
+AG_INSTANTIATE_QUANTIZE(bfloat16, float)
+AG_INSTANTIATE_QUANTIZE(float, float)
+AG_INSTANTIATE_QUANTIZE(double, double)
 AG_INSTANTIATE_FLOATING(encode)
 AG_INSTANTIATE_FLOATING(clipped_ste_grad)
 

@@ -4,7 +4,10 @@
 #include <altgrad/core/cuda/amax.h>
 #include <altgrad/core/cuda/fp8_code.h>
 #include <altgrad/core/cuda/packs.h>
+#include <altgrad/core/cuda/runtime.h>
 #include <altgrad/core/internal/instantiate.h>
+
+#include <algorithm>
 
 namespace altgrad::kernels {
 inline namespace on_cuda {
@@ -34,21 +37,33 @@ AG_DEVICE Out dequantized(T rounded, T scale) {
   }
 }
 
-}  // namespace
-
+// y = x rounded, a piece of it by a block. *amax, where it is given, takes the bits of the largest |x|. Where the scale is
+// NaN, x is only looked at.
 template <class Out, class T>
-void quantize(const Cuda& device, Out* y, const T* x, const float* scale,
-              const ElementRounder<Compute<T>>& rounding, int64_t n, float* amax, const float* rounded_with) {
+struct RoundPiece {
   using C = Compute<T>;
-  constexpr int size = cuda::pack_size<Out, T>;
-  const fp8::NearestRounder<C> nearest(rounding.rounder);
-  const bool aligned = cuda::aligned<size>(y, x);
-  cuda::rows(device, "quantize", cuda::pieces_for(n), (n + size - 1) / size, [=] AG_LAMBDA(int64_t r) {
-    if (rounded_with && *rounded_with == *scale) return;
-    const bool rounds = *scale == *scale;
-    const int64_t first = r * cuda::piece, end = first + cuda::piece < n ? first + cuda::piece : n;
-    const C s = C(*scale);
-    unsigned own = 0;
+  Out* y;
+  const T* x;
+  ElementRounder<C> rounding;
+  fp8::NearestRounder<C> nearest;
+  int64_t n;
+  bool aligned;
+
+  static constexpr int size = cuda::pack_size<Out, T>;
+  RoundPiece(Out* to, const T* from, const ElementRounder<C>& how, int64_t count)
+      : y(to),
+        x(from),
+        rounding(how),
+        nearest(how.rounder),
+        n(count),
+        aligned(cuda::aligned<size>(to, from)) {}
+  int64_t parts() const { return cuda::pieces_for(n); }
+  int64_t threads() const { return (n + size - 1) / size; }
+
+  AG_DEVICE void operator()(int64_t piece, float scale, unsigned* amax) const {
+    const bool rounds = scale == scale;
+    const int64_t first = piece * cuda::piece, end = first + cuda::piece < n ? first + cuda::piece : n;
+    const C s = C(scale);
     for (int64_t i = first + threadIdx.x * size; i < end; i += blockDim.x * size) {
       const bool whole = aligned && i + size <= n;
       const auto in = cuda::load<size>(x + i, whole, n - i);
@@ -56,58 +71,129 @@ void quantize(const Cuda& device, Out* y, const T* x, const float* scale,
       AG_UNROLL for (int k = 0; k < size; ++k) {
         const C v = C(in.at[k]);
         if (rounds) out.at[k] = dequantized<Out>(rounded(v, s, rounding, nearest, i + k), s);
-        if (amax) own = cuda::Larger()(own, cuda::magnitude_bits(v));
+        if (amax) *amax = cuda::Larger()(*amax, cuda::magnitude_bits(v));
       }
       if (rounds) cuda::store(out, y + i, whole, n - i);
     }
-    if (amax) cuda::take_largest(reinterpret_cast<unsigned*>(amax), own);  // the bits are the float
+  }
+};
+
+// The same in codes, a tile of 64 by 64 by a block: a thread has sixteen numbers of one of its rows, and then of one of its
+// columns.
+template <class T>
+struct RoundTile {
+  static constexpr int side = 64, run = 16, pitch = side + 4;
+  static_assert(side * side / run == cuda::most_threads);
+  Codes to;
+  const T* x;
+  ElementRounder<float> rounding;
+  fp8::NearestRounder<float> nearest;
+  bool aligned, aligned_t;
+
+  RoundTile(const Codes& codes, const T* from, const ElementRounder<float>& how)
+      : to(codes),
+        x(from),
+        rounding(how),
+        nearest(how.rounder),
+        aligned(codes.columns % run == 0 && cuda::aligned<run>(from, static_cast<const uint8_t*>(codes.y))),
+        aligned_t(codes.rows % run == 0 && cuda::aligned<run>(codes.y_t)) {}
+  AG_HD int64_t across() const { return (to.columns + side - 1) / side; }
+  int64_t parts() const { return (to.rows + side - 1) / side * across(); }
+  int64_t threads() const { return cuda::most_threads; }
+
+  AG_DEVICE void operator()(int64_t tile, float scale, unsigned* amax) const {
+    AG_SHARED(uint32_t, words, side * pitch / 4);
+    const bool rounds = scale == scale;
+    const int64_t top = tile / across() * side, left = tile % across() * side;
+    const int line = int(threadIdx.x) / (side / run), first = int(threadIdx.x) % (side / run) * run;
+
+    const int64_t at = (top + line) * to.columns + left + first;
+    const int64_t count = top + line < to.rows ? to.columns - left - first : 0;  // of a row's end, or below 0
+    const bool whole = aligned && count >= run;
+    const auto in = cuda::load<run>(x + at, whole, count);
+    cuda::Pack<uint8_t, run> out;
+    AG_UNROLL for (int k = 0; k < run; ++k) {
+      const float v = float(in.at[k]);
+      if (rounds) out.at[k] = cuda::fp8_code(rounded(v, scale, rounding, nearest, at + k), to.format);
+      if (amax) *amax = cuda::Larger()(*amax, cuda::magnitude_bits(v));
+    }
+    if (!rounds) return;
+    cuda::store(out, to.y + at, whole, count);
+
+    auto* const codes = reinterpret_cast<uint8_t*>(words);
+    AG_UNROLL for (int k = 0; k < run; ++k) codes[(first + k) * pitch + line] = out.at[k];
+    __syncthreads();
+    const auto down = std::bit_cast<cuda::Pack<uint8_t, run>>(
+        cuda::load<run / 4>(words + (line * pitch + first) / 4, false));
+    const int64_t count_t = left + line < to.columns ? to.rows - top - first : 0;
+    cuda::store(down, to.y_t + (left + line) * to.rows + top + first, aligned_t && count_t >= run, count_t);
+    __syncthreads();  // before another tile is written
+  }
+};
+
+// round(part, *scale) for all parts; for none where x has been rounded with that scale already.
+template <class Round>
+void round_all(const Cuda& device, const Round& round, const float* scale,
+               const float* rounded_with = nullptr) {
+  cuda::rows(device, "quantize", round.parts(), round.threads(), [=] AG_LAMBDA(int64_t part) {
+    if (rounded_with && *rounded_with == *scale) return;
+    round(part, *scale, nullptr);
   });
 }
 
-// A block has a tile of 64 by 64, a thread sixteen numbers of one of its rows, and then of one of its columns.
+AG_DEVICE fp8::detail::Held held_by_block(const fp8::detail::History& history) {
+  fp8::detail::Held held;
+  const int64_t next = history.place(history.recorded());
+  cuda::each_of_row(history.size(), [&](int64_t i) { held.see(history.values[i], i == next); });
+  return {cuda::block_reduce(held.amax, 0.f, cuda::Larger()),
+          cuda::block_reduce(held.beside, 0.f, cuda::Larger())};
+}
+
+constexpr int64_t blocks_that_share = 1 << 10;  // an amax: each has the history to read first
+
+// In one launch x is rounded with the predicted scale, its amax found, and, by the block that comes last, the scale made
+// of it; another one rounds again where that is not the predicted one.
+template <class Round>
+void round_by_rule(const Cuda& device, const Round& round, float* scale, const fp8::detail::History& history,
+                   const fp8::detail::ScaleRule& rule) {
+  const cuda::Scratch<float> predicted(device, 1);
+  const int64_t parts = round.parts(), blocks = std::clamp<int64_t>(parts, 1, blocks_that_share);
+  cuda::rows(device, "quantize", blocks, round.threads(),
+             [=, predicted = predicted.data(), tally = cuda::tally(device.index)] AG_LAMBDA(int64_t block) {
+               const fp8::detail::Held held = held_by_block(history);
+               const float s = fp8::detail::predicted_scale(history, held, rule);
+               unsigned own = 0;
+               for (int64_t part = block; part < parts; part += blocks) round(part, s, &own);
+               unsigned amax;
+               if (!cuda::take_largest(*tally, own, blocks, amax)) return;
+               *predicted = s;
+               *scale = fp8::detail::update_scale(history, held, std::bit_cast<float>(amax), rule);
+             });
+  round_all(device, round, scale, predicted.data());
+}
+
+}  // namespace
+
+template <class Out, class T>
+void quantize(const Cuda& device, Out* y, const T* x, const float* scale,
+              const ElementRounder<Compute<T>>& rounding, int64_t n) {
+  round_all(device, RoundPiece<Out, T>(y, x, rounding, n), scale);
+}
+template <class Out, class T>
+void quantize(const Cuda& device, Out* y, const T* x, float* scale, const fp8::detail::History& history,
+              const fp8::detail::ScaleRule& rule, const ElementRounder<Compute<T>>& rounding, int64_t n) {
+  round_by_rule(device, RoundPiece<Out, T>(y, x, rounding, n), scale, history, rule);
+}
 template <class T>
-void quantize(const Cuda& device, uint8_t* y, uint8_t* y_t, const T* x, const float* scale,
-              const ElementRounder<float>& rounding, Fp8 format, int64_t rows, int64_t columns, float* amax,
-              const float* rounded_with) {
-  constexpr int side = 64, run = 16, pitch = side + 4;
-  static_assert(side * side / run == cuda::most_threads);
-  const fp8::NearestRounder<float> nearest(rounding.rounder);
-  const bool aligned = columns % run == 0 && cuda::aligned<run>(x, y),
-             aligned_t = rows % run == 0 && cuda::aligned<run>(y_t);
-  const int64_t across = (columns + side - 1) / side;
-  cuda::rows(
-      device, "quantize", (rows + side - 1) / side * across, cuda::most_threads, [=] AG_LAMBDA(int64_t tile) {
-        AG_SHARED(uint32_t, words, side * pitch / 4);
-        if (rounded_with && *rounded_with == *scale) return;
-        const float s = *scale;
-        const bool rounds = s == s;
-        const int64_t top = tile / across * side, left = tile % across * side;
-        const int line = int(threadIdx.x) / (side / run), first = int(threadIdx.x) % (side / run) * run;
-
-        const int64_t at = (top + line) * columns + left + first;
-        const int64_t count = top + line < rows ? columns - left - first : 0;  // of a row's end, or below 0
-        const bool whole = aligned && count >= run;
-        const auto in = cuda::load<run>(x + at, whole, count);
-        cuda::Pack<uint8_t, run> out;
-        unsigned own = 0;
-        AG_UNROLL for (int k = 0; k < run; ++k) {
-          const float v = float(in.at[k]);
-          if (rounds) out.at[k] = cuda::fp8_code(rounded(v, s, rounding, nearest, at + k), format);
-          if (amax) own = cuda::Larger()(own, cuda::magnitude_bits(v));
-        }
-        if (amax) cuda::take_largest(reinterpret_cast<unsigned*>(amax), own);  // the bits are the float
-        if (!rounds) return;
-        cuda::store(out, y + at, whole, count);
-
-        auto* const codes = reinterpret_cast<uint8_t*>(words);
-        AG_UNROLL for (int k = 0; k < run; ++k) codes[(first + k) * pitch + line] = out.at[k];
-        __syncthreads();
-        const auto down = std::bit_cast<cuda::Pack<uint8_t, run>>(
-            cuda::load<run / 4>(words + (line * pitch + first) / 4, false));
-        const int64_t count_t = left + line < columns ? rows - top - first : 0;
-        cuda::store(down, y_t + (left + line) * rows + top + first, aligned_t && count_t >= run, count_t);
-        __syncthreads();  // before another tile is written
-      });
+void quantize(const Cuda& device, const Codes& y, const T* x, const float* scale,
+              const ElementRounder<float>& rounding, int64_t) {
+  round_all(device, RoundTile<T>(y, x, rounding), scale);
+}
+template <class T>
+void quantize(const Cuda& device, const Codes& y, const T* x, float* scale,
+              const fp8::detail::History& history, const fp8::detail::ScaleRule& rule,
+              const ElementRounder<float>& rounding, int64_t) {
+  round_by_rule(device, RoundTile<T>(y, x, rounding), scale, history, rule);
 }
 
 void dequantize(const Cuda& device, float* y, const bfloat16* x, const float* scale, int64_t n) {
@@ -137,32 +223,22 @@ void clipped_ste_grad(const Cuda& device, T* dx, const T* dy, const T* x, const 
   });
 }
 
-void update_scale(const Cuda& device, float* scale, const fp8::detail::History& history, const float* amax,
-                  const fp8::detail::ScaleRule& rule) {
-  cuda::each(device, "update_scale", 1,
-             [=] AG_LAMBDA(int64_t) { *scale = fp8::detail::update_scale(history, *amax, rule); });
-}
-void predict_scale(const Cuda& device, float* scale, float* amax, const fp8::detail::History& history,
-                   const fp8::detail::ScaleRule& rule) {
-  cuda::each(device, "predict_scale", 1, [=] AG_LAMBDA(int64_t) {
-    *scale = fp8::detail::predicted_scale(history, rule);
-    *amax = 0;
-  });
-}
 void record_amax(const Cuda& device, const fp8::detail::History& history, const float* amax) {
   cuda::each(device, "record_amax", 1, [=] AG_LAMBDA(int64_t) { history.record(*amax); });
 }
 
-AG_INSTANTIATE_FOR(quantize<bfloat16, bfloat16>)
-AG_INSTANTIATE_FOR(quantize<float, bfloat16>)
-AG_INSTANTIATE_FOR(quantize<bfloat16, float>)
-AG_INSTANTIATE_FOR(quantize<float, float>)
-AG_INSTANTIATE_FOR(quantize<double, double>)
-#define AG_INSTANTIATE_CODES(T)                                                   \
-  template void quantize(const Cuda&, uint8_t*, uint8_t*, const T*, const float*, \
-                         const ElementRounder<float>&, Fp8, int64_t, int64_t, float*, const float*);
-AG_INSTANTIATE_CODES(bfloat16)
-AG_INSTANTIATE_CODES(float)
+#define AG_INSTANTIATE_QUANTIZE(Out, T)                                                               \
+  template void quantize(const Cuda&, Out, const T*, const float*, const ElementRounder<Compute<T>>&, \
+                         int64_t);                                                                    \
+  template void quantize(const Cuda&, Out, const T*, float*, const fp8::detail::History&,             \
+                         const fp8::detail::ScaleRule&, const ElementRounder<Compute<T>>&, int64_t);
+AG_INSTANTIATE_QUANTIZE(bfloat16*, bfloat16)
+AG_INSTANTIATE_QUANTIZE(float*, bfloat16)
+AG_INSTANTIATE_QUANTIZE(bfloat16*, float)
+AG_INSTANTIATE_QUANTIZE(float*, float)
+AG_INSTANTIATE_QUANTIZE(double*, double)
+AG_INSTANTIATE_QUANTIZE(const Codes&, bfloat16)
+AG_INSTANTIATE_QUANTIZE(const Codes&, float)
 AG_INSTANTIATE_FLOATING(encode)
 AG_INSTANTIATE_STORED(clipped_ste_grad)
 

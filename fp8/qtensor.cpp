@@ -105,26 +105,44 @@ QTensor detail::empty_operand(const Tensor& x, const Format& format, std::initia
   return {Tensor::empty(x.shape(), {in_bf16 ? DType::bf16 : dtype, x.device()}), {}, format};
 }
 
-void detail::round_into(const QTensor& q, const Tensor& x, const CastOptions& cast,
-                        const std::optional<RandomStream>& random, const Tensor& scale, float* amax,
-                        const float* rounded_with) {
+namespace {
+
+// Calls f(device, y, x, rounding) with what the kernels of this way to round x into q take.
+template <class F>
+void with_rounding(const QTensor& q, const Tensor& x, const CastOptions& cast,
+                   const std::optional<RandomStream>& random, F f) {
   const Tensor& values = q.values;
   dispatch_activation("quantize", x, [&]<class T, class On>(const On& device) {
     using C = Compute<T>;
     const kernels::ElementRounder<C> rounding{Rounder<C>(*q.format, cast.rounding, cast.overflow), random};
     if constexpr (std::is_same_v<On, Cuda> && std::is_same_v<C, float>) {
-      if (values.dtype() == DType::u8)
-        return kernels::quantize(device, values.ptr<uint8_t>(), q.values_t.ptr<uint8_t>(), x.ptr<T>(),
-                                 scale.ptr<float>(), rounding, *fp8_of(q.format), q.rows(), q.columns(), amax,
-                                 rounded_with);
+      if (values.dtype() == DType::u8) {
+        const kernels::Codes codes{values.ptr<uint8_t>(), q.values_t.ptr<uint8_t>(), *fp8_of(q.format),
+                                   q.rows(), q.columns()};
+        return f(device, codes, x.ptr<T>(), rounding);
+      }
     }
-    const auto round = [&](auto* y) {
-      kernels::quantize(device, y, x.ptr<T>(), scale.ptr<float>(), rounding, x.numel(), amax, rounded_with);
-    };
     if constexpr (std::is_same_v<C, float>) {
-      if (values.dtype() == DType::bf16) return round(values.ptr<bfloat16>());
+      if (values.dtype() == DType::bf16) return f(device, values.ptr<bfloat16>(), x.ptr<T>(), rounding);
     }
-    round(values.ptr<C>());
+    f(device, values.ptr<C>(), x.ptr<T>(), rounding);
+  });
+}
+
+}  // namespace
+
+void detail::round_into(const QTensor& q, const Tensor& x, const CastOptions& cast,
+                        const std::optional<RandomStream>& random, const Tensor& scale) {
+  const float* const s = scale.ptr<float>();
+  with_rounding(q, x, cast, random, [&](const auto& device, const auto& y, const auto* in, const auto& how) {
+    kernels::quantize(device, y, in, s, how, x.numel());
+  });
+}
+void detail::round_into(const QTensor& q, const Tensor& x, const CastOptions& cast,
+                        const std::optional<RandomStream>& random, const Tensor& scale,
+                        const History& history, const ScaleRule& rule) {
+  with_rounding(q, x, cast, random, [&](const auto& device, const auto& y, const auto* in, const auto& how) {
+    kernels::quantize(device, y, in, scale.ptr<float>(), history, rule, how, x.numel());
   });
 }
 

@@ -44,7 +44,7 @@ struct Quantize final : Op {
   Tensor forward(const Tensor& in, const Format& to, float in_scale, CastOptions options) {
     const Tensor y = Tensor::empty(in.shape(), in.options());
     scale = scale_on(in.device(), in_scale);
-    detail::round_into({y, {}, to}, in, options, draw(options.rounding), scale, nullptr);
+    detail::round_into({y, {}, to}, in, options, draw(options.rounding), scale);
     if (options.ste == Ste::clipped) x = in;
     format = to;
     return y;

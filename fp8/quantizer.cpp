@@ -5,8 +5,8 @@
 #include <altgrad/fp8/quantizer.h>
 
 #include <altgrad/autograd/op_writer.h>
-#include <altgrad/fp8/internal/kernels.h>
 #include <altgrad/fp8/internal/operand.h>
+#include <altgrad/fp8/internal/scale.h>
 
 #include <algorithm>
 #include <ostream>
@@ -42,23 +42,17 @@ QTensor Quantizer::apply(const Tensor& x, bool record, std::initializer_list<Par
     return {x, {}, {}};
   }
   QTensor q = detail::empty_operand(x, *format, partners, native_fp8);
-  const TensorOptions number{DType::f32, x.device()};
-  const Tensor amax = Tensor::empty({}, number), expected = Tensor::empty({}, number);
-  const float* rounded_with = nullptr;  // stays so where checkpoint() runs this again
   std::optional<RandomStream> random;
   if (cast.rounding == Rounding::stochastic) random = rounding_generator().next();
+  bool rounded = false;  // stays so where checkpoint() runs this again, with the scale that was made
   q.scale = replayed([&] {
     const detail::ScaleRule rule{scaling, float(std::min(format->max(), 0x1p127)), record};
-    const Tensor next = Tensor::empty({}, number);
-    dispatch_device(x.device(), [&](const auto& device) {
-      kernels::predict_scale(device, expected.ptr<float>(), amax.ptr<float>(), history.memory(), rule);
-      detail::round_into(q, x, cast, random, expected, amax.ptr<float>());
-      kernels::update_scale(device, next.ptr<float>(), history.memory(), amax.ptr<float>(), rule);
-    });
-    rounded_with = expected.ptr<float>();
-    return next;
+    const Tensor scale = Tensor::empty({}, {DType::f32, x.device()});
+    detail::round_into(q, x, cast, random, scale, history.memory(), rule);
+    rounded = true;
+    return scale;
   });
-  detail::round_into(q, x, cast, random, q.scale, nullptr, rounded_with);
+  if (!rounded) detail::round_into(q, x, cast, random, q.scale);
   return q;
 }
 

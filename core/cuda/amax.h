@@ -3,6 +3,7 @@
 #pragma once
 
 #include <altgrad/core/cuda/launch.h>
+#include <altgrad/core/cuda/runtime.h>
 
 #include <bit>
 #include <cmath>
@@ -23,6 +24,15 @@ AG_DEVICE unsigned magnitude_bits(double x) {
 AG_DEVICE void take_largest(unsigned* top, unsigned own) {
   own = block_reduce(own, 0u, Larger());
   if (threadIdx.x == 0) atomicMax(top, own);
+}
+// The same, in a tally of so many blocks: one thread, of the block that comes last, gets true and the largest of all, and
+// sees what other blocks have written; the tally is as it was.
+AG_DEVICE bool take_largest(Tally& tally, unsigned own, int64_t blocks, unsigned& largest) {
+  take_largest(&tally.top, own);
+  if (threadIdx.x != 0 || arrive(&tally.arrived) + 1 < blocks) return false;
+  largest = atomicExch(&tally.top, 0u);
+  tally.arrived = 0;
+  return true;
 }
 
 }  // namespace altgrad::cuda

@@ -108,6 +108,19 @@ AG_DEVICE T block_sum(T x AG_PLACE) {
   return AG_AT_PLACE(block_reduce, x, T(0), Add());
 }
 
+// ---- Blocks of one launch ----
+
+// *p + 1 becomes *p; returns what it was. Who finds a larger number there sees what the others' blocks had written before.
+AG_DEVICE unsigned arrive(unsigned* p) {
+#if defined(__CUDACC__)
+  unsigned before;
+  asm volatile("atom.global.acq_rel.gpu.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(p) : "memory");
+  return before;
+#else
+  return std::atomic_ref<unsigned>(*p).fetch_add(1, std::memory_order_acq_rel);
+#endif
+}
+
 // ---- Tensor cores (PTX ISA, "Matrix fragments for mma.m16n8k16" and "mma.m16n8k8"): d += a b ----
 // With g = lane / 4 and t = lane % 4, d (16, 8) is columns 2 t and 2 t + 1 of row g, then of row g + 8.
 

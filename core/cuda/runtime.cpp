@@ -77,6 +77,7 @@ class Current {
 struct State {
   cudaStream_t stream;
   WrongId* wrong_id;
+  Tally* tally;
   std::mutex staging_mutex;
   Staging staging;
   std::atomic<bool> capturing = false;
@@ -86,6 +87,9 @@ struct State {
     void* p;
     check(cudaHostAlloc(&p, sizeof(WrongId), cudaHostAllocMapped), "pinned memory");
     wrong_id = new (p) WrongId{};
+    check(cudaMalloc(&p, sizeof(Tally)), "memory of a device");
+    tally = static_cast<Tally*>(p);
+    check(cudaMemsetAsync(p, 0, sizeof(Tally), stream), "memory of a device");
   }
 };
 
@@ -144,6 +148,7 @@ void order(int first, int second) {
 }  // namespace
 
 WrongId* wrong_id(int device) { return state(device).wrong_id; }
+Tally* tally(int device) { return state(device).tally; }
 
 void* allocate(size_t bytes, int device) {
   state(device);

@@ -1,4 +1,4 @@
-// What kernels share with the host (core/cuda/runtime.cpp).
+// What kernels share with the host, and with each other (core/cuda/runtime.cpp).
 #pragma once
 
 #include <altgrad/core/internal/ids.h>
@@ -14,5 +14,11 @@ struct WrongId {
   IdRange range;
 };
 WrongId* wrong_id(int device);
+
+// What the blocks of one launch find together, in memory of the device: zeros before each launch and after it.
+struct Tally {
+  unsigned top, arrived;
+};
+Tally* tally(int device);
 
 }  // namespace altgrad::cuda

@@ -64,19 +64,28 @@ struct ElementRounder {
   std::optional<RandomStream> random;
 };
 
+// Where x (rows, columns) becomes codes of E4M3 or E5M2, for gemm_fp8: y (rows, columns) and, transposed, y_t (columns,
+// rows).
+struct Codes {
+  uint8_t *y, *y_t;
+  Fp8 format;
+  int64_t rows, columns;
+};
+
 inline namespace on_cpu {
 
-// y = rounder(q(x)) * *scale, or, in bf16, rounder(q(x)), for formats whose numbers bf16 holds.
-//   scale          Where it is NaN, x is not rounded, only looked at.
-//   amax           May be null. It begins as 0, and becomes the largest |x| as a float, NaN where x holds one: in
-//                  f32 it is found on the way.
-//   rounded_with   May be null. Where it equals the scale, y is there already, and nothing is done.
+// y = rounder(q(x)) * *scale, or, in bf16, rounder(q(x)), for formats whose numbers bf16 holds. *amax, where it is given,
+// becomes the largest |x| as a float, NaN where x holds one: in f32 it is found on the way.
 template <class Out, class T>
 void quantize(const Cpu&, Out* y, const T* x, const float* scale, const ElementRounder<T>& rounding,
-              int64_t n, float* amax, const float* rounded_with = nullptr);
+              int64_t n, float* amax = nullptr);
+// The same with the scale that the rule makes of the history and x's amax: *scale = update_scale (scale.h). x is rounded
+// with the predicted scale while its amax is looked for, and again where the scale has become another.
+template <class Out, class T>
+void quantize(const Cpu&, Out* y, const T* x, float* scale, const fp8::detail::History& history,
+              const fp8::detail::ScaleRule& rule, const ElementRounder<T>& rounding, int64_t n);
 // y = x * *scale
 void dequantize(const Cpu&, float* y, const bfloat16* x, const float* scale, int64_t n);
-// codes = rounder.code(rounder(q(x)))
 template <class T>
 void encode(const Cpu&, uint8_t* codes, const T* x, const float* scale, const ElementRounder<T>& rounding,
             int64_t n);
@@ -86,30 +95,27 @@ void decode(const Cpu&, float* y, const uint8_t* codes, const std::array<float, 
 // dx = |q(x)| > max ? 0 : dy
 template <class T>
 void clipped_ste_grad(const Cpu&, T* dx, const T* dy, const T* x, const float* scale, T max, int64_t n);
-
-// *scale = update_scale(history, *amax, rule) (scale.h).
-void update_scale(const Cpu&, float* scale, const fp8::detail::History& history, const float* amax,
-                  const fp8::detail::ScaleRule& rule);
-// *scale = predicted_scale(history, rule), and *amax = 0: both are there for quantize to begin.
-void predict_scale(const Cpu&, float* scale, float* amax, const fp8::detail::History& history,
-                   const fp8::detail::ScaleRule& rule);
 // *amax is recorded.
 void record_amax(const Cpu&, const fp8::detail::History& history, const float* amax);
 
 }  // namespace on_cpu
 
-// The same on a GPU (fp8/kernels_cuda.cu), where quantize and clipped_ste_grad also take bf16.
+// The same on a GPU (fp8/kernels_cuda.cu), where activations may also be bf16, and are rounded in f32, and x may become
+// codes.
 inline namespace on_cuda {
 
 template <class Out, class T>
 void quantize(const Cuda&, Out* y, const T* x, const float* scale, const ElementRounder<Compute<T>>& rounding,
-              int64_t n, float* amax, const float* rounded_with = nullptr);
-// The same in codes of the rounder's format, which is this one, for gemm_fp8: y (rows, columns) and, transposed, y_t
-// (columns, rows).
+              int64_t n);
+template <class Out, class T>
+void quantize(const Cuda&, Out* y, const T* x, float* scale, const fp8::detail::History& history,
+              const fp8::detail::ScaleRule& rule, const ElementRounder<Compute<T>>& rounding, int64_t n);
 template <class T>
-void quantize(const Cuda&, uint8_t* y, uint8_t* y_t, const T* x, const float* scale,
-              const ElementRounder<float>& rounding, Fp8 format, int64_t rows, int64_t columns, float* amax,
-              const float* rounded_with = nullptr);
+void quantize(const Cuda&, const Codes& y, const T* x, const float* scale,
+              const ElementRounder<float>& rounding, int64_t n);
+template <class T>
+void quantize(const Cuda&, const Codes& y, const T* x, float* scale, const fp8::detail::History& history,
+              const fp8::detail::ScaleRule& rule, const ElementRounder<float>& rounding, int64_t n);
 void dequantize(const Cuda&, float* y, const bfloat16* x, const float* scale, int64_t n);
 template <class T>
 void encode(const Cuda&, uint8_t* codes, const T* x, const float* scale, const ElementRounder<T>& rounding,
@@ -119,10 +125,6 @@ void decode(const Cuda&, float* y, const uint8_t* codes, const std::array<float,
 template <class T>
 void clipped_ste_grad(const Cuda&, T* dx, const T* dy, const T* x, const float* scale, Compute<T> max,
                       int64_t n);
-void update_scale(const Cuda&, float* scale, const fp8::detail::History& history, const float* amax,
-                  const fp8::detail::ScaleRule& rule);
-void predict_scale(const Cuda&, float* scale, float* amax, const fp8::detail::History& history,
-                   const fp8::detail::ScaleRule& rule);
 void record_amax(const Cuda&, const fp8::detail::History& history, const float* amax);
 
 }  // namespace on_cuda

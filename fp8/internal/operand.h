@@ -11,16 +11,22 @@
 
 namespace altgrad::fp8::detail {
 
+struct History;
+struct ScaleRule;
+
 // Memory for x rounded to `format`: with native_fp8 in u8, or else in the form that suits products with `partners`, in
 // bf16 where all of them fit it and the device of x has instructions for it, in the dtype that x is computed in where
 // not. Throws std::invalid_argument where x's device has no native FP8, or not of that format.
 QTensor empty_operand(const Tensor& x, const Format& format, std::initializer_list<Partner> partners,
                       bool native_fp8);
 
-// Rounds x into such memory, with this scale, and finds its amax, as kernels::quantize does.
+// Rounds x into such memory, with this scale.
 void round_into(const QTensor& q, const Tensor& x, const CastOptions& cast,
-                const std::optional<RandomStream>& random, const Tensor& scale, float* amax,
-                const float* rounded_with = nullptr);
+                const std::optional<RandomStream>& random, const Tensor& scale);
+// The same with the scale that the rule makes of the history and x's amax, which `scale` becomes.
+void round_into(const QTensor& q, const Tensor& x, const CastOptions& cast,
+                const std::optional<RandomStream>& random, const Tensor& scale, const History& history,
+                const ScaleRule& rule);
 
 // What codes stand for, times scale; NaN where one is none of the format's.
 std::array<float, 256> decoded_codes(const Format& format, float scale);

@@ -33,23 +33,33 @@ struct History {
   AG_HD int64_t& non_finite() const { return counts[1]; }
   AG_HD int64_t& clipped() const { return counts[2]; }
   AG_HD int64_t size() const { return recorded() < length ? recorded() : length; }
-  AG_HD float at(int64_t n) const { return values[uint64_t(n) % uint64_t(length)]; }
+  AG_HD int64_t place(int64_t n) const { return int64_t(uint64_t(n) % uint64_t(length)); }
 
-  // The largest of the amaxes from the n-th recorded on, 0 where there is none.
-  AG_HD float amax_from(int64_t n) const {
-    float amax = 0;
-    for (; n < recorded(); ++n) amax = at(n) > amax ? at(n) : amax;
-    return amax;
-  }
-  AG_HD float amax() const { return amax_from(recorded() - size()); }
   AG_HD void record(float amax) const {
     if (std::isfinite(amax)) {
-      values[uint64_t(recorded()++) % uint64_t(length)] = amax;
+      values[place(recorded()++)] = amax;
     } else {
       ++non_finite();
     }
   }
 };
+
+// The largest amax that a history holds, and the largest of those that it will hold beside the next one; 0 where there
+// is none.
+struct Held {
+  float amax = 0, beside = 0;
+
+  AG_HD void see(float held, bool goes_next) {
+    amax = held > amax ? held : amax;
+    if (!goes_next) beside = held > beside ? held : beside;
+  }
+};
+AG_HD inline Held held_by(const History& history) {
+  Held held;
+  const int64_t next = history.place(history.recorded());
+  for (int64_t i = 0; i < history.size(); ++i) held.see(history.values[i], i == next);
+  return held;
+}
 
 struct ScaleRule {
   Scaling scaling;
@@ -57,30 +67,30 @@ struct ScaleRule {
   bool record;  // in training
 };
 
-// The scale for a tensor with this amax. With rule.record the amax enters the history. One that is not finite is only
-// counted there, and the history's stands in for it.
-AG_HD inline float update_scale(const History& history, float amax, const ScaleRule& rule) {
-  const float before = history.amax();
-  const bool empty = before == 0;  // zeros say nothing of the numbers that follow them
+// The scale for a tensor with this amax. With rule.record the amax enters the history, of which `held` is. One that is not
+// finite is only counted there, and the history's stands in for it.
+AG_HD inline float update_scale(const History& history, const Held& held, float amax, const ScaleRule& rule) {
+  const bool empty = held.amax == 0;  // zeros say nothing of the numbers that follow them
+  const bool enters = rule.record && std::isfinite(amax);
   if (rule.record) history.record(amax);
+  const float after = !enters ? held.amax : amax > held.beside ? amax : held.beside;
   const float wanted = rule.scaling == Scaling::current || empty ? amax
-                       : rule.scaling == Scaling::delayed        ? before
-                                                                 : history.amax();
-  const float used = std::isfinite(wanted) ? wanted : before;
-  if (rule.record && std::isfinite(amax) && amax > used) ++history.clipped();
+                       : rule.scaling == Scaling::delayed        ? held.amax
+                                                                 : after;
+  const float used = std::isfinite(wanted) ? wanted : held.amax;
+  if (enters && amax > used) ++history.clipped();
   return scale_of(used, rule.max);
 }
 
 // What update_scale will give for an amax that is not known yet: for any, or, with window scaling in training, for one
 // that does not exceed what the history will hold beside it. NaN where that is not to be expected: with nothing held,
 // or with window scaling where the newest amax is the largest, as the next may well be larger then.
-AG_HD inline float predicted_scale(const History& history, const ScaleRule& rule) {
+AG_HD inline float predicted_scale(const History& history, const Held& held, const ScaleRule& rule) {
   constexpr float unknown = std::numeric_limits<float>::quiet_NaN();
-  const int64_t held = history.size(), oldest = history.recorded() - held;
-  if (rule.scaling == Scaling::current || history.amax() == 0) return unknown;
-  if (rule.scaling == Scaling::delayed || !rule.record) return scale_of(history.amax(), rule.max);
-  const float others = history.amax_from(held == history.length ? oldest + 1 : oldest);
-  return history.at(history.recorded() - 1) >= others ? unknown : scale_of(others, rule.max);
+  if (rule.scaling == Scaling::current || held.amax == 0) return unknown;
+  if (rule.scaling == Scaling::delayed || !rule.record) return scale_of(held.amax, rule.max);
+  const float newest = history.values[history.place(history.recorded() - 1)];
+  return newest >= held.beside ? unknown : scale_of(held.beside, rule.max);
 }
 
 }  // namespace altgrad::fp8::detail

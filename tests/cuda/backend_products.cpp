@@ -284,7 +284,9 @@ TEST_CASE("codes times numbers of bf16 are one launch, codes times codes two", "
   CHECK(launches(codes, codes, {0.5, 0.5, 0.5, 0.5}) == 2);
 }
 
-TEST_CASE("an operand is rounded in four launches, two of which are over all of it", "[backend]") {
+TEST_CASE(
+    "an operand is rounded, its amax found and its scale made in one launch; another one may round again",
+    "[backend]") {
   fp8::Quantizer quantizer{fp8::E4M3, fp8::AmaxHistory(4, device())};
   const Tensor x = here::randn({40, 300});
   for (const float factor :
@@ -294,7 +296,7 @@ TEST_CASE("an operand is rounded in four launches, two of which are over all of 
     const int64_t before = simulator::counts().launches;
     const fp8::QTensor q = quantizer.apply(in, true);
     synchronize(device());
-    CHECK(simulator::counts().launches == before + 4);
+    CHECK(simulator::counts().launches == before + 2);
     CHECK(quantizer.history.amax() == fp8::amax(factor < 1 ? x : in));
     CHECK(same_bits(q.dequantize(), fp8::quantize(in, fp8::E4M3, q.scale.item<float>())));
   }

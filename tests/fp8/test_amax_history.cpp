@@ -253,8 +253,10 @@ TEST_CASE("a predicted scale is the one that follows, unless an amax exceeds the
         const bool record = random() % 4 != 0;
         const float amax = random() % 20 == 0 ? nan_value : float(1 + random() % 1000);
         const fp8::detail::ScaleRule rule{scaling, float(q.format->max()), record};
-        const float before = fp8::detail::predicted_scale(q.history.memory(), rule);
-        const float scale = fp8::detail::update_scale(q.history.memory(), amax, rule);
+        const fp8::detail::History history = q.history.memory();
+        const fp8::detail::Held held = fp8::detail::held_by(history);
+        const float before = fp8::detail::predicted_scale(history, held, rule);
+        const float scale = fp8::detail::update_scale(history, held, amax, rule);
         predicted += !std::isnan(before);
         met += before == scale;
         if (!std::isnan(before) &&
@@ -278,7 +280,8 @@ TEST_CASE("window scaling predicts from what one more update leaves, where the n
   const fp8::detail::ScaleRule rule{Scaling::window, 6, true};
   // The amax behind the prediction, 0 where there is none.
   const auto predicted = [&] {
-    const float scale = fp8::detail::predicted_scale(h.memory(), rule);
+    const fp8::detail::History history = h.memory();
+    const float scale = fp8::detail::predicted_scale(history, fp8::detail::held_by(history), rule);
     return std::isnan(scale) ? 0 : scale * 6;
   };
   const auto after = [&](float amax) {
