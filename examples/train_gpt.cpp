@@ -84,15 +84,13 @@ class Training {
   int run() {
     banner();
     Metrics metrics(o.json.value_or(folder.file("metrics.jsonl")), step);
-    const std::vector<ag::Tensor> parameters = model.parameters();
     const ag::optim::CosineSchedule lr{recipe.lr, recipe.lr / 10, recipe.warmup, recipe.steps};
     // Gives the loss and the norm of the gradients. A NaN is met where they are read.
     ag::optim::CapturedStep train_step(device, [&](const ag::Tensor& x, const ag::Tensor& y) {
       ag::Tape tape;
       const ag::Tensor loss = model.loss(x, y);
       tape.backward(loss);
-      const ag::Tensor norm = ag::nn::clip_grad_norm_(parameters, 1.0);
-      opt.step();
+      const ag::Tensor norm = opt.clipped_step(1.0);
       opt.zero_grad();
       return ag::stack({loss.detach().to(ag::DType::f64), norm});
     });

@@ -2,12 +2,15 @@
 #include <altgrad/nn/clip_grad_norm.h>
 
 #include <altgrad/core/dispatch.h>
-#include <altgrad/core/internal/kernels/optim.h>
+#include <altgrad/nn/internal/grad_norm.h>
+
+#include <optional>
+#include <vector>
 
 namespace altgrad::nn {
 
-Tensor clip_grad_norm_(std::span<const Tensor> parameters, double max_norm) {
-  if (!(max_norm >= 0)) fail("clip_grad_norm: max_norm must not be negative, got ", max_norm);
+detail::GradNorm detail::grad_norm(const char* op, std::span<const Tensor> parameters, double max_norm) {
+  if (!(max_norm >= 0)) fail(op, ": max_norm must not be negative, got ", max_norm);
   thread_local std::vector<kernels::Gradient> grads;  // kept, so that a step allocates nothing
   grads.clear();
   std::optional<Device> on;
@@ -15,18 +18,24 @@ Tensor clip_grad_norm_(std::span<const Tensor> parameters, double max_norm) {
     if (!p.has_grad()) continue;
     const Tensor& g = p.grad();
     if (on.value_or(g.device()) != g.device())
-      fail("clip_grad_norm: gradients are on different devices, ", *on, " and ", g.device());
+      fail(op, ": gradients are on different devices, ", *on, " and ", g.device());
     on = g.device();
     if (!is_floating(g.dtype())) {
-      fail("clip_grad_norm: needs a floating dtype, got a gradient of ", g.dtype(), ", shape ", g.shape());
+      fail(op, ": needs a floating dtype, got a gradient of ", g.dtype(), ", shape ", g.shape());
     }
-    dispatch("clip_grad_norm", g,
+    dispatch(op, g,
              [&]<class T>(const auto&) { grads.emplace_back(std::span(g.ptr<T>(), size_t(g.numel()))); });
   }
   const Tensor norm = Tensor::empty({}, {DType::f64, on.value_or(Device::cpu())});
-  dispatch_device(norm.device(), [&](const auto& device) {
-    kernels::grad_norm(device, norm.ptr<double>(), grads);
-    kernels::clip_grads(device, grads, norm.ptr<double>(), max_norm);
+  dispatch_device(norm.device(),
+                  [&](const auto& device) { kernels::grad_norm(device, norm.ptr<double>(), grads); });
+  return {grads, norm};
+}
+
+Tensor clip_grad_norm_(std::span<const Tensor> parameters, double max_norm) {
+  const auto [grads, norm] = detail::grad_norm("clip_grad_norm", parameters, max_norm);
+  dispatch_device(norm.device(), [&, &grads = grads, &norm = norm](const auto& device) {
+    kernels::clip_grads(device, grads, {norm.ptr<double>(), max_norm});
   });
   return norm;
 }

@@ -33,7 +33,9 @@ void for_all_elements(std::span<const Param> params, F&& update) {
 // m and v are divided by 1 - beta^step, as they start from zero. They are weighted sums, not m += (1 - beta1) (g
 // - m): where beta is small and the old value large, that difference loses g.
 template <class T>
-void adamw(const Cpu&, std::span<const optim::ParamView<T>> params, double beta1, double beta2, double eps) {
+void adamw(const Cpu&, std::span<const optim::ParamView<T>> params, double beta1, double beta2, double eps,
+           const Clip& clip) {
+  const T factor = T(clip.factor());
   for_all_elements(params, [=](const optim::ParamView<T>& p, int64_t begin, int64_t end) {
     T* __restrict w = p.w, * __restrict m = p.state[0], * __restrict v = p.state[1];
     const T* __restrict g = p.g;
@@ -42,8 +44,9 @@ void adamw(const Cpu&, std::span<const optim::ParamView<T>> params, double beta1
     const T rate = T(*p.lr / (1 - std::pow(beta1, *p.step))),
             root = T(1 / std::sqrt(1 - std::pow(beta2, *p.step)));
     for (int64_t i = begin; i < end; ++i) {
-      m[i] = old1 * m[i] + new1 * g[i];
-      v[i] = old2 * v[i] + new2 * (g[i] * g[i]);
+      const T d = g[i] * factor;
+      m[i] = old1 * m[i] + new1 * d;
+      v[i] = old2 * v[i] + new2 * (d * d);
       w[i] = keep * w[i] - rate * m[i] / (std::sqrt(v[i]) * root + epsilon);
     }
   });
@@ -81,9 +84,10 @@ void grad_norm(const Cpu&, double* norm, std::span<const Gradient> grads) {
   *norm = std::sqrt(sum);
 }
 
-void clip_grads(const Cpu&, std::span<const Gradient> grads, const double* norm, double max_norm) {
-  if (!(std::isfinite(*norm) && *norm > max_norm)) return;
-  const auto scale = [factor = max_norm / *norm]<class T>(std::span<T> x) {
+void clip_grads(const Cpu&, std::span<const Gradient> grads, const Clip& clip) {
+  const double factor = clip.factor();
+  if (factor == 1) return;
+  const auto scale = [=]<class T>(std::span<T> x) {
     parallel_for(int64_t(x.size()), task_size, [=, data = x.data()](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) data[i] *= T(factor);
     });

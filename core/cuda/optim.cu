@@ -120,13 +120,13 @@ void sum_squares(const Cuda& device, double* sums, std::span<const Gradient> gra
 }
 
 template <class T>
-void clip(const Cuda& device, std::span<const Gradient> grads, const double* norm, double max_norm) {
+void scale(const Cuda& device, std::span<const Gradient> grads, const Clip& clip) {
   each_chunk(device, "clip_grads", std::span<const Elements<T>>(elements<T>(grads)),
              [=] AG_LAMBDA(const Elements<T>& g, int64_t first) {
-               if (!(std::isfinite(*norm) && *norm > max_norm)) return;
-               const T factor = T(max_norm / *norm);
+               const double factor = clip.factor();
+               if (factor == 1) return;
                for_chunk(
-                   first, g.n, [=](T& x) { x *= factor; }, g.x);
+                   first, g.n, [=](T& x) { x *= T(factor); }, g.x);
              });
 }
 
@@ -135,20 +135,22 @@ void clip(const Cuda& device, std::span<const Gradient> grads, const double* nor
 // The numbers of the step, which lie in memory of the device, are worked out once a block.
 template <class T>
 void adamw(const Cuda& device, std::span<const optim::ParamView<T>> params, double beta1, double beta2,
-           double eps) {
+           double eps, const Clip& clip) {
   each_chunk(device, "adamw", params, [=] AG_LAMBDA(const optim::ParamView<T>& p, int64_t first) {
-    AG_SHARED(T, numbers, 3);
+    AG_SHARED(T, numbers, 4);
     if (threadIdx.x == 0) {
       numbers[0] = T(1 - *p.lr * p.weight_decay);
       numbers[1] = T(*p.lr / (1 - std::pow(beta1, *p.step)));
       numbers[2] = T(1 / std::sqrt(1 - std::pow(beta2, *p.step)));
+      numbers[3] = T(clip.factor());
     }
     __syncthreads();
-    const T keep = numbers[0], rate = numbers[1], root = numbers[2], epsilon = T(eps);
+    const T keep = numbers[0], rate = numbers[1], root = numbers[2], factor = numbers[3], epsilon = T(eps);
     const T old1 = T(beta1), new1 = T(1 - beta1), old2 = T(beta2), new2 = T(1 - beta2);
     const auto update = [=](T& w, T& m, T& v, T g) {
-      m = old1 * m + new1 * g;
-      v = old2 * v + new2 * (g * g);
+      const T d = g * factor;
+      m = old1 * m + new1 * d;
+      v = old2 * v + new2 * (d * d);
       w = keep * w - rate * m / (std::sqrt(v) * root + epsilon);
     };
     for_chunk(first, p.n, update, p.w, p.state[0], p.state[1], p.g);
@@ -186,9 +188,9 @@ void grad_norm(const Cuda& device, double* norm, std::span<const Gradient> grads
   });
 }
 
-void clip_grads(const Cuda& device, std::span<const Gradient> grads, const double* norm, double max_norm) {
-  clip<float>(device, grads, norm, max_norm);
-  clip<double>(device, grads, norm, max_norm);
+void clip_grads(const Cuda& device, std::span<const Gradient> grads, const Clip& clip) {
+  scale<float>(device, grads, clip);
+  scale<double>(device, grads, clip);
 }
 
 AG_INSTANTIATE_FLOATING(adamw)

@@ -4,6 +4,7 @@
 
 #include <altgrad/core/dispatch.h>
 #include <altgrad/core/internal/kernels/optim.h>
+#include <altgrad/nn/internal/grad_norm.h>
 
 namespace altgrad::optim {
 
@@ -16,12 +17,24 @@ AdamW::AdamW(std::vector<ParamGroup> groups, AdamWOptions options)
   }
 }
 
-void AdamW::step() {
-  const Step& step = begin_step();
-  dispatch_device(step.device, [&](const auto& device) {
-    kernels::adamw(device, std::span(step.f32), options_.betas[0], options_.betas[1], options_.eps);
-    kernels::adamw(device, std::span(step.f64), options_.betas[0], options_.betas[1], options_.eps);
+namespace {
+
+void update(const Step& step, const AdamWOptions& options, const kernels::Clip& clip) {
+  const auto [beta1, beta2] = options.betas;
+  dispatch_device(step.device, [&, beta1 = beta1, beta2 = beta2](const auto& device) {
+    kernels::adamw(device, std::span(step.f32), beta1, beta2, options.eps, clip);
+    kernels::adamw(device, std::span(step.f64), beta1, beta2, options.eps, clip);
   });
+}
+
+}  // namespace
+
+void AdamW::step() { update(begin_step(), options_, {}); }
+
+Tensor AdamW::clipped_step(double max_norm) {
+  const Tensor norm = nn::detail::grad_norm("adamw", parameters(), max_norm).norm;
+  update(begin_step(), options_, {norm.ptr<double>(), max_norm});
+  return norm;
 }
 
 }  // namespace altgrad::optim

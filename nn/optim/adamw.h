@@ -22,6 +22,10 @@ class AdamW final : public Optimizer {
   AdamW(std::vector<Tensor> params, AdamWOptions options) : AdamW(one_group(std::move(params)), options) {}
   AdamW(std::vector<ParamGroup> groups, AdamWOptions options);
   void step() override;
+  /// As nn::clip_grad_norm_ of its parameters, then step(), to the same bits, but for the gradients, which stay as they
+  /// were: they are scaled as the update reads them, so memory is read and written once less. Gives the norm, f64 (), on
+  /// their device. Throws as both do, before anything changes.
+  Tensor clipped_step(double max_norm);
 
  private:
   AdamWOptions options_;

@@ -80,6 +80,7 @@ class Optimizer {
   static std::vector<ParamGroup> one_group(std::vector<Tensor> params) {
     return {{std::move(params), {}, {}}};
   }
+  const std::vector<Tensor>& parameters() const { return parameters_; }
   /// Throws std::invalid_argument unless the optimizer's setting `what` is finite and not negative.
   void check_setting(const char* what, double value) const;
   /// What step() does first: all checks. Counts the update of each parameter that has a gradient, and lists these.

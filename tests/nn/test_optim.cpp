@@ -175,6 +175,37 @@ TEST_CASE("an optimizer step has the same bits on 1, 2 and 3 threads", "[optim]"
   }
 }
 
+TEST_CASE("a clipped step has the bits of clipping and a step, and leaves the gradients", "[optim]") {
+  for (const double max_norm : {0.5, 1e9, 0.0}) {  // clips, does not, to nothing
+    for (const double largest : {1.0, double(INFINITY)}) {
+      CAPTURE(max_norm, largest);
+      std::vector<Tensor> apart, at_once;
+      for (std::vector<Tensor>* params : {&apart, &at_once}) {
+        for (const auto& [n, dtype] : {std::pair{1003, DType::f32}, {17, DType::f64}, {1, DType::f32}})
+          params->push_back(on_device(parameter(noise_values(n, n), {n}, dtype)));
+      }
+      optim::AdamW a(apart, {.lr = 0.05}), b(at_once, {.lr = 0.05});
+      for (int step = 0; step < 3; ++step) {
+        for (size_t k = 0; k < apart.size(); ++k) {
+          std::vector<double> g = noise_values(apart[k].numel(), apart[k].numel() + step);
+          g[0] = largest;
+          set_gradient(apart[k], g), set_gradient(at_once[k], g);
+        }
+        const Tensor given = at_once[0].grad().clone();
+        const Tensor norm = nn::clip_grad_norm_(apart, max_norm);
+        a.step();
+        CHECK(same_bits(b.clipped_step(max_norm), norm));
+        CHECK(same_bits(at_once[0].grad(), given));
+      }
+      for (size_t k = 0; k < apart.size(); ++k) CHECK(same_bits(at_once[k], apart[k]));
+      CHECK(same_bits(a.state_dict().at("step"), b.state_dict().at("step")));
+      for (const double wrong : {-1.0, double(NAN)})
+        CHECK(throws([&] { b.clipped_step(wrong); }, {"adamw: max_norm must not be negative"}));
+      CHECK(same_bits(a.state_dict().at("step"), b.state_dict().at("step")));
+    }
+  }
+}
+
 TEST_CASE("f32 and f64 parameters share an optimizer", "[optim]") {
   const auto wide = two_parameters(), mixed = two_parameters();
   mixed[0].assign_(mixed[0].detach().to(DType::f32));
