@@ -16,6 +16,16 @@ using CatchListener = Catch::TestEventListenerBase;
 
 #include <iostream>
 
+// clang says by which sanitizers a program is watched in another way than GCC.
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) && !defined(__SANITIZE_ADDRESS__)
+#define __SANITIZE_ADDRESS__ 1
+#endif
+#if __has_feature(thread_sanitizer) && !defined(__SANITIZE_THREAD__)
+#define __SANITIZE_THREAD__ 1
+#endif
+#endif
+
 // Ends a test case that this machine cannot run, with a line that ./run.sh counts. (Not the SKIP of Catch2 3, which
 // version 2 lacks.) main.cpp returns the code where it is all that the program did.
 inline bool case_is_skipped = false;

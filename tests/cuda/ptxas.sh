@@ -1,23 +1,21 @@
 #!/bin/sh
-# The backend is compiled for GPUs without a warning, and ptxas reports no local memory: a stack frame or a spill is a slow
-# kernel that computes what it should. ptxas.sh NVCC ROOT FOLDER
-nvcc=$1 root=$2 out=$3
-for source in "$root"/core/cuda/*.cu "$root"/fp8/*.cu; do
-  "$nvcc" -std=c++20 --extended-lambda --expt-relaxed-constexpr -Werror all-warnings -Xptxas -v \
-    -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 -I"$root/.include" -c "$source" -o "$out/ptxas.o" \
-    > "$out/ptxas.txt" 2>&1 || { cat "$out/ptxas.txt"; exit 1; }
-  awk -v source="${source##*/}" '
-    /Function properties for/ { kernel = $NF; ++kernels }
-    /bytes stack frame/ && ($1 > 0 || $5 > 0) {
-      # The sine and cosine of f64 keep parts of the argument in an array.
-      if (kernel !~ /6normalIdE/) { print "FAILED: " source ": " kernel ": " $0; wrong = 1 }
-    }
-    # Attention by tiles has its sums in registers, in blocks of 128 threads: two of them may have all that a thread can.
-    /Used [0-9]+ registers/ && kernel !~ /4cuda5flash/ { if ($5 > most) most = $5 }
-    END {
-      print source ": " kernels " kernels, at most " most + 0 " registers"
-      if (kernels == 0) print "FAILED: " source ": ptxas reported nothing"
-      if (most > 128) print "FAILED: " source ": a kernel has more than the 128 that two blocks of 256 threads leave each other"
-      exit wrong || kernels == 0 || most > 128
-    }' "$out/ptxas.txt" || exit 1
-done
+# A source of the backend is compiled for GPUs without a warning, and ptxas reports no local memory: a stack frame or a spill
+# is a slow kernel that computes what it should. ptxas.sh NVCC ROOT SOURCE FOLDER
+nvcc=$1 root=$2 source=$3 out=$4/$(basename "$3")
+"$nvcc" -std=c++20 --extended-lambda --expt-relaxed-constexpr -Werror all-warnings -Xptxas -v \
+  -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 -I"$root/.include" -c "$source" -o "$out.o" \
+  > "$out.ptxas" 2>&1 || { cat "$out.ptxas"; exit 1; }
+awk -v source="${source##*/}" '
+  /Function properties for/ { kernel = $NF; ++kernels }
+  /bytes stack frame/ && ($1 > 0 || $5 > 0) {
+    # The sine and cosine of f64 keep parts of the argument in an array.
+    if (kernel !~ /6normalIdE/) { print "FAILED: " source ": " kernel ": " $0; wrong = 1 }
+  }
+  # Attention by tiles has its sums in registers, in blocks of 128 threads: two of them may have all that a thread can.
+  /Used [0-9]+ registers/ && kernel !~ /4cuda5flash/ { if ($5 > most) most = $5 }
+  END {
+    print source ": " kernels " kernels, at most " most + 0 " registers"
+    if (kernels == 0) print "FAILED: " source ": ptxas reported nothing"
+    if (most > 128) print "FAILED: " source ": a kernel has more than the 128 that two blocks of 256 threads leave each other"
+    exit wrong || kernels == 0 || most > 128
+  }' "$out.ptxas"
