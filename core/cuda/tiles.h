@@ -198,5 +198,12 @@ AG_DEVICE void store_rows(const Matrix<typename Math::Value>& y, int first, cons
     }
   }
 }
+template <class Math, int m, int n>
+AG_DEVICE void store_rows(const Matrix<typename Math::Value>& y, int first, const Sums<m, n>& x,
+                          float scale) {
+  float scales[m / 8];
+  AG_UNROLL for (int r = 0; r < m / 8; ++r) scales[r] = scale;
+  store_rows<Math>(y, first, x, scales);
+}
 
 }  // namespace altgrad::cuda
