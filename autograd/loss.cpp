@@ -34,7 +34,8 @@ struct CrossEntropy final : Op {
     return sum(losses) * weight;
   }
 
-  // dx = dy * weight * (softmax(x) - [column = target]), 0 in ignored rows
+  // dx = dy * weight * (softmax(x) - [column = target]), 0 in ignored rows. In bf16 what forward has made is rounded once
+  // more where dy is no power of two.
   void backward(const Tensor& dy, Grads& d) override {
     if (dx.defined()) {
       on_gpu([&]<class T>(const Cuda& device) {

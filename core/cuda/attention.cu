@@ -159,7 +159,7 @@ template <class T>
 void attention(const Cuda& device, T* y, LogSumExp<Compute<T>>* lse, const T* qkv, int64_t batch,
                int64_t length, int64_t heads, int64_t head_size) {
   if constexpr (!std::is_same_v<T, double>) {
-    if (cuda::has_flash_attention<Tiled<T>>(head_size))
+    if (cuda::has_flash_attention<Tiled<T>>(device, head_size))
       return cuda::flash_attention<Tiled<T>>(device, y, lse, qkv, batch, length, heads, head_size);
   }
   if constexpr (std::is_same_v<T, bfloat16>) {
@@ -178,7 +178,7 @@ void attention_grad(const Cuda& device, T* dqkv, const T* dy, const T* qkv, cons
                     const LogSumExp<Compute<T>>* lse, int64_t batch, int64_t length, int64_t heads,
                     int64_t head_size) {
   if constexpr (!std::is_same_v<T, double>) {
-    if (cuda::has_flash_attention<Tiled<T>>(head_size)) {
+    if (cuda::has_flash_attention<Tiled<T>>(device, head_size)) {
       return cuda::flash_attention_grad<Tiled<T>>(device, dqkv, dy, qkv, y, lse, batch, length, heads,
                                                   head_size);
     }

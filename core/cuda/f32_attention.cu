@@ -1,6 +1,7 @@
 // Causal attention of floats by tiles: what flash_attention.cu and flash_attention_grad.cu compute, with scores,
 // weights and sums in f32; products are in f32, too, or in tf32 by tensor cores (f32_tiles.h). A warp has 16 rows,
-// queries or keys. The weights of a tile go through shared memory, where only their own warp sees them.
+// queries or keys. The weights of a tile go through shared memory, where only their own warp sees them. Inf and NaN in v
+// reach the rows before them in the same tile there as well.
 #include <altgrad/core/cuda/f32_tiles.h>
 #include <altgrad/core/internal/math.h>
 #include <altgrad/core/matmul_precision.h>
@@ -15,7 +16,8 @@ constexpr float none = -std::numeric_limits<float>::infinity();
 
 constexpr int own = rows_of_warp;
 
-// The rows of a tile: as many as leave shared memory for two blocks, where heads are not wider than 64.
+// The rows of a tile: as many as leave a multiprocessor of sm_90 shared memory for two blocks, where heads are not wider
+// than 64.
 template <int columns>
 constexpr int forward_tile = columns <= 64 ? 64 : 32;
 constexpr int grad_tile = 32;
@@ -83,7 +85,7 @@ __global__ void __launch_bounds__(threads, 2)
 
 // What the weights and their gradients of a query are made of.
 struct alignas(16) Query {
-  float top, log_sum, delta;
+  float top, log_sum, delta, unused;  // 16 bytes are copied, of which none may be without a value
   AG_DEVICE float p(float score) const { return math::exp_bounded((score - top) - log_sum); }
 };
 
@@ -109,9 +111,9 @@ __global__ void __launch_bounds__(threads, 2)
   AG_UNROLL for (int i = 0; i < height; ++i) {
     const int row = first + row_of<Lanes>(i);
     const int64_t at = int64_t(piece.pair) * length + row;
-    query[i] = {0, 0, 0};
+    query[i] = {0, 0, 0, 0};
     if (row < length) {
-      query[i] = {lse[at].top, lse[at].log_sum, 0};
+      query[i] = {lse[at].top, lse[at].log_sum, 0, 0};
       for (int c = lane() % (2 * height); c < size; c += 2 * height)
         query[i].delta += of_dy.row(row)[c] * of_y.row(row)[c];
     }
@@ -159,7 +161,7 @@ __global__ void __launch_bounds__(threads, 2)
       if (query < length) {
         copy_async(to, of_queries + int64_t(piece.pair) * length + query);
       } else {
-        *to = {-none, 0, 0};  // has weights of 0
+        *to = {-none, 0, 0, 0};  // has weights of 0
       }
     }
     tiles.load(tile);
@@ -209,14 +211,31 @@ void with_lanes(int64_t head_size, F f) {
 }
 
 // Tiles of n rows, `wide` matrices of a block's own rows, and its weights.
-template <int columns, int n>
-constexpr size_t shared_bytes(int wide) {
-  return Tiles<F32, n, columns>::bytes +
-         size_t(wide * size_of<warps * own, columns> + size_of<warps * own, n>) * sizeof(float);
-}
+template <int columns, int n, int wide>
+constexpr size_t shared_bytes = Tiles<F32, n, columns>::bytes +
+                                size_t(wide* size_of<warps * own, columns> + size_of<warps * own, n>) *
+                                    sizeof(float);
+template <int columns>
+constexpr size_t forward_bytes = shared_bytes<columns, forward_tile<columns>, 1>;
+template <int columns>
+constexpr size_t grad_bytes = shared_bytes<columns, grad_tile, 2>;
 
 }  // namespace
 }  // namespace flash
+
+template <>
+bool has_flash_attention<F32>(const Cuda& device, int64_t head_size) {
+  using namespace flash;
+  if (!is_tiled<F32>(head_size)) return false;
+  int most = 0;
+  check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device.index), "attention");
+  bool fits = false;
+  with_columns(head_size, [&](auto padded) {
+    constexpr size_t beside = 2 * grad_tile * sizeof(Query);
+    fits = std::max(forward_bytes<padded>, grad_bytes<padded> + beside) <= size_t(most);
+  });
+  return fits;
+}
 
 template <>
 void flash_attention<F32>(const Cuda& device, float* y, kernels::LogSumExp<float>* lse, const float* qkv,
@@ -225,8 +244,7 @@ void flash_attention<F32>(const Cuda& device, float* y, kernels::LogSumExp<float
   with_lanes(head_size, [&]<class Lanes>(Lanes, auto padded) {
     constexpr int columns = padded;
     launch_pieces(device, "attention", forward_kernel<Lanes, columns>, batch * heads, length, own,
-                  shared_bytes<columns, forward_tile<columns>>(1), y, lse, qkv, int(length), int(heads),
-                  int(head_size));
+                  forward_bytes<columns>, y, lse, qkv, int(length), int(heads), int(head_size));
   });
 }
 
@@ -238,11 +256,12 @@ void flash_attention_grad<F32>(const Cuda& device, float* dqkv, const float* dy,
   const Scratch<Query> of_queries(device, batch * heads * length);
   with_lanes(head_size, [&]<class Lanes>(Lanes, auto padded) {
     constexpr int columns = padded;
-    constexpr size_t bytes = shared_bytes<columns, grad_tile>(2);
-    launch_pieces(device, "attention_grad", dq_kernel<Lanes, columns>, batch * heads, length, own, bytes,
-                  dqkv, of_queries.data(), dy, qkv, y, lse, int(length), int(heads), int(head_size));
-    launch_pieces(device, "attention_grad", dkv_kernel<Lanes, columns>, batch * heads, length, own, bytes,
-                  dqkv, of_queries.data(), dy, qkv, int(length), int(heads), int(head_size));
+    launch_pieces(device, "attention_grad", dq_kernel<Lanes, columns>, batch * heads, length, own,
+                  grad_bytes<columns>, dqkv, of_queries.data(), dy, qkv, y, lse, int(length), int(heads),
+                  int(head_size));
+    launch_pieces(device, "attention_grad", dkv_kernel<Lanes, columns>, batch * heads, length, own,
+                  grad_bytes<columns>, dqkv, of_queries.data(), dy, qkv, int(length), int(heads),
+                  int(head_size));
   });
 }
 

@@ -36,12 +36,19 @@ void flash_attention_grad<F32>(const Cuda&, float* dqkv, const float* dy, const 
                                const kernels::LogSumExp<float>* lse, int64_t batch, int64_t length,
                                int64_t heads, int64_t head_size);
 
-// For heads whose rows are whole pieces of 16 bytes, which is what copies to shared memory move.
+// Are rows of such heads whole pieces of 16 bytes, which is what copies to shared memory move?
 constexpr int64_t largest_flash_head = 128;
 template <class Math>
-bool has_flash_attention(int64_t head_size) {
+constexpr bool is_tiled(int64_t head_size) {
   return head_size <= largest_flash_head && head_size * sizeof(typename Math::Value) % 16 == 0;
 }
+// Is attention of such heads done by tiles on this device?
+template <class Math>
+bool has_flash_attention(const Cuda&, int64_t head_size) {
+  return is_tiled<Math>(head_size);
+}
+template <>  // where its blocks may have the shared memory that tiles of floats take, which they may not on sm_86 and sm_89
+bool has_flash_attention<F32>(const Cuda&, int64_t head_size);
 
 namespace flash {
 

@@ -305,10 +305,10 @@ void pad(const Cuda& device, uint8_t* y, const uint8_t* x, int64_t rows, int64_t
   });
 }
 
-// Codes (rows, columns) as they are, or padded in memory of their own, where cuBLASLt does not take them.
-class Codes {
+// PaddedCodes (rows, columns) as they are, or padded in memory of their own, where cuBLASLt does not take them.
+class PaddedCodes {
  public:
-  Codes(const Cuda& device, const uint8_t* x, int64_t rows, int64_t columns) : data_(x) {
+  PaddedCodes(const Cuda& device, const uint8_t* x, int64_t rows, int64_t columns) : data_(x) {
     if (rows % unit == 0 && columns % unit == 0 && alignment(x) >= unit) return;
     uint8_t* const y = memory_.emplace(device, padded(rows) * padded(columns)).data();
     pad(device, y, x, rows, columns);
@@ -378,7 +378,7 @@ void gemm_fp8(const Cuda& device, T* c, const uint8_t* a, Fp8 format_a, const ui
   const bool whole = m == g.m && n == g.n;
   if (bias || g.k == 0 || !whole) scale_and_add(device, c, bias, g);
   if (g.k == 0) return;
-  const Codes left(device, a, g.m, g.k), right(device, b, g.n, g.k);
+  const PaddedCodes left(device, a, g.m, g.k), right(device, b, g.n, g.k);
   const auto run = [&](auto* to, float beta) {
     const Pointers at{left.data(), right.data(), nullptr, to, g.scale_a, g.scale_b};
     const float scalars[] = {float(g.alpha), beta};

@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(32 * warps, 4)
 // Rows that each_row_with_sums takes: short ones, cut into whole packs.
 template <class T>
 bool sums_beside(int64_t n) {
-  return n <= longest_short_row<T> && n % pack_size<T> == 0;
+  return n > 0 && n <= longest_short_row<T> && n % pack_size<T> == 0;
 }
 
 // f(r, row, sums) for r < rows, as in each_row; then finish(0, s, column, total) for each of `sums` sums that f has added

@@ -1,4 +1,5 @@
-// What softmax, cross-entropy and attention keep of a row for their gradients.
+// What makes a row's softmax again, exp((x - top) - log_sum): kept apart, as the sum of both loses log_sum's digits where
+// top is large.
 #pragma once
 
 namespace altgrad::kernels {

@@ -118,20 +118,20 @@ inline void device_products(DeviceReport& b, altgrad::Device device) {
 
 // amax and round to E4M3 with the scale that is expected, to floats and to what products on codes read.
 inline void device_quantize(DeviceReport& b, altgrad::Device device) {
-  namespace k = altgrad::kernels;
+  namespace fp8 = altgrad::fp8;
   using altgrad::Tensor;
   for (const int64_t rows : {1024, 32768}) {
     const int64_t n = rows * 1024;
     const auto round = [=]<class T>(T) {
       const Tensor x = Tensor::randn({n}, {.device = device}),
                    y = Tensor::empty({n}, {altgrad::dtype_of<T>, device}),
-                   scale = Tensor::full({}, 0.01, {.device = device}),
-                   amax = Tensor::zeros({}, {.device = device});
+                   scale = Tensor::empty({}, {.device = device});
+      const fp8::AmaxHistory history(16, device);
       return [=] {
-        amax.fill_(0);
         altgrad::dispatch_device(device, [&](const auto& on) {
-          k::quantize(on, y.ptr<T>(), x.ptr<float>(), scale.ptr<float>(),
-                      {altgrad::fp8::Rounder<float>(altgrad::fp8::E4M3), {}}, n, amax.ptr<float>());
+          altgrad::kernels::quantize(on, y.ptr<T>(), x.ptr<float>(), scale.ptr<float>(), history.memory(),
+                                     {fp8::Scaling::delayed, float(fp8::E4M3.max()), true},
+                                     {fp8::Rounder<float>(fp8::E4M3), {}}, n);
         });
       };
     };

@@ -8,7 +8,10 @@
 #include <altgrad/core/internal/kernels/reduce.h>
 #include <altgrad/core/internal/kernels/rows.h>
 
+#include <simulator/simulator.h>
+
 #include "catch.h"
+#include "changed.h"
 #include "values.h"
 
 using namespace altgrad;
@@ -192,4 +195,27 @@ TEST_CASE(
   check_loss_with_grad<float>(2, 30'000);
   check_loss_with_grad<bfloat16>(2, 40'000);
   check_loss_with_grad<bfloat16>(2, 50'304);
+}
+
+TEST_CASE("attention is done without tiles of floats where blocks have no shared memory for them",
+          "[backend]") {
+  for (const auto& [dtype, size] :
+       {std::pair{DType::f32, 32}, {DType::f32, 64}, {DType::f32, 128}, {DType::bf16, 36}}) {
+    CAPTURE(dtype, size);
+    const Tensor qkv = here::randn({2, 33, 3 * size}).to(dtype), dy = here::randn({2, 33, size}).to(dtype);
+    const auto run = [&, qkv = qkv, dy = dy] {
+      const Tensor x = qkv.clone().requires_grad(true);
+      Tape tape;
+      const Tensor y = causal_attention(x, 1);
+      tape.backward(y, dy);
+      const std::pair results(host(y).to(DType::f64), host(x.grad()).to(DType::f64));
+      return results;
+    };
+    const auto [y, dx] = run();
+    const Changed changed(simulator::settings().minor, 9);
+    const auto [without, dx_without] = run();
+    const double tolerance = dtype == DType::f32 ? 1e-5 : 0.05;
+    CHECK(max(abs(without - y)).item<double>() < tolerance);
+    CHECK(max(abs(dx_without - dx)).item<double>() < tolerance);
+  }
 }

@@ -16,7 +16,13 @@ namespace altgrad::simulator {
 constexpr int warp_size = 32;
 // Limits of sm_80, in bytes of a block.
 // A kernel that wants more than the default asks by cudaFuncSetAttribute, for dynamic memory alone.
-constexpr size_t default_shared_limit = 48 << 10, shared_limit = 163 << 10;
+constexpr size_t default_shared_limit = 48 << 10, largest_shared_limit = 163 << 10;
+// What a block may have where it asks for it: of sm_80, or of sm_86 and sm_89 (CUDA C++ Programming Guide, "Technical
+// specifications per compute capability").
+inline size_t shared_limit() {
+  return settings().major == 8 && settings().minor >= 6 && settings().minor != 7 ? 99 << 10
+                                                                                 : largest_shared_limit;
+}
 
 enum class State : uint8_t { fresh, ready, waiting, done };
 

@@ -58,7 +58,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int ordinal) {
   p->maxThreadsPerBlock = 1024;
   p->maxThreadsPerMultiProcessor = 2048;
   p->sharedMemPerBlock = default_shared_limit;
-  p->sharedMemPerBlockOptin = shared_limit;
+  p->sharedMemPerBlockOptin = shared_limit();
   p->regsPerBlock = p->regsPerMultiprocessor = 65536;
   p->concurrentKernels = 1;
   return cudaSuccess;

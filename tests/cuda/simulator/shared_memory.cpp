@@ -13,7 +13,7 @@ namespace {
 // What barriers' addresses take (two for the block, two for each of its warps), then what kernels get.
 constexpr size_t address_bytes = 4096, gap = 64, granule = 128;
 // Gaps and rounding of many small arrays come on top of what is counted.
-constexpr size_t space = address_bytes + 2 * shared_limit;
+constexpr size_t space = address_bytes + 2 * largest_shared_limit;
 
 struct Array {
   const void* key;
@@ -79,7 +79,7 @@ void* static_shared(const void* key, size_t bytes) {
   counted += bytes;
   const size_t dynamic = block.launch->shared_bytes;
   const bool opted_in = allowed_dynamic_shared(block.launch->kernel) > default_shared_limit;
-  const size_t allowed = opted_in ? shared_limit : default_shared_limit;
+  const size_t allowed = opted_in ? shared_limit() : default_shared_limit;
   if (counted > default_shared_limit || counted + dynamic > allowed) {
     throw Error(std::string(block.launch->name) + ": " + std::to_string(counted) +
                 " bytes of shared arrays (at most " + std::to_string(default_shared_limit) + ") and " +

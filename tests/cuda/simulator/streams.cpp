@@ -350,7 +350,7 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
 
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
   const Lock lock;
-  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 || size_t(value) > shared_limit)
+  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 || size_t(value) > shared_limit())
     return error(cudaErrorInvalidValue);
   shared_limits()[kernel] = size_t(value);
   return cudaSuccess;
