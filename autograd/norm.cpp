@@ -8,18 +8,37 @@
 namespace altgrad {
 namespace {
 
+// What layer_norm gives for x, or for sum = x + residual.
+struct Normalised {
+  Tensor y, moments, sum;
+
+  Normalised(const Tensor& x, const Tensor& residual, const Tensor& w, const std::optional<Tensor>& b,
+             double eps)
+      : y(Tensor::empty(x.shape(), x.options())),
+        moments(Tensor::empty({detail::rows_of(x), 3}, detail::in_compute_dtype(x))),
+        sum(residual.defined() ? Tensor::empty(x.shape(), x.options()) : Tensor()) {
+    launch("layer_norm", AG_KERNEL(kernels::layer_norm), y, structs_in<kernels::Moments>(moments), x,
+           in_compute(w), in_compute(b), detail::rows_of(x), x.size(-1), eps, residual, sum);
+  }
+};
+
+// The sum of add_layer_norm.
+struct ResidualOp final : Op {
+  static constexpr const char* name = "add";
+  Tensor forward(const Tensor&, const Tensor&, const Normalised& made) { return made.sum; }
+  void backward(const Tensor& dy, Grads& d) override { d.add(0, dy), d.add(1, dy); }
+};
+
 struct LayerNormOp final : Op {
   static constexpr const char* name = "layer_norm";
   Tensor x, w, moments;
 
-  Tensor forward(const Tensor& x_in, const Tensor& w_in, const std::optional<Tensor>& b, double eps) {
+  Tensor forward(const Tensor& x_in, const Tensor& w_in, const std::optional<Tensor>& b, double eps,
+                 const Normalised* made = nullptr) {
     x = x_in, w = w_in;
-    const int64_t rows = detail::rows_of(x);
-    moments = Tensor::empty({rows, 3}, detail::in_compute_dtype(x));
-    Tensor y = Tensor::empty(x.shape(), x.options());
-    launch(name, AG_KERNEL(kernels::layer_norm), y, structs_in<kernels::Moments>(moments), x, in_compute(w),
-           in_compute(b), rows, x.size(-1), eps);
-    return y;
+    const Normalised own = made ? *made : Normalised(x, {}, w, b, eps);
+    moments = own.moments;
+    return own.y;
   }
 
   // With h = (x - mean) * rstd and g = dy * w, over each row: dx = rstd * (g - mean(g) - h * mean(g * h));
@@ -86,13 +105,30 @@ void check_norm(const char* op, const Tensor& x, const char* what, const Tensor&
   }
 }
 
-}  // namespace
-
-Tensor layer_norm(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b, double eps) {
+void check_layer_norm(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b, double eps) {
   check_norm("layer_norm", x, "weight", w);
   check_eps("layer_norm", eps);
   if (b) check_norm("layer_norm", x, "bias", *b);
+}
+
+}  // namespace
+
+Tensor layer_norm(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b, double eps) {
+  check_layer_norm(x, w, b, eps);
   return apply<LayerNormOp>(x, w, b, eps);
+}
+
+std::pair<Tensor, Tensor> add_layer_norm(const Tensor& x, const Tensor& residual, const Tensor& w,
+                                         const std::optional<Tensor>& b, double eps) {
+  check_same_kind("add", x, residual);
+  if (x.shape() != residual.shape()) {
+    const Tensor sum = x + residual;
+    return {sum, layer_norm(sum, w, b, eps)};
+  }
+  check_layer_norm(x, w, b, eps);
+  const Normalised made(x, residual, w, b, eps);
+  const Tensor sum = apply<ResidualOp>(x, residual, made);
+  return {sum, apply<LayerNormOp>(sum, w, b, eps, &made)};
 }
 
 Tensor rms_norm(const Tensor& x, const Tensor& w, double eps) {

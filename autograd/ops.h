@@ -11,6 +11,7 @@
 #include <altgrad/autograd/tape.h>
 
 #include <functional>
+#include <utility>
 
 ALTGRAD_API_BEGIN
 namespace altgrad {
@@ -119,6 +120,10 @@ Tensor softmax(const Tensor& x, int axis = -1);
 Tensor log_softmax(const Tensor& x, int axis = -1);
 /// w (n), b (n)
 Tensor layer_norm(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b = {}, double eps = 1e-5);
+/// {x + y, layer_norm(x + y, w, b, eps)}, to the same bits: what a residual becomes and what the next layer reads. Where
+/// x and y have one shape, a GPU makes both in one pass over memory.
+std::pair<Tensor, Tensor> add_layer_norm(const Tensor& x, const Tensor& y, const Tensor& w,
+                                         const std::optional<Tensor>& b = {}, double eps = 1e-5);
 Tensor rms_norm(const Tensor& x, const Tensor& w, double eps = 1e-5);
 
 // ---- Embedding (embedding.cpp) and losses (loss.cpp) ----

@@ -59,8 +59,8 @@ Block::Block(const GPTConfig& c)
       mlp(MLP(c)) {}
 
 Tensor Block::forward(const Tensor& input) {
-  const Tensor x = input + attn(ln_1(input));
-  return x + mlp(ln_2(x));
+  const auto [x, normed] = ln_2->forward_sum(input, attn(ln_1(input)));
+  return x + mlp(normed);
 }
 
 void Block::visit(nn::Visitor& v) {

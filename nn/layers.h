@@ -59,6 +59,9 @@ class LayerNorm final : public ModuleOf<LayerNorm, Layer> {
  public:
   explicit LayerNorm(int64_t n, NormOptions options = {});
   Tensor forward(const Tensor& x) override { return layer_norm(x, weight_, bias_, eps_); }
+  std::pair<Tensor, Tensor> forward_sum(const Tensor& x, const Tensor& y) override {
+    return add_layer_norm(x, y, weight_, bias_, eps_);
+  }
   void visit(Visitor& v) override {
     v("weight", weight_);
     v("bias", bias_);

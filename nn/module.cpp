@@ -1,6 +1,7 @@
 // The visitors behind Module. Those that name things go through the tree with one path string that grows and
 // shrinks, and keep a set of what they have seen; those that run in every training step remember only modules
 // that are shared, and allocate nothing for a few.
+#include <altgrad/autograd/ops.h>
 #include <altgrad/nn/internal/path_visitor.h>
 
 #include <cxxabi.h>
@@ -361,4 +362,10 @@ void slot_is_empty(const std::type_info& wanted) {
 }
 
 }  // namespace detail
+
+std::pair<Tensor, Tensor> Layer::forward_sum(const Tensor& x, const Tensor& y) {
+  const Tensor sum = x + y;
+  return {sum, forward(sum)};
+}
+
 }  // namespace altgrad::nn

@@ -192,6 +192,8 @@ class Layer : public Module {
  public:
   virtual Tensor forward(const Tensor& x) = 0;
   Tensor operator()(const Tensor& x) { return forward(x); }
+  /// {x + y, forward(x + y)}. A layer that reads its input once may make both at once.
+  virtual std::pair<Tensor, Tensor> forward_sum(const Tensor& x, const Tensor& y);
 };
 
 /// Derive as `struct Mine : ModuleOf<Mine, Layer>`: gives Mine its name and its copy.

@@ -137,7 +137,15 @@ void log_softmax_grad(const Cpu&, T* dx, const T* dy, const T* y, int64_t rows, 
 
 template <class T>
 void layer_norm(const Cpu&, T* y, Moments<T>* moments, const T* x, const T* w, const T* b, int64_t rows,
-                int64_t n, double eps) {
+                int64_t n, double eps, const T* residual, T* sum) {
+  if (residual) {
+    parallel_rows(rows, n, grain, [=](int64_t r) {
+      const T* __restrict in = x + r * n, * __restrict added = residual + r * n;
+      T* __restrict to = sum + r * n;
+      for (int64_t i = 0; i < n; ++i) to[i] = in[i] + added[i];
+    });
+    x = sum;
+  }
   parallel_rows(rows, n, grain, [=](int64_t r) {
     const T* __restrict in = x + r * n, * __restrict gain = w;
     T* __restrict out = y + r * n;

@@ -43,11 +43,11 @@ AG_DEVICE C inverse_rms(C mean_square, double eps, const Row& row, const F& f, c
 
 template <class T>
 void layer_norm(const Cuda& device, T* y, Moments<Compute<T>>* moments, const T* x, const Compute<T>* w,
-                const Compute<T>* b, int64_t rows, int64_t n, double eps) {
+                const Compute<T>* b, int64_t rows, int64_t n, double eps, const T* residual, T* sum) {
   using C = Compute<T>;
-  const auto normalise = [=] AG_LAMBDA(int64_t r, auto row) {
-    const auto in = row.keep(Same(), x + r * n);
-    const C share = C(1) / C(n), first = n > 0 ? C(x[r * n]) : C(0);
+  // Of the row r that `in` is, whose first number is `first`.
+  const auto normalise = [=] AG_LAMBDA(int64_t r, const auto& row, const auto& in, C first) {
+    const C share = C(1) / C(n);
     const C m = first + row.sum([=](C u) { return (u - first) * share; }, in);
     const C rest = row.sum([=](C u) { return (u - m) * share; }, in);
     const C squares = row.sum([=](C u) { return (u - m) * (u - m); }, in);
@@ -64,7 +64,20 @@ void layer_norm(const Cuda& device, T* y, Moments<Compute<T>>* moments, const T*
       row.write(y + r * n, scaled, in, row.read(Same(), w));
     }
   };
-  cuda::each_row<T>(device, "layer_norm", rows, n, normalise, y, x, w, b);
+  if (!residual) {
+    const auto alone = [=] AG_LAMBDA(int64_t r, auto row) {
+      normalise(r, row, row.keep(Same(), x + r * n), n > 0 ? C(x[r * n]) : C(0));
+    };
+    return cuda::each_row<T>(device, "layer_norm", rows, n, alone, y, x, w, b);
+  }
+  const auto with_residual = [=] AG_LAMBDA(int64_t r, auto row) {
+    const auto add = [](C u, C v) { return C(T(u + v)); };
+    const auto sums = row.keep(add, x + r * n, residual + r * n);
+    row.write(sum + r * n, Same(), sums);
+    const C first = n > 0 ? add(C(x[r * n]), C(residual[r * n])) : C(0);
+    normalise(r, row, row.written(sums, static_cast<const T*>(sum + r * n)), first);
+  };
+  cuda::each_row<T>(device, "layer_norm", rows, n, with_residual, y, x, w, b, residual, sum);
 }
 
 template <class T>

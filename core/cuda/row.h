@@ -103,6 +103,16 @@ struct Row {
     }
   }
 
+  // Numbers that the thread has written to p: `values` where the row is short, those at p where it is long.
+  template <class V, class T>
+  AG_DEVICE auto written(const V& values, const T* p) const {
+    if constexpr (slots > 0) {
+      return values;
+    } else {
+      return read(Same(), p);
+    }
+  }
+
   // The numbers f(values...), kept where those are.
   template <class F, class... V>
   AG_DEVICE auto then(const F& f, const V&... values) const {

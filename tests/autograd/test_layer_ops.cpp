@@ -3,6 +3,7 @@
 
 #include <limits>
 
+#include "errors.h"
 #include "reference.h"
 
 using namespace altgrad;
@@ -169,6 +170,43 @@ TEST_CASE("layer_norm and rms_norm are their formulas", "[ops]") {
     CHECK(distance(rms_norm(x, w, eps), rms) < 1e-13);
     CHECK(distance(layer_norm(x.to(DType::f32), w.to(DType::f32), b.to(DType::f32), eps), layer) < 5e-6);
   }
+}
+
+TEST_CASE("add_layer_norm gives the bits of a sum and its layer_norm, and of their gradients", "[ops]") {
+  std::vector<DType> dtypes = {DType::f32, DType::f64};
+  if (!device().is_cpu()) dtypes.push_back(DType::bf16);
+  for (const DType dtype : dtypes) {
+    const DType of_weights = compute_dtype(dtype);
+    for (const Shape& shape :
+         {Shape{5, 33}, Shape{2, 3, 64}, Shape{3, 1031}, Shape{2, 4096}, Shape{0, 4}, Shape{3, 0}}) {
+      for (const bool other_shape : {false, true}) {
+        CAPTURE(dtype, shape, other_shape);
+        const int64_t n = shape[shape.dim() - 1];
+        std::vector<std::vector<Tensor>> results;
+        for (const bool at_once : {false, true}) {
+          manual_seed(5);
+          const auto leaf = [&](const Shape& of, DType in) {
+            return here::randn(of).to(in).requires_grad(true);
+          };
+          const Tensor x = leaf(shape, dtype), r = leaf(other_shape ? Shape{n} : shape, dtype),
+                       w = leaf({n}, of_weights), b = leaf({n}, of_weights);
+          const Tensor dsum = here::randn(shape).to(dtype), dy = here::randn(shape).to(dtype);
+          Tape tape;
+          Tensor s = x + r, y = layer_norm(s, w, b);
+          if (at_once) std::tie(s, y) = add_layer_norm(x, r, w, b);
+          tape.backward(sum(s * dsum) + sum(y * dy));
+          results.push_back({s, y, x.grad(), r.grad(), w.grad(), b.grad()});
+        }
+        for (size_t i = 0; i < results[0].size(); ++i) {
+          CAPTURE(i);
+          CHECK(same_bits(results[1][i], results[0][i]));
+        }
+      }
+    }
+  }
+  const Tensor x = here::ones({2, 3});
+  CHECK(throws([&] { add_layer_norm(x, x.to(DType::f64), here::ones({3})); }, {"add: "}));
+  CHECK(throws([&] { add_layer_norm(x, x, here::ones({4})); }, {"layer_norm: weight (4)"}));
 }
 
 TEST_CASE("layer_norm keeps its accuracy far from zero", "[ops]") {

@@ -16,8 +16,6 @@ struct Moments {
   T mean, rest, rstd;
 };
 
-// What makes a row's softmax again, exp((x - top) - log_sum): kept apart, as the sum of both loses log_sum's digits
-// where top is large.
 inline namespace on_cpu {
 
 template <class T>
@@ -30,10 +28,11 @@ void log_softmax(const Cpu&, T* y, const T* x, int64_t rows, int64_t n);
 // dx = dy - exp(y) * sum(dy)
 template <class T>
 void log_softmax_grad(const Cpu&, T* dx, const T* dy, const T* y, int64_t rows, int64_t n);
-// y = (x - mean) * rstd * w + b, rstd = 1 / sqrt(var + eps); moments (rows); w, b (n), b may be null.
+// y = (x - mean) * rstd * w + b, rstd = 1 / sqrt(var + eps); moments (rows); w, b (n), b may be null. Where there is a
+// residual (rows, n), the same of sum = x + residual.
 template <class T>
 void layer_norm(const Cpu&, T* y, Moments<T>* moments, const T* x, const T* w, const T* b, int64_t rows,
-                int64_t n, double eps);
+                int64_t n, double eps, const T* residual = nullptr, T* sum = nullptr);
 // dx (rows, n) = beta * dx + the gradient, unread where beta = 0; each of dx, dw (n), db (n) may be null.
 template <class T>
 void layer_norm_grad(const Cpu&, T* dx, double beta, T* dw, T* db, const T* dy, const T* x,
@@ -73,7 +72,8 @@ template <class T>
 void log_softmax_grad(const Cuda&, T* dx, const T* dy, const T* y, int64_t rows, int64_t n);
 template <class T>
 void layer_norm(const Cuda&, T* y, Moments<Compute<T>>* moments, const T* x, const Compute<T>* w,
-                const Compute<T>* b, int64_t rows, int64_t n, double eps);
+                const Compute<T>* b, int64_t rows, int64_t n, double eps, const T* residual = nullptr,
+                T* sum = nullptr);
 template <class T>
 void layer_norm_grad(const Cuda&, T* dx, double beta, Compute<T>* dw, Compute<T>* db, const T* dy, const T* x,
                      const Moments<Compute<T>>* moments, const Compute<T>* w, int64_t rows, int64_t n);
