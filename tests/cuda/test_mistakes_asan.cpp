@@ -21,8 +21,8 @@ TEST_CASE("accesses out of bounds of shared and device memory are found by file 
 }
 
 TEST_CASE("a vector of floats at a place that is not aligned is found by file and line", "[mistakes]") {
-#if !defined(__SANITIZE_ADDRESS__)
-  SKIP_TEST("needs UndefinedBehaviorSanitizer");
+#if !defined(__SANITIZE_ADDRESS__) || defined(__clang__)
+  SKIP_TEST("needs UndefinedBehaviorSanitizer of GCC: clang's does not look at copies of structs");
 #else
   const std::string text = outcome("misaligned_vector");
   INFO(text);

@@ -18,10 +18,13 @@ using reference::randn;
 
 namespace {
 
+bool is_child = false;
+
 // The exit status of a child that runs f; 100 and the signal's number where one ended it.
 int status_of_child(const std::function<void()>& f) {
   const pid_t child = fork();
   if (child == 0) {
+    is_child = true;
     alarm(60);
     const int silent =
         open("/dev/null", O_WRONLY);  // what the parent has not printed yet is not the child's to print
@@ -36,7 +39,13 @@ int status_of_child(const std::function<void()>& f) {
 
 }  // namespace
 
+// LeakSanitizer asks for it. A child lacks the threads by which its parent reaches some of OpenMP's memory.
+extern "C" int __lsan_is_turned_off() { return is_child; }
+
 TEST_CASE("a child computes what its parent does, on as many threads", "[fork]") {
+#if defined(__SANITIZE_ADDRESS__) && defined(__clang__)
+  SKIP_TEST("another thread's lock of AddressSanitizer's allocator stays locked in a child (until LLVM 17)");
+#endif
   const ThreadCount two(2);
   const Tensor a = randn({256, 256}, 1, DType::f32), w = randn({256, 256}, 2, DType::f32).requires_grad(true);
   const auto step = [&] {
