@@ -27,12 +27,12 @@ struct QTensor {
   /// fewer bits of a sum than f32 has, and GPUs of compute capability 8.9 and up have them. In f32 or f64: on their
   /// scale already.
   Tensor values;
-  Tensor
-      scale;  ///< f32 (), on the device of the values; undefined but where values in bf16 or u8 have a format
+  /// f32 (), on the device of the values; undefined but where values in bf16 or u8 have a format.
+  Tensor scale;
   std::optional<Format> format;  ///< empty: the values are those of the tensor that was given
   bool transposed = false;
-  Tensor values_t =
-      {};  ///< with values in u8: the same as (columns, rows), since those tensor cores read along sums
+  /// With values in u8: the same as (columns, rows), since those tensor cores read along sums.
+  Tensor values_t = {};
 
   int64_t rows() const;
   int64_t columns() const;
