@@ -9,6 +9,7 @@ usage() {
 usage: ./run.sh train [args]   train a tiny GPT on text; ./run.sh train --help lists the args
        ./run.sh test           build and run every test
        ./run.sh test-gpu       build for this machine's GPU, run every test there, time it; writes a report
+       ./run.sh docs           make pages of the public headers and the guides, by Doxygen
 They name the Debian packages that are missing here and install them; with --no-install they name them and stop.
 TXT
 }
@@ -61,9 +62,13 @@ header() {
   return 1
 }
 
-# Prints the Debian package of everything that $1 (train or test) needs and this machine lacks.
+# Prints the Debian package of everything that $1 (train, test or docs) needs and this machine lacks.
 missing() {
   local version
+  if [ "$1" = docs ]; then
+    command -v doxygen >/dev/null || echo doxygen
+    return
+  fi
   compiles || echo g++
   version=$(cmake --version 2>/dev/null | sed -n 's/^cmake version //p') || true
   printf '3.22\n%s\n' "${version:-0}" | sort -V -C || echo cmake
@@ -94,6 +99,10 @@ install_missing() {
   # shellcheck disable=SC2086  # a list of words
   if [ -n "$packages" ] && [ $install = yes ] && apt_install $packages; then packages=$(missing "$1" | xargs); fi
   [ -n "$packages" ] || return 0
+  if [ "$1" = docs ]; then
+    echo "the pages are made by $packages, which is missing here: install it and run this again" >&2
+    exit 1
+  fi
   cat >&2 <<TXT
 altgrad needs a C++20 compiler with OpenMP, CMake 3.22 or newer, ninja or make, Eigen 3.4 or newer, nlohmann-json,
 CLI11 and, for the tests, Catch2. Missing here, by Debian's names: $packages
@@ -175,6 +184,13 @@ case ${1:-} in
     "$root/tests/gpu.sh" "$build" || status=1
     count_tests
     exit $status
+    ;;
+  docs)
+    if [ $# -gt 1 ]; then usage >&2; exit 2; fi
+    install_missing docs
+    cd "$root"
+    step docs sh -c '{ cat .github/Doxyfile; sed -n "s/.*define ALTGRAD_VERSION /PROJECT_NUMBER = /p" core/version.h; } | doxygen -'
+    echo "build/docs/html/index.html"
     ;;
   -h | --help | help) usage ;;
   *)

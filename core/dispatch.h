@@ -1,14 +1,19 @@
 // The seam between ops and kernels. A kernel is a function overloaded on devices, which are values:
+//
 //   template <class T>
 //   void softmax(const Cpu&, T* y, const T* x, int64_t rows, int64_t n);
+//
 // first the device, then outputs, inputs, sizes. It writes its results to memory of the device and returns nothing, so
 // that no caller waits for it, and trusts its arguments: the op has checked them. Tensors are contiguous and row-major;
 // no kernel allocates one. launch() calls it on its tensors' device with their dtype:
+//
 //   launch("softmax", AG_KERNEL(softmax), y, x, rows, n);
+//
 // dispatch() and its like are for what needs more than one call.
 //
 // On a GPU T may be bfloat16, for activations: a kernel stores T and computes in Compute<T>, and what lasts longer is a
 // Compute<T>, as the parameters beside activations and their gradients, sums over a row, losses:
+//
 //   template <class T>
 //   void rms_norm(const Cuda&, T* y, Compute<T>* rstd, const T* x, const Compute<T>* w, ...);
 //   launch("rms_norm", AG_KERNEL(rms_norm), y, in_compute(rstd), x, in_compute(w), ...);
@@ -71,7 +76,7 @@ decltype(auto) dispatch_device(Device device, F&& f) {
   fail_runtime("device ", device, ": altgrad was built without CUDA");
 }
 
-/// Calls f.operator()<T>(device) for floating dtypes; throws as check_floating does for others.
+/// Calls `f.operator()<T>(device)` for floating dtypes; throws as check_floating does for others.
 template <class F>
 decltype(auto) dispatch(const char* op, const Tensor& x, F&& f) {
   return dispatch_device(x.device(), [&](const auto& device) {
