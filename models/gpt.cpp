@@ -41,7 +41,7 @@ void CausalSelfAttention::visit(nn::Visitor& v) {
 
 MLP::MLP(const GPTConfig& c)
     : c_fc(nn::Linear(c.n_embd, 4 * validated(c).n_embd, {.bias = c.bias})),
-      gelu(nn::GELU()),
+      gelu(nn::GELU(c.gelu)),
       c_proj(nn::Linear(4 * c.n_embd, c.n_embd, {.bias = c.bias})),
       dropout(nn::Dropout(c.dropout)) {}
 

@@ -20,6 +20,8 @@ struct GPTConfig {
   bool bias = true;  ///< in the linear layers and layer norms, as in GPT-2
   /// Of what flows from layer to layer: bf16, on a GPU, beside parameters of f32; empty: the parameters' dtype.
   std::optional<DType> activations = {};
+  /// In the MLPs: nanoGPT's erf form; GPT-2 was trained with the tanh form (transformers' gelu_new).
+  Gelu gelu = Gelu::erf;
 };
 
 /// x (B, T, C) -> (B, T, C)

@@ -87,6 +87,10 @@ struct SlowGPT {
     }
     return y;
   }
+  static double gelu(double v, Gelu form) {
+    if (form == Gelu::erf) return 0.5 * v * (1 + std::erf(v / std::sqrt(2.0)));
+    return 0.5 * v * (1 + std::tanh(std::sqrt(2 / std::acos(-1.0)) * (v + 0.044715 * v * v * v)));
+  }
   static void accumulate(Rows& x, const Rows& y) {
     for (size_t t = 0; t < x.size(); ++t) {
       for (size_t i = 0; i < x[t].size(); ++i) x[t][i] += y[t][i];
@@ -106,7 +110,7 @@ struct SlowGPT {
       accumulate(x, linear(attention(qkv, size_t(config.n_head)), h + "attn.c_proj"));
       Rows hidden = linear(norm(x, h + "ln_2"), h + "mlp.c_fc");
       for (auto& row : hidden) {
-        for (double& v : row) v = 0.5 * v * (1 + std::erf(v / std::sqrt(2.0)));
+        for (double& v : row) v = gelu(v, config.gelu);
       }
       accumulate(x, linear(hidden, h + "mlp.c_proj"));
     }

@@ -105,8 +105,10 @@ TEST_CASE("GPT starts as GPT-2 does", "[gpt]") {
 
 TEST_CASE("GPT computes what a slow one in plain loops does", "[gpt]") {
   manual_seed(4);
-  for (const bool bias : {false, true}) {
-    GPT model = on_device(GPT(with_bias(small, bias)));
+  for (const auto& [bias, gelu] : {std::pair(false, Gelu::erf), {true, Gelu::erf}, {true, Gelu::tanh}}) {
+    GPTConfig config = with_bias(small, bias);
+    config.gelu = gelu;
+    GPT model = on_device(GPT(config));
     randomize(model);
     const Tensor ids = here::randint(11, {3, 8});
     const Tensor few = here::randint(11, {2, 5});  // fewer tokens than block_size
