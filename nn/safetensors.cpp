@@ -1,218 +1,71 @@
-// A file is read only after all of its header has been checked, as the format's reference implementation
-// does: the tensors' byte ranges must tile the rest of the file, without holes or overlaps.
+// What is read and written whole; internal/safetensors_file.h does it tensor by tensor.
 #include <altgrad/nn/safetensors.h>
 
 #include <altgrad/core/internal/utf8.h>
-#include <altgrad/nn/internal/files.h>
-#include <altgrad/nn/internal/safetensors_header.h>
-
-#include <nlohmann/json.hpp>
-
-#include <algorithm>
-#include <bit>
-#include <span>
-#include <tuple>
-#include <vector>
+#include <altgrad/nn/internal/safetensors_file.h>
 
 namespace altgrad {
-namespace {
 
 using namespace detail;
-using Entry = SafetensorsHeader::Entry;
 
-static_assert(std::endian::native == std::endian::little,
-              "the format is little-endian, and bytes are copied as they are");
-
-// Widened by integers alone: what a file holds must not depend on the floating-point environment.
-struct Half {
-  uint16_t bits;
-  explicit operator float() const {
-    const uint32_t sign = uint32_t(bits & 0x8000) << 16;
-    uint32_t exponent = bits >> 10 & 31, mantissa = bits & 0x3FF;
-    if (exponent == 31) return std::bit_cast<float>(sign | 0x7F800000 | mantissa << 13);
-    if (exponent == 0 && mantissa == 0) return std::bit_cast<float>(sign);
-    exponent += 127 - 15;
-    if (exponent == 127 - 15) {  // subnormal: the leading one becomes the implicit one
-      const auto shift = uint32_t(std::countl_zero(mantissa)) - 21;
-      mantissa = mantissa << shift & 0x3FF;
-      exponent -= shift - 1;
-    }
-    return std::bit_cast<float>(sign | exponent << 23 | mantissa << 13);
+void save_safetensors(const std::string& path, const StateDict& tensors, const Metadata& metadata,
+                      const StoredDTypes& dtypes) {
+  const std::string writer = "save_safetensors";
+  for (const auto& [name, dtype] : dtypes) {
+    const auto tensor = tensors.find(name);
+    if (tensor == tensors.end())
+      fail(writer, ": ", dtype, " is asked for ", in_quotes(name), ", which is not given");
+    if (!is_code_dtype(dtype))
+      fail(writer, ": tensor ", in_quotes(name), ": dtype ", in_quotes(dtype),
+           " is none of codes: ", code_dtypes());
+    if (tensor->second.defined() && tensor->second.dtype() != DType::u8)
+      fail(writer, ": tensor ", in_quotes(name), " is ", tensor->second.dtype(), ", and ", dtype,
+           " is of codes in u8");
   }
-};
-
-// Reads the elements of `to`, which lie in the file as From.
-template <class To, class From>
-void read_elements(const InputFile& file, int64_t at, const Tensor& to) {
-  std::span<To> rest = to.data<To>();
-  if constexpr (std::is_same_v<To, From>) {
-    file.read(at, rest.data(), rest.size_bytes());
-  } else {
-    std::vector<From> buffer(std::min<size_t>(rest.size(), 1 << 16));
-    while (!rest.empty()) {
-      const std::span<From> part = std::span(buffer).first(std::min(rest.size(), buffer.size()));
-      file.read(at, part.data(), part.size_bytes());
-      std::transform(part.begin(), part.end(), rest.begin(), [](From x) { return To(x); });
-      rest = rest.subspan(part.size());
-      at += int64_t(part.size_bytes());
-    }
+  std::vector<StoredTensor> stored;
+  for (const auto& [name, tensor] : tensors) {
+    if (!tensor.defined()) fail(writer, ": tensor ", in_quotes(name), " is undefined");
+    if (name == metadata_key) fail(writer, ": the name ", in_quotes(metadata_key), " is reserved");
+    const auto asked = dtypes.find(name);
+    stored.push_back({name, asked == dtypes.end() ? stored_dtype(tensor.dtype()) : asked->second,
+                      tensor.shape(), [&tensor = tensor] { return tensor.detach().to(Device::cpu()); }});
   }
-}
-
-// How a dtype of the format is read.
-struct DTypeReader {
-  const char* name;
-  size_t size;  // bytes an element
-  DType dtype;  // that it is held as
-  void (*read)(const InputFile& file, int64_t at, const Tensor& to);
-};
-template <class To, class From>
-constexpr DTypeReader reader(const char* name) {
-  return {name, sizeof(From), dtype_of<To>, read_elements<To, From>};
-}
-constexpr DTypeReader readers[] = {
-    reader<float, float>("F32"),      reader<double, double>("F64"),    reader<int64_t, int64_t>("I64"),
-    reader<uint8_t, uint8_t>("U8"),   reader<float, Half>("F16"),       reader<float, bfloat16>("BF16"),
-    reader<int64_t, int32_t>("I32"),  reader<int64_t, uint32_t>("U32"), reader<int64_t, int16_t>("I16"),
-    reader<int64_t, uint16_t>("U16"), reader<int64_t, int8_t>("I8"),    reader<int64_t, uint8_t>("BOOL"),
-};
-constexpr DTypeReader bf16_reader = reader<bfloat16, bfloat16>("BF16");
-
-const DTypeReader& reader_of(std::string_view name, LoadSafetensors options = {}) {
-  if (options.keep_bf16 && name == bf16_reader.name) return bf16_reader;
-  std::string known;
-  for (const DTypeReader& r : readers) {
-    if (name == r.name) return r;
-    known += concat(" ", r.name);
-  }
-  fail("dtype ", in_quotes(name), " is not one that can be read:", known);
-}
-
-const char* stored_name(DType dtype) {
-  switch (dtype) {
-    case DType::f32: return "F32";
-    case DType::f64: return "F64";
-    case DType::i64: return "I64";
-    case DType::u8: return "U8";
-    case DType::bf16: return "BF16";
-  }
-  __builtin_unreachable();
-}
-
-// ---- Reading ----
-
-// The tensor's bytes must be as many as it needs, and lie from `at` on.
-void check(const SafetensorsHeader& header, const Entry& e, int64_t at, int64_t data_size) try {
-  const DTypeReader& reader = reader_of(header[e.dtype]);
-  const int64_t needed = e.shape.numel() * int64_t(reader.size);
-  if (needed != e.end - e.begin) {
-    fail(reader.name, " of shape ", e.shape, " needs ", needed, " bytes, its offsets hold ", e.end - e.begin);
-  }
-  if (e.begin < at) fail("its data at ", e.begin, " overlaps what ends at ", at);
-  if (e.begin > at) fail("a hole lies before its data, from ", at, " to ", e.begin);
-  if (e.end > data_size) fail("its data would end at ", e.end, ", the file's end at ", data_size);
-} catch (const std::invalid_argument& error) {
-  fail("tensor ", in_quotes(header[e.name]), ": ", error.what());
-}
-
-// Together the tensors must be all of the data. Leaves them in its order.
-void sort_and_check(SafetensorsHeader& header, int64_t data_size) {
-  std::sort(header.tensors.begin(), header.tensors.end(), [&](const Entry& a, const Entry& b) {
-    return std::tuple(a.begin, a.end, header[a.name]) < std::tuple(b.begin, b.end, header[b.name]);
-  });
-  int64_t at = 0;
-  for (const Entry& e : header.tensors) {
-    check(header, e, at, data_size);
-    at = e.end;
-  }
-  if (at != data_size) fail("has ", data_size - at, " bytes after the last tensor");
-}
-
-// The header of a well-formed file, its tensors in the order of their data.
-SafetensorsHeader read_header(const InputFile& file) {
-  if (file.size() < 8) fail("has ", file.size(), " bytes, the length of the header alone takes 8");
-  uint64_t size = 0;
-  file.read(0, &size, 8);
-  if (size > max_header) fail("the header would have ", size, " bytes, at most ", max_header, " are allowed");
-  if (size > uint64_t(file.size()) - 8) {
-    fail("is cut short: the header has ", size, " bytes, the file ends after ", file.size() - 8);
-  }
-  std::string text(size, '\0');
-  file.read(8, text.data(), size);
-  SafetensorsHeader header(std::move(text));
-  sort_and_check(header, file.size() - int64_t(8 + size));
-  return header;
-}
-
-Metadata metadata_of(const SafetensorsHeader& header) {
-  Metadata metadata;
-  for (const auto& [key, value] : header.metadata) metadata.emplace(header[key], header[value]);
-  return metadata;
-}
-
-}  // namespace
-
-void save_safetensors(const std::string& path, const StateDict& tensors, const Metadata& metadata) {
-  // Wider elements first, so that each tensor is aligned.
-  std::vector<const StateDict::value_type*> order;
-  for (const auto& item : tensors) {
-    if (!item.second.defined()) fail("save_safetensors: tensor ", in_quotes(item.first), " is undefined");
-    if (item.first == metadata_key)
-      fail("save_safetensors: the name ", in_quotes(metadata_key), " is reserved");
-    order.push_back(&item);
-  }
-  std::stable_sort(order.begin(), order.end(),
-                   [](auto* a, auto* b) { return size_of(a->second.dtype()) > size_of(b->second.dtype()); });
-
-  nlohmann::json header = nlohmann::json::object();
-  if (!metadata.empty()) header[std::string(metadata_key)] = metadata;
-  size_t at = 0;
-  for (const auto* item : order) {
-    const Tensor& t = item->second;
-    header[item->first] = {{"dtype", stored_name(t.dtype())},
-                           {"shape", std::vector<int64_t>(t.shape().begin(), t.shape().end())},
-                           {"data_offsets", {at, at + t.nbytes()}}};
-    at += t.nbytes();
-  }
-  std::string text;
-  try {
-    text = header.dump();
-  } catch (const nlohmann::json::exception& e) {
-    fail("save_safetensors: ", path, ": a name or metadata is not UTF-8: ", e.what());
-  }
-  text.resize((text.size() + 7) / 8 * 8, ' ');
-  if (text.size() > max_header)
-    fail("save_safetensors: ", path, ": names and metadata exceed ", max_header, " bytes");
-
-  AtomicFile file("save_safetensors", path);
-  const uint64_t header_size = text.size();
-  file.write(&header_size, sizeof header_size);
-  file.write(text.data(), text.size());
-  for (const auto* item : order) {
-    const Tensor host = item->second.detach().to(Device::cpu());
-    file.write(host.raw(), host.nbytes());
-  }
+  AtomicFile file(writer, path);
+  write_safetensors(file, writer + ": " + path, std::move(stored), metadata);
   file.commit();
 }
 
-StateDict load_safetensors(const std::string& path, Metadata* metadata, LoadSafetensors options) try {
-  const InputFile file("load_safetensors", path);
-  const SafetensorsHeader header = read_header(file);
+StateDict load_safetensors(const std::string& path, Metadata* metadata, StoredDTypes* dtypes,
+                           LoadSafetensors options) try {
+  const SafetensorsFile file("load_safetensors", path);
   StateDict tensors;
-  for (const Entry& e : header.tensors) {
-    const DTypeReader& reader = reader_of(header[e.dtype], options);
-    const Tensor t = Tensor::empty(e.shape, {.dtype = reader.dtype});
-    reader.read(file, int64_t(8 + header.text.size()) + e.begin, t);
-    tensors.emplace(header[e.name], t);
+  StoredDTypes codes;
+  for (const SafetensorsFile::Entry& e : file.tensors()) {
+    const std::string name(file[e.name]), dtype(file[e.dtype]);
+    if (is_code_dtype(dtype)) {
+      if (!dtypes)
+        fail("tensor ", in_quotes(name), ": ", dtype,
+             " is held as codes in u8: load_safetensors needs a place for dtypes");
+      codes.emplace(name, dtype);
+    }
+    const bool keep = options.keep_bf16 && dtype == stored_dtype(DType::bf16);
+    const Tensor t = Tensor::empty(e.shape, {.dtype = keep ? DType::bf16 : file.held_dtype(e)});
+    file.read(e, t);
+    tensors.emplace(name, t);
   }
-  if (metadata) *metadata = metadata_of(header);
+  if (metadata) *metadata = file.metadata();
+  if (dtypes) *dtypes = std::move(codes);
   return tensors;
 } catch (const std::invalid_argument& e) {
   fail("load_safetensors: ", path, ": ", e.what());
 }
 
+StateDict load_safetensors(const std::string& path, Metadata* metadata, LoadSafetensors options) {
+  return load_safetensors(path, metadata, nullptr, options);
+}
+
 Metadata load_safetensors_metadata(const std::string& path) try {
-  return metadata_of(read_header(InputFile("load_safetensors_metadata", path)));
+  return SafetensorsFile("load_safetensors_metadata", path).metadata();
 } catch (const std::invalid_argument& e) {
   fail("load_safetensors_metadata: ", path, ": ", e.what());
 }

@@ -315,8 +315,8 @@ TEST_CASE("a malformed file is refused with what is wrong and where", "[safetens
     refused(file_of(R"({"__metadata__":{"step":1}})"), {"__metadata__", "\"step\"", "not a string"});
   }
   SECTION("dtypes") {
-    refused(file_of(header("[0,8]", "[8]", "\"F8_E4M3\""), eight),
-            {"tensor \"w\"", "\"F8_E4M3\"", "F32", "BF16"});
+    refused(file_of(header("[0,8]", "[8]", "\"F8_E3M4\""), eight),
+            {"tensor \"w\"", "\"F8_E3M4\"", "F32", "BF16", "F8_E4M3"});
     refused(file_of(header("[0,8]", "[1]", "\"U64\""), eight), {"\"U64\""});
     refused(file_of(header("[0,8]", "[2]", "\"f32\""), eight), {"\"f32\""});
     refused(file_of(header("[0,8]", "[2]", "7"), eight), {"tensor \"w\"", "dtype 7"});
