@@ -39,3 +39,4 @@
 
 #include <altgrad/models/data.h>
 #include <altgrad/models/gpt.h>
+#include <altgrad/models/gpt2.h>
