@@ -81,6 +81,29 @@ Gelu activation(const Fields& fields) {
   fail("activation_function is ", shown(*name), "; gelu_new, gelu_pytorch_tanh and gelu are read");
 }
 
+// As compressed-tensors has it (quantization/quant_config.py): one scale for a tensor, of F8_E4M3.
+json quantization(const CodedLayers& layers) {
+  const json rounded = {
+      {"num_bits", 8}, {"type", "float"}, {"strategy", "tensor"}, {"symmetric", true}, {"dynamic", false}};
+  const bool alike = layers.weights.empty() || layers.weights_and_inputs.empty();
+  json groups = json::object();
+  const auto add = [&](const std::vector<std::string>& names, const json& inputs) {
+    if (names.empty()) return;
+    groups[concat("group_", groups.size())] = {{"targets", alike ? json::array({"Linear"}) : json(names)},
+                                               {"weights", rounded},
+                                               {"input_activations", inputs}};
+  };
+  add(layers.weights, nullptr);
+  add(layers.weights_and_inputs, rounded);
+  json ignored = layers.plain;
+  ignored.push_back("lm_head");
+  return {{"quant_method", "compressed-tensors"},
+          {"format", "float-quantized"},
+          {"quantization_status", "compressed"},
+          {"ignore", ignored},
+          {"config_groups", groups}};
+}
+
 }  // namespace
 
 GPTConfig parse_config(const std::string& text) {
@@ -121,6 +144,49 @@ std::map<std::string, std::string> parse_index(const std::string& text) {
     files.emplace(tensor, name);
   }
   return files;
+}
+
+std::string config_text(const GPTConfig& config, Layout layout, DType dtype, const CodedLayers& layers) {
+  // <|endoftext|>, where the vocabulary is GPT-2's.
+  const json end = config.vocab_size >= 50257 ? json(50256) : json();
+  json fields = {{"activation_function", config.gelu == Gelu::tanh ? "gelu_new" : "gelu"},
+                 {"bos_token_id", end},
+                 {"eos_token_id", end},
+                 {"tie_word_embeddings", true},
+                 {"dtype", dtype == DType::bf16 ? "bfloat16" : "float32"},
+                 {"vocab_size", config.vocab_size}};
+  if (layout == Layout::gpt2) {
+    fields.update({{"model_type", "gpt2"},
+                   {"architectures", {"GPT2LMHeadModel"}},
+                   {"n_layer", config.n_layer},
+                   {"n_head", config.n_head},
+                   {"n_embd", config.n_embd},
+                   {"n_positions", config.block_size},
+                   {"layer_norm_epsilon", 1e-5},
+                   {"embd_pdrop", config.dropout},
+                   {"resid_pdrop", config.dropout},
+                   {"attn_pdrop", 0.0}});
+  } else {
+    fields.update({{"model_type", "opt"},
+                   {"architectures", {"OPTForCausalLM"}},
+                   {"num_hidden_layers", config.n_layer},
+                   {"num_attention_heads", config.n_head},
+                   {"hidden_size", config.n_embd},
+                   {"word_embed_proj_dim", config.n_embd},
+                   {"ffn_dim", 4 * config.n_embd},
+                   {"max_position_embeddings", config.block_size},
+                   {"do_layer_norm_before", true},
+                   {"dropout", config.dropout},
+                   {"attention_dropout", 0.0},
+                   {"pad_token_id", nullptr}});
+  }
+  if (!layers.weights.empty() || !layers.weights_and_inputs.empty())
+    fields["quantization_config"] = quantization(layers);
+  return fields.dump(2) + '\n';
+}
+
+std::string index_text(const std::map<std::string, std::string>& files, int64_t bytes) {
+  return json{{"metadata", {{"total_size", bytes}}}, {"weight_map", files}}.dump(2) + '\n';
 }
 
 }  // namespace altgrad::models::detail

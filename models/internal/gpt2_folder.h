@@ -1,7 +1,7 @@
 // The parts of a GPT-2 folder, as loading and saving see them.
 #pragma once
 
-#include <altgrad/models/gpt.h>
+#include <altgrad/models/gpt2.h>
 #include <altgrad/nn/internal/safetensors_file.h>
 
 #include <map>
@@ -22,6 +22,14 @@ GPTConfig parse_config(const std::string& text);
 // The text of the index: the file of each tensor. Throws std::invalid_argument where it is none, or names a file that
 // is not in the folder itself.
 std::map<std::string, std::string> parse_index(const std::string& text);
+
+// Modules that are Linear, by their names in the files: those as they are, and those with codes for weights.
+struct CodedLayers {
+  std::vector<std::string> plain, weights, weights_and_inputs;
+};
+// What is written: the texts that transformers reads.
+std::string config_text(const GPTConfig& config, Layout layout, DType dtype, const CodedLayers& layers);
+std::string index_text(const std::map<std::string, std::string>& files, int64_t bytes);
 
 struct Parameter {
   std::string name;  // without the prefix
