@@ -38,5 +38,7 @@
 #include <altgrad/fp8/surgery.h>
 
 #include <altgrad/models/data.h>
+#include <altgrad/models/generate.h>
 #include <altgrad/models/gpt.h>
 #include <altgrad/models/gpt2.h>
+#include <altgrad/models/kv_cache.h>

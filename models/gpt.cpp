@@ -1,5 +1,6 @@
 // The modules, in the order of nanoGPT's model.py.
 #include <altgrad/models/gpt.h>
+#include <altgrad/models/kv_cache.h>
 #include <altgrad/nn/init.h>
 
 #include <cmath>
@@ -30,7 +31,9 @@ CausalSelfAttention::CausalSelfAttention(const GPTConfig& c)
       n_head(c.n_head) {}
 
 Tensor CausalSelfAttention::forward(const Tensor& x) {
-  return resid_dropout(c_proj(causal_attention(c_attn(x), n_head)));
+  const Tensor qkv = c_attn(x);
+  KVCache* const cache = KVCache::current();
+  return resid_dropout(c_proj(cache ? cache->attend(qkv, n_head) : causal_attention(qkv, n_head)));
 }
 
 void CausalSelfAttention::visit(nn::Visitor& v) {
@@ -84,8 +87,10 @@ Tensor Transformer::forward(const Tensor& ids) {
   const int64_t block_size = wpe->weight().size(0);
   if (ids.dim() != 2 || ids.numel() == 0) fail("GPT: ids must be (batch, tokens), got ", ids.shape());
   if (ids.size(1) > block_size) fail("GPT: ids ", ids.shape(), " are longer than block_size ", block_size);
-  // Positions are 0 .. T-1 in every row: the first T rows of wpe, broadcast over the batch.
-  const Tensor embedded = wte(ids) + wpe->weight().narrow(0, 0, ids.size(1));
+  // Positions are 0 .. T-1 in every row, the first T rows of wpe, broadcast over the batch; or those after what is cached.
+  const KVCache* const cache = KVCache::current();
+  const Tensor positions = cache ? wpe(cache->positions()) : wpe->weight().narrow(0, 0, ids.size(1));
+  const Tensor embedded = wte(ids) + positions;
   Tensor x = drop(activations ? embedded.to(*activations) : embedded);
   for (auto& block : *h) x = block(x);
   return ln_f(x);

@@ -4,6 +4,7 @@
 // residual branches of each block, but not inside the attention's softmax.
 #pragma once
 
+#include <altgrad/models/generate.h>
 #include <altgrad/nn/containers.h>
 #include <altgrad/nn/optim/optimizer.h>
 
@@ -62,12 +63,6 @@ struct Transformer final : nn::ModuleOf<Transformer, nn::Layer> {
   void visit(nn::Visitor& v) override;
 };
 
-struct GenerateOptions {
-  double temperature = 1;             ///< divides the logits; 0 takes the most likely token
-  std::optional<int64_t> top_k = {};  ///< sample among the k most likely only
-  Generator* generator = nullptr;     ///< null: default_generator()
-};
-
 class GPT final : public nn::ModuleOf<GPT, nn::Layer> {
  public:
   nn::Slot<Transformer> transformer;
@@ -86,10 +81,11 @@ class GPT final : public nn::ModuleOf<GPT, nn::Layer> {
   /// The mean cross-entropy of the logits with targets (B, T), in nats, shape (); a target of -100 is left out.
   Tensor loss(const Tensor& ids, const Tensor& targets);
 
-  /// Appends n sampled tokens to ids, (T) or (B, T); gives (T + n) or (B, T + n). Each token sees the last
-  /// block_size before it. Runs in eval mode, unrecorded, and restores every module's mode. Several threads may
-  /// generate from one model that is in eval mode, each with a generator of its own. Throws std::invalid_argument on an
-  /// empty prompt, n < 0, temperature < 0 or not finite, top_k < 1.
+  /// Appends at most n sampled tokens to ids, (T) or (B, T), as many as the row that ends last has drawn; gives (T + m) or
+  /// (B, T + m). Each token sees the last block_size before it, once there are more an eighth of them less at times: the
+  /// window moves on by eighths, and what stays in it is computed anew, as positions start at 0 again. Runs in eval mode,
+  /// unrecorded, and restores every module's mode. Several threads may generate from one model that is in eval mode, each
+  /// with a generator of its own. Throws std::invalid_argument on an empty prompt, n < 0, options out of their ranges.
   Tensor generate(const Tensor& ids, int64_t n, const GenerateOptions& options = {});
 
   /// For an optimizer: matrices decay by weight_decay, biases and norms not at all.

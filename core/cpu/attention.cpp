@@ -6,6 +6,7 @@
 #include <altgrad/core/internal/kernels/attention.h>
 #include <altgrad/core/internal/math.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -51,6 +52,31 @@ struct Head {
   }
 };
 
+// y (rows, size) = softmax(scores) values for queries `from`, from + 1, ... of the strip that begins with the key `first`:
+// a sum over keys runs over the whole strip, whichever of its queries are here, and so to the same bits. lse may be null.
+template <class T>
+void attend(T* y, int64_t ldy, T* scores, int64_t ld, int64_t first, int64_t from, int64_t rows, int64_t size,
+            const cpu::PackedB<T>& values, LogSumExp<T>* lse) {
+  T inverse[strip];
+  for (int64_t r = 0; r < rows; ++r) {  // exp(s - max), and 1 / its sum
+    T* __restrict s = scores + r * ld;
+    mask_diagonal(s + first, from + r, -std::numeric_limits<T>::infinity());
+    T top = s[0];
+#pragma omp simd reduction(max : top)
+    for (int64_t j = 0; j < first + strip; ++j) top = s[j] > top ? s[j] : top;
+    T total = 0;
+#pragma omp simd reduction(+ : total)
+    for (int64_t j = 0; j < first + strip; ++j) total += s[j] = math::exp_bounded(s[j] - top);
+    inverse[r] = T(1) / total;
+    if (lse) lse[r] = {top, std::log(total)};
+  }
+  values.multiply(y, ldy, {scores, ld, 1}, rows, size, first + from + rows, T(1), T(0));
+  for (int64_t r = 0; r < rows; ++r) {
+    T* __restrict row = y + r * ldy;
+    for (int64_t c = 0; c < size; ++c) row[c] *= inverse[r];
+  }
+}
+
 }  // namespace
 
 // The strips of a head are one task where there are heads for all threads; else they are dealt out to several,
@@ -71,28 +97,60 @@ void attention(const Cpu&, T* y, LogSumExp<T>* lse, const T* qkv, int64_t batch,
     const cpu::PackedB<T> keys(scores + strip * ld, head.columns(head.k), head_size, length);
     const cpu::PackedB<T> values(scores + strip * ld + space, head.rows(head.v), length, head_size);
     for (int64_t first = task % parts * strip; first < length; first += parts * strip) {
-      const int64_t rows = std::min(strip, length - first), count = first + rows;
-      keys.multiply(scores, ld, head.rows(head.q, first), rows, count, head_size, scale, T(0));
-      T inverse[strip];
-      for (int64_t r = 0; r < rows; ++r) {  // exp(s - max), and 1 / its sum
-        T* __restrict s = scores + r * ld;
-        mask_diagonal(s + first, r, -std::numeric_limits<T>::infinity());
-        T top = s[0];
-#pragma omp simd reduction(max : top)
-        for (int64_t j = 0; j < first + strip; ++j) top = s[j] > top ? s[j] : top;
-        T total = 0;
-#pragma omp simd reduction(+ : total)
-        for (int64_t j = 0; j < first + strip; ++j) total += s[j] = math::exp_bounded(s[j] - top);
-        inverse[r] = T(1) / total;
-        lse[pair * length + first + r] = {top, std::log(total)};
-      }
-      T* const y_rows = out + first * head.channels;
-      values.multiply(y_rows, head.channels, {scores, ld, 1}, rows, head_size, count, T(1), T(0));
-      for (int64_t r = 0; r < rows; ++r) {
-        T* __restrict row = y_rows + r * head.channels;
-        for (int64_t c = 0; c < head_size; ++c) row[c] *= inverse[r];
-      }
+      const int64_t rows = std::min(strip, length - first);
+      keys.multiply(scores, ld, head.rows(head.q, first), rows, first + rows, head_size, scale, T(0));
+      attend(out + first * head.channels, head.channels, scores, ld, first, 0, rows, head_size, values,
+             lse + pair * length + first);
     }
+  });
+}
+
+// The head's keys and values enter the cache first, as the strips may be dealt out to several tasks.
+template <class T>
+void cached_attention(const Cpu&, T* y, T* keys, T* values, const T* qkv, const CachedSequence* sequences,
+                      int64_t capacity, int64_t batch, int64_t length, int64_t heads, int64_t head_size) {
+  static_assert(cache_block == strip);
+  const int64_t pairs = batch * heads, channels = heads * head_size, matrix = capacity * head_size;
+  // f(the pair's head in qkv, its keys and values in the cache, and how many positions that holds)
+  const auto with_head = [=](int64_t pair, auto f) {
+    const CachedSequence& sequence = sequences[pair / heads];
+    const int64_t at = (sequence.index * heads + pair % heads) * matrix;
+    f(Head<T>(qkv, pair, length, heads, head_size), keys + at, values + at, sequence.length);
+  };
+  parallel_tasks(pairs, [=](int64_t pair) {
+    with_head(pair, [=](const Head<T>& head, T* own_keys, T* own_values, int64_t held) {
+      for (int64_t t = 0; t < length; ++t) {
+        const T *const k = head.k + t * head.stride(), *const v = head.v + t * head.stride();
+        T* const column = own_keys + (held + t) / strip * strip * head_size + (held + t) % strip;
+        for (int64_t c = 0; c < head_size; ++c) column[c * strip] = k[c];
+        std::copy_n(v, head_size, own_values + (held + t) * head_size);
+      }
+    });
+  });
+  const int64_t strips = length / strip + 2,
+                parts = std::clamp<int64_t>(2 * int64_t(num_threads()) / pairs, 1, strips);
+  const T scale = T(1) / std::sqrt(T(head_size));
+  parallel_tasks(pairs * parts, [=](int64_t task) {
+    const int64_t pair = task / parts;
+    with_head(pair, [=](const Head<T>& head, const T* own_keys, const T* own_values, int64_t held) {
+      const int64_t end = held + length, ld = row_stride(end);
+      const int64_t space =
+          std::max(cpu::PackedB<T>::size(head_size, strip), cpu::PackedB<T>::size(end, head_size));
+      T* const scores = static_cast<T*>(scratch(size_t(strip * ld + space) * sizeof(T)));
+      T* const packed = scores + strip * ld;
+      for (int64_t first = (held / strip + task % parts) * strip; first < end; first += parts * strip) {
+        const int64_t query = std::max(first, held), rows = std::min(first + strip, end) - query;
+        for (int64_t block = 0; block <= first; block += strip) {
+          const cpu::PackedB<T> columns(packed, {own_keys + block * head_size, strip, 1}, head_size, strip,
+                                        rows);
+          columns.multiply(scores + block, ld, head.rows(head.q, query - held), rows, strip, head_size, scale,
+                           T(0));
+        }
+        const cpu::PackedB<T> all(packed, {own_values, head_size, 1}, query + rows, head_size, rows);
+        attend(y + (pair / heads * length + query - held) * channels + pair % heads * head_size, channels,
+               scores, ld, first, query - first, rows, head_size, all, static_cast<LogSumExp<T>*>(nullptr));
+      }
+    });
   });
 }
 
@@ -147,6 +205,7 @@ void attention_grad(const Cpu&, T* dqkv, const T* dy, const T* qkv, const T* y, 
 }
 
 AG_INSTANTIATE_FLOATING(attention)
+AG_INSTANTIATE_FLOATING(cached_attention)
 AG_INSTANTIATE_FLOATING(attention_grad)
 
 }  // namespace on_cpu

@@ -105,6 +105,8 @@ void packed_matmul(const PackedKernels& kernels, float* c, int64_t ldc, MatrixVi
   float* const packed_a = scratch + packed_max_k * packed_max_n;
   // Blocks of equal size, none much smaller than the others.
   const int64_t k_step = divide_up(k, divide_up(k, packed_max_k));
+  if (m <= packed_few_rows && a.column == 1 && b.row == 1)
+    return kernels.multiply_few(c, ldc, a, b, m, n, k, k_step, alpha, beta, bias);
   const int64_t n_step = divide_up(divide_up(n, divide_up(n, block_size().columns)), panel) * panel;
   for (int64_t p = 0; p < k; p += k_step, beta = 1, bias = nullptr) {
     const int64_t depth = std::min(k_step, k - p);
@@ -141,10 +143,9 @@ int64_t PackedB<T>::size(int64_t k, int64_t n) {
 }
 
 template <class T>
-PackedB<T>::PackedB(T* memory, MatrixView<T> b, int64_t k, int64_t n) : b_(b), panels_{} {
+PackedB<T>::PackedB(T* memory, MatrixView<T> b, int64_t k, int64_t n, int64_t m) : b_(b), panels_{} {
   if constexpr (std::is_same_v<T, float>) {
-    if (const PackedKernels* kernels = packed_kernels<T>())
-      panels_ = panels_of(*kernels, memory, b, INT64_MAX, n, k);
+    if (const PackedKernels* kernels = packed_kernels<T>()) panels_ = panels_of(*kernels, memory, b, m, n, k);
   }
 }
 

@@ -44,7 +44,8 @@ template <class T>
 class PackedB {
  public:
   static int64_t size(int64_t k, int64_t n);  // elements of its memory, which is aligned to 64 bytes
-  PackedB(T* memory, MatrixView<T> b, int64_t k, int64_t n);
+  // For products with m rows: so few may not be worth packing for.
+  PackedB(T* memory, MatrixView<T> b, int64_t k, int64_t n, int64_t m = INT64_MAX);
   // C (m, n) = alpha A (m, k) B + beta C, with the first k rows and n columns of the operand as B.
   void multiply(T* c, int64_t ldc, MatrixView<T> a, int64_t m, int64_t n, int64_t k, T alpha, T beta) const;
 
@@ -62,6 +63,10 @@ struct PackedKernels {
   // (packed_a_size floats), max_strips <= packed_max_strips at a time. All columns of the last vector of B are read.
   void (*multiply)(float* c, int64_t ldc, MatrixView<float> a, Panels b, int64_t m, int64_t n, int64_t k,
                    float alpha, float beta, const float* bias, float* packed_a, int64_t max_strips);
+  // The same for any k, m <= packed_few_rows, a row-major A, and a B that is stored transposed: too few rows to pay for
+  // packing it, so it is read once, as it lies. Sums are cut at multiples of k_step <= packed_max_k.
+  void (*multiply_few)(float* c, int64_t ldc, MatrixView<float> a, MatrixView<float> b, int64_t m, int64_t n,
+                       int64_t k, int64_t k_step, float alpha, float beta, const float* bias);
 };
 extern const PackedKernels packed_avx2, packed_avx512;
 
@@ -72,6 +77,7 @@ void packed_matmul(const PackedKernels& kernels, float* c, int64_t ldc, MatrixVi
                    const float* bias, float* scratch);
 // A block has at most 576 KiB of B and 433 KiB (AVX-512) or 217 KiB (AVX2) of A. Sums are cut at packed_max_k whatever the machine.
 constexpr int64_t packed_max_k = 384, packed_max_n = 384, packed_max_strips = 18;
+constexpr int64_t packed_few_rows = 4;
 constexpr int64_t packed_a_size = packed_max_strips * 16 * (packed_max_k + 1);
 constexpr int64_t packed_scratch = packed_max_k * packed_max_n + packed_a_size;
 

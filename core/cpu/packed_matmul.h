@@ -16,11 +16,13 @@
 // Whether B is packed is for reads_in_place() in matmul.cpp to say.
 //
 // The CPU that runs this program may lack these instructions, and the linker keeps one copy of an inline
-// function: so nothing here has external linkage but the entry, and no header with inline functions is used.
+// function: so nothing here has external linkage but the entry, and no header with inline functions is used but the
+// compiler's intrinsics. fma() is one of these, as compilers break up what they take for a chain of additions that is too
+// slow: then a product of one row would have other bits than one of many.
 #pragma once
 
 #include <altgrad/core/cpu/matmul.h>
-#include <xmmintrin.h>
+#include <immintrin.h>
 
 namespace altgrad::cpu {
 namespace {
@@ -32,13 +34,12 @@ constexpr int64_t strip_rows = lanes;  // floats for each k in a packed strip of
 constexpr int64_t strip_size(int64_t k) { return (k + 1) * strip_rows; }  // odd, or strips share cache sets
 static_assert(packed_max_strips * strip_size(packed_max_k) <= packed_a_size);
 
-typedef float Vector __attribute__((vector_size(lanes * sizeof(float))));
-
 Vector load(const float* p) {
   Vector x;
   __builtin_memcpy(&x, p, sizeof x);
   return x;
 }
+Vector broadcast(float x) { return x - Vector{}; }
 void store(float* p, Vector x) { __builtin_memcpy(p, &x, sizeof x); }
 
 // Prefetches `rows` rows of `columns` floats to the L2 cache, which waits for memory in many places at once, L1 in few.
@@ -79,7 +80,7 @@ template <int R, int V>
       const float* const first = r < 5 ? a : r < 10 ? a5 : a10;
       const float x = first[r % 5 * a_row];
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) sum[r][v] += x * row[v];
+      for (int v = 0; v < V; ++v) sum[r][v] = fma(broadcast(x), row[v], sum[r][v]);
     }
   }
   if (columns == V * lanes) {
@@ -242,6 +243,70 @@ void multiply(float* c, int64_t ldc, MatrixView<float> a, Panels b, int64_t m, i
         run(c + i * ldc + q, ldc, strip.data, strip.row, strip.column, b.data + q / panel * b.panel, b.row, k,
             columns, alpha, beta, bias ? bias + q : nullptr);
       }
+    }
+  }
+}
+
+// Columns of a B that is stored transposed, as R rows of A multiply them: two squares of 4 x 4 at a time are transposed in
+// registers. The sums are those of multiply_tile, one after the other.
+constexpr int64_t few_columns = 8;
+
+template <int R>
+void few_rows_tile(float* c, int64_t ldc, const float* a, int64_t a_row, const float* b, int64_t b_row,
+                   int64_t k, int64_t columns, float alpha, float beta, const float* bias) {
+  __m128 sum[R][2] = {};
+  const auto add = [&](int64_t i, int half, __m128 column) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+      sum[r][half] = _mm_fmadd_ps(_mm_set1_ps(a[r * a_row + i]), column, sum[r][half]);
+  };
+  const int64_t squares = k / 4 * 4;
+  for (int64_t i = 0; i < squares; i += 4) {
+    if (i % 16 == 0) prefetch(b + i + few_columns * b_row, b_row, 1, few_columns);
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      const float* const corner = b + 4 * half * b_row + i;
+      __m128 r0 = _mm_loadu_ps(corner), r1 = _mm_loadu_ps(corner + b_row),
+             r2 = _mm_loadu_ps(corner + 2 * b_row), r3 = _mm_loadu_ps(corner + 3 * b_row);
+      _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
+      add(i, half, r0), add(i + 1, half, r1), add(i + 2, half, r2), add(i + 3, half, r3);
+    }
+  }
+  for (int64_t i = squares; i < k; ++i) {
+    for (int half = 0; half < 2; ++half) {
+      const float* const x = b + 4 * half * b_row + i;
+      add(i, half, __m128{x[0], x[b_row], x[2 * b_row], x[3 * b_row]});
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int64_t j = 0; j < columns; ++j) {
+      float& y = c[r * ldc + j];
+      const float value = alpha * sum[r][j / 4][j % 4] + (bias ? bias[j] : 0);
+      y = beta == 0 ? value : value + beta * y;
+    }
+  }
+}
+
+// PackedKernels::multiply_few.
+void multiply_few(float* c, int64_t ldc, MatrixView<float> a, MatrixView<float> b, int64_t m, int64_t n,
+                  int64_t k, int64_t k_step, float alpha, float beta, const float* bias) {
+  constexpr decltype(&few_rows_tile<1>) tiles[] = {few_rows_tile<1>, few_rows_tile<2>, few_rows_tile<3>,
+                                                   few_rows_tile<4>};
+  static_assert(sizeof tiles / sizeof *tiles == packed_few_rows);
+  float last[few_columns * packed_max_k];
+  for (int64_t j = 0; j < n; j += few_columns) {
+    const int64_t columns = min(few_columns, n - j);
+    for (int64_t p = 0; p < k; p += k_step) {
+      const int64_t depth = min(k_step, k - p);
+      const float* rows = b.data + j * b.column + p;
+      int64_t row = b.column;
+      if (columns < few_columns) {  // filled up with the last one
+        for (int64_t r = 0; r < few_columns; ++r)
+          __builtin_memcpy(last + r * depth, rows + min(r, columns - 1) * row, size_t(depth) * sizeof(float));
+        rows = last, row = depth;
+      }
+      tiles[m - 1](c + j, ldc, a.data + p, a.row, rows, row, depth, columns, alpha, p == 0 ? beta : 1,
+                   bias && p == 0 ? bias + j : nullptr);
     }
   }
 }

@@ -7,6 +7,15 @@
 
 namespace altgrad::kernels {
 
+// Keys and values of sequences that grow, for attention: keys (sequences, heads, capacity / cache_block, head_size,
+// cache_block), as products read them, and values (sequences, heads, capacity, head_size), for whole blocks of positions.
+constexpr int64_t cache_block = 32;
+
+// The sequence that a row of a batch continues, and how many of its positions the cache holds already.
+struct CachedSequence {
+  int64_t index, length;
+};
+
 inline namespace on_cpu {
 
 // Causal self-attention: qkv (B, T, 3 * C) holds q, k, v side by side, each of C = heads * head_size.
@@ -19,6 +28,12 @@ void attention(const Cpu&, T* y, LogSumExp<T>* lse, const T* qkv, int64_t batch,
 template <class T>
 void attention_grad(const Cpu&, T* dqkv, const T* dy, const T* qkv, const T* y, const LogSumExp<T>* lse,
                     int64_t batch, int64_t length, int64_t heads, int64_t head_size);
+// Attention of the next T positions of B sequences over all up to theirs: qkv (B, T, 3 * C) has these alone, whose keys
+// and values the cache takes. In f32, products having no sums that follow sizes (core/cpu/matmul.h), to the same bits as
+// attention over the whole sequences.
+template <class T>
+void cached_attention(const Cpu&, T* y, T* keys, T* values, const T* qkv, const CachedSequence* sequences,
+                      int64_t capacity, int64_t batch, int64_t length, int64_t heads, int64_t head_size);
 
 }  // namespace on_cpu
 
@@ -32,6 +47,9 @@ template <class T>
 void attention_grad(const Cuda&, T* dqkv, const T* dy, const T* qkv, const T* y,
                     const LogSumExp<Compute<T>>* lse, int64_t batch, int64_t length, int64_t heads,
                     int64_t head_size);
+template <class T>
+void cached_attention(const Cuda&, T* y, T* keys, T* values, const T* qkv, const CachedSequence* sequences,
+                      int64_t capacity, int64_t batch, int64_t length, int64_t heads, int64_t head_size);
 
 }  // namespace on_cuda
 
