@@ -42,3 +42,4 @@
 #include <altgrad/models/gpt.h>
 #include <altgrad/models/gpt2.h>
 #include <altgrad/models/kv_cache.h>
+#include <altgrad/models/token_dataset.h>

@@ -252,6 +252,7 @@ TEST_CASE("objects that were moved from or emptied throw", "[nn]") {
   const TempFolder folder;
   const std::string text = folder / "text.txt";
   std::ofstream(text) << "abcdefghijklmnopqrstuvwxyz";
+  std::ofstream(text + ".bin") << "a b c d e f ";
   const Tensor x = Tensor::ones({2, 2}), ids = Tensor::zeros({1, 2}, {.dtype = DType::i64});
 
   nn::Linear linear(2, 2), linear_left = linear;
@@ -280,6 +281,8 @@ TEST_CASE("objects that were moved from or emptied throw", "[nn]") {
   const models::GPT gpt_taken = std::move(gpt);
   models::CharDataset data(text, 2);
   const models::CharDataset data_taken = std::move(data);
+  models::TokenDataset tokens(text + ".bin", 2, 65536);
+  const models::TokenDataset tokens_taken = std::move(tokens);
   fp8::AmaxHistory history(3);
   const fp8::AmaxHistory history_taken = std::move(history);
   fp8::Quantizer quantizer{fp8::E4M3, fp8::AmaxHistory(3), {}, {}};
@@ -335,6 +338,8 @@ TEST_CASE("objects that were moved from or emptied throw", "[nn]") {
       {"GPT without its head, generate", [&] { headless.generate(ids, 1); }},
       {"CharDataset batch", [&] { data.batch("train", 1); }},
       {"CharDataset size", [&] { data.size("train"); }},
+      {"TokenDataset batch", [&] { tokens.batch(1); }},
+      {"TokenDataset epoch", [&] { tokens.epoch(1); }},
       {"AmaxHistory update", [&] { history.update(1.f); }},
       {"AmaxHistory amax", [&] { history.amax(); }},
       {"AmaxHistory size", [&] { history.size(); }},
