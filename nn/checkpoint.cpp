@@ -10,7 +10,8 @@ namespace {
 
 constexpr const char* version_key = "altgrad_checkpoint";  // marks a checkpoint, and its layout
 constexpr const char* version = "1";
-constexpr std::string_view model_prefix = "model.", optimizer_prefix = "optimizer.", extra_prefix = "extra.";
+constexpr std::string_view model_prefix = "model.", optimizer_prefix = "optimizer.", ema_prefix = "ema.",
+                           extra_prefix = "extra.";
 
 template <class Map>
 void insert_prefixed(Map& to, std::string_view prefix, const Map& from) {
@@ -48,11 +49,12 @@ Generator::State generator_state(const std::string& path, const Metadata& metada
 }  // namespace
 
 void save_checkpoint(const std::string& path, const Module& model, const optim::Optimizer& optimizer,
-                     const TrainingState& state) {
+                     const TrainingState& state, const optim::Ema* ema) {
   if (state.step < 0) fail("save_checkpoint: step must not be negative, got ", state.step);
   StateDict tensors;
   insert_prefixed(tensors, model_prefix, model.state_dict());
   insert_prefixed(tensors, optimizer_prefix, optimizer.state_dict());
+  if (ema) insert_prefixed(tensors, ema_prefix, ema->state_dict());
   Metadata metadata{{version_key, version},
                     {"step", std::to_string(state.step)},
                     {"generator.seed", std::to_string(state.generator.seed)},
@@ -63,7 +65,8 @@ void save_checkpoint(const std::string& path, const Module& model, const optim::
   save_safetensors(path, tensors, metadata);
 }
 
-TrainingState load_checkpoint(const std::string& path, Module& model, optim::Optimizer& optimizer) {
+TrainingState load_checkpoint(const std::string& path, Module& model, optim::Optimizer& optimizer,
+                              optim::Ema* ema) {
   Metadata metadata;
   const StateDict tensors = load_safetensors(path, &metadata, {.keep_bf16 = true});
   const auto layout = metadata.find(version_key);
@@ -79,11 +82,14 @@ TrainingState load_checkpoint(const std::string& path, Module& model, optim::Opt
                        ? generator_state(path, metadata, "rounding")
                        : Generator::State{state.generator.seed, first_rounding_stream};
   if (state.step < 0) fail("load_checkpoint: ", path, ": \"step\" must not be negative, got ", state.step);
-  // The model's check comes with its load, so the optimizer's comes before: one fails and neither has changed.
+  // The model's check comes with its load, so the others' come before: one fails and none has changed.
   const StateDict optimizer_state = with_prefix(tensors, optimizer_prefix);
+  const StateDict averages = with_prefix(tensors, ema_prefix);
   optimizer.check_state_dict(optimizer_state);
+  if (ema) ema->check_state_dict(averages);
   model.load_state_dict(with_prefix(tensors, model_prefix));
   optimizer.load_state_dict(optimizer_state);
+  if (ema) ema->load_state_dict(averages);
   return state;
 }
 

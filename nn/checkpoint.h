@@ -1,5 +1,5 @@
 // A training checkpoint: everything that a resumed run needs to go on bit for bit, in one safetensors file,
-// written atomically. Keys are "model.NAME" and "optimizer.NAME"; step and generators' states are metadata, the
+// written atomically. Keys are "model.NAME", "optimizer.NAME" and "ema.NAME"; step and generators' states are metadata, the
 // program's own metadata is under "extra.NAME". The optimizer's settings are the program's to give again.
 #pragma once
 
@@ -17,16 +17,17 @@ struct TrainingState {
   Metadata extra = {};  ///< the program's own
 };
 
-/// Saves model (parameters and buffers: amax histories too), optimizer and state. Throws as save_safetensors
+/// Saves model (parameters and buffers: amax histories too), optimizer, state, and averages, if given. Throws as save_safetensors
 /// does, and std::invalid_argument on a negative step.
 void save_checkpoint(const std::string& path, const Module& model, const optim::Optimizer& optimizer,
-                     const TrainingState& state);
-/// Loads into model and optimizer, which must have the shapes saved; throws as load_safetensors and
-/// load_state_dict do, std::invalid_argument also on a file that is no checkpoint, and then neither has
+                     const TrainingState& state, const optim::Ema* ema = nullptr);
+/// Loads into model, optimizer and, if given, averages, which must have the shapes saved; throws as load_safetensors and
+/// load_state_dict do, std::invalid_argument also on a file that is no checkpoint, and then none has
 /// changed. The generators are the caller's to set: default_generator().set_state(state.generator) and
 /// rounding_generator().set_state(state.rounding). A checkpoint of before there were two gives the latter where
 /// manual_seed(generator.seed) would put it.
-TrainingState load_checkpoint(const std::string& path, Module& model, optim::Optimizer& optimizer);
+TrainingState load_checkpoint(const std::string& path, Module& model, optim::Optimizer& optimizer,
+                              optim::Ema* ema = nullptr);
 
 }  // namespace altgrad::nn
 ALTGRAD_API_END

@@ -70,6 +70,16 @@ void sgd(const Cpu&, std::span<const optim::ParamView<T>> params, double momentu
   });
 }
 
+template <class T>
+void ema(const Cpu&, std::span<const optim::ParamView<T>> params, double decay) {
+  for_all_elements(params,
+                   [=, share = T(1 - decay)](const optim::ParamView<T>& p, int64_t begin, int64_t end) {
+                     T* __restrict w = p.w;
+                     const T* __restrict g = p.g;
+                     for (int64_t i = begin; i < end; ++i) w[i] += share * (g[i] - w[i]);
+                   });
+}
+
 void grad_norm(const Cpu&, double* norm, std::span<const Gradient> grads) {
   double sum = 0;
   const auto add = [&](auto x) {
@@ -97,6 +107,7 @@ void clip_grads(const Cpu&, std::span<const Gradient> grads, const Clip& clip) {
 
 AG_INSTANTIATE_FLOATING(adamw)
 AG_INSTANTIATE_FLOATING(sgd)
+AG_INSTANTIATE_FLOATING(ema)
 
 }  // namespace on_cpu
 }  // namespace altgrad::kernels

@@ -175,6 +175,15 @@ void sgd(const Cuda& device, std::span<const optim::ParamView<T>> params, double
   });
 }
 
+template <class T>
+void ema(const Cuda& device, std::span<const optim::ParamView<T>> params, double decay) {
+  const T share = T(1 - decay);
+  each_chunk(device, "ema", params, [=] AG_LAMBDA(const optim::ParamView<T>& p, int64_t first) {
+    for_chunk(
+        first, p.n, [=](T& w, T g) { w += share * (g - w); }, p.w, p.g);
+  });
+}
+
 void grad_norm(const Cuda& device, double* norm, std::span<const Gradient> grads) {
   int64_t chunks = 0;
   for (const Gradient& g : grads)
@@ -195,6 +204,7 @@ void clip_grads(const Cuda& device, std::span<const Gradient> grads, const Clip&
 
 AG_INSTANTIATE_FLOATING(adamw)
 AG_INSTANTIATE_FLOATING(sgd)
+AG_INSTANTIATE_FLOATING(ema)
 
 }  // namespace on_cuda
 }  // namespace altgrad::kernels

@@ -201,6 +201,17 @@ TEST_CASE("codes, amaxes, argmax and comparisons are the same on any number of t
   });
 }
 
+TEST_CASE("averages of parameters have the same bits on any number of threads", "[same_bits]") {
+  check_same_bits([&] {
+    nn::Linear layer(301, 307);
+    layer.weight().detach().copy_(randn({307, 301}, 1).to(DType::f32));
+    optim::Ema ema(layer, 0.9);
+    layer.weight().detach().copy_(randn({307, 301}, 2).to(DType::f32));
+    ema.update();
+    return Results{ema.state_dict().at("weight").clone()};
+  });
+}
+
 TEST_CASE("optimizers and clipping give the same bits on any number of threads", "[same_bits]") {
   for (const DType dtype : {DType::f32, DType::f64}) {
     for (const bool adam : {true, false}) {

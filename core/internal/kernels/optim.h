@@ -33,6 +33,9 @@ void adamw(const Cpu&, std::span<const optim::ParamView<T>> params, double beta1
 // d = g + weight_decay * w; v = momentum * v + d; w -= lr * (nesterov ? d + momentum * v : v); v = state[0], null without
 template <class T>
 void sgd(const Cpu&, std::span<const optim::ParamView<T>> params, double momentum, bool nesterov);
+// w += (1 - decay) (g - w): here w is an average, and g what it follows.
+template <class T>
+void ema(const Cpu&, std::span<const optim::ParamView<T>> params, double decay);
 // The 2-norm of all gradients together; squares are summed in f64, gradient by gradient.
 void grad_norm(const Cpu&, double* norm, std::span<const Gradient> grads);
 // All gradients times clip.factor().
@@ -48,6 +51,8 @@ void adamw(const Cuda&, std::span<const optim::ParamView<T>> params, double beta
            const Clip& clip);
 template <class T>
 void sgd(const Cuda&, std::span<const optim::ParamView<T>> params, double momentum, bool nesterov);
+template <class T>
+void ema(const Cuda&, std::span<const optim::ParamView<T>> params, double decay);
 void grad_norm(const Cuda&, double* norm, std::span<const Gradient> grads);
 void clip_grads(const Cuda&, std::span<const Gradient> grads, const Clip& clip);
 
