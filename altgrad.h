@@ -43,3 +43,4 @@
 #include <altgrad/models/gpt2.h>
 #include <altgrad/models/kv_cache.h>
 #include <altgrad/models/token_dataset.h>
+#include <altgrad/models/tokenizer.h>

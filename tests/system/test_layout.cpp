@@ -60,11 +60,12 @@ bool is_private(const std::string& path) {
 // May the library's file `path` include <name>, which is not one of altgrad's own?
 bool dependency_allowed(const std::string& path, const std::string& name) {
   static const std::regex eigen("(Eigen|unsupported)/.*"), json("nlohmann/.*"), openmp(R"(omp\.h)"),
-      cuda(R"((cu|nv)[a-z_A-Z0-9]*\.(h|hpp|cuh)|(thrust|cub|cuda)/.*)");
+      pcre2(R"(pcre2\.h)"), cuda(R"((cu|nv)[a-z_A-Z0-9]*\.(h|hpp|cuh)|(thrust|cub|cuda)/.*)");
   const bool source = !is_header(path);
   if (std::regex_match(name, eigen)) return path.starts_with("core/cpu/") || path == "core/eigen.h";
   if (std::regex_match(name, cuda)) return path.starts_with("core/cuda/");
   if (std::regex_match(name, openmp)) return (source || is_private(path)) && path.starts_with("core/");
+  if (std::regex_match(name, pcre2)) return path == "models/pattern.cpp";
   if (std::regex_match(name, json))
     return source && !path.starts_with("core/") && !path.starts_with("autograd/");
   return true;
@@ -240,12 +241,14 @@ TEST_CASE("the layout rules find what they are for", "[layout]") {
   CHECK(found("core/memory.cpp", "#include <cublas_v2.h>\n"));
   CHECK(found("nn/a.h", "#include <nlohmann/json.hpp>\n"));
   CHECK(found("core/a.cpp", "#include <nlohmann/json.hpp>\n"));
+  CHECK(found("models/a.cpp", "#include <pcre2.h>\n"));
   CHECK(found("altgrad.h", "#include <altgrad/core/internal/kernels/optim.h>\n"));
   CHECK(found("altgrad.h", "#include <altgrad/core/no_such_file.h>\n"));
   CHECK(faults_with("core/b.h", "int b;\n").size() == 1);
 
   CHECK(faults_with("core/eigen.h", once + "#include <Eigen/Core>\n").empty());
   CHECK(faults_with("nn/a.cpp", "#include <nlohmann/json.hpp>\n#include <cstdio>\n").empty());
+  CHECK(faults_with("models/pattern.cpp", "#include <pcre2.h>\n").empty());
   CHECK(faults_with("fp8/a.cpp", "#include <altgrad/nn/module.h>\n// #include <altgrad/models/gpt.h>\n")
             .empty());
   CHECK(faults_with("nn/a.cpp", "#include <altgrad/core/internal/kernels/optim.h>\n").empty());
