@@ -34,6 +34,7 @@
 #include <altgrad/fp8/qtensor.h>
 #include <altgrad/fp8/quantize.h>
 #include <altgrad/fp8/quantized_linear.h>
+#include <altgrad/fp8/quantized_state.h>
 #include <altgrad/fp8/quantizer.h>
 #include <altgrad/fp8/surgery.h>
 

@@ -69,6 +69,7 @@ class QuantizedLinear final : public nn::ModuleOf<QuantizedLinear, nn::Layer> {
   const Format& format() const { return *quantizers_.weight.format; }
   const std::optional<Format>& input_format() const { return quantizers_.input.format; }
   const std::optional<Format>& grad_format() const { return quantizers_.grad.format; }
+  const LinearQuantizers& quantizers() const { return quantizers_; }
 
   /// Forgets all amaxes, as if the layer had seen nothing yet.
   void reset_histories();
