@@ -30,6 +30,7 @@
 #include <altgrad/nn/surgery.h>
 
 #include <altgrad/fp8/amax_history.h>
+#include <altgrad/fp8/coded_linear.h>
 #include <altgrad/fp8/format.h>
 #include <altgrad/fp8/qtensor.h>
 #include <altgrad/fp8/quantize.h>

@@ -37,7 +37,8 @@ void* host_allocate(size_t bytes);
 struct Storage {
   std::atomic<int> refs{0};
   void* data = nullptr;
-  size_t bytes = 0;  ///< of the size class
+  size_t bytes = 0;                   ///< of the size class
+  std::atomic<uint64_t> contents{0};  ///< see contents_of (core/tensor.h); 0 where nobody has asked
   Device device;
 
   /// Throws std::runtime_error where the system has no memory or the device is not there.

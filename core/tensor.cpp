@@ -89,6 +89,20 @@ detail::Body& defined_body(const Tensor& t) {
 }
 }  // namespace
 
+uint64_t detail::contents_of(const Tensor& x) {
+  static std::atomic<uint64_t> last{0};
+  std::atomic<uint64_t>& contents = defined_body(x).storage->contents;
+  uint64_t known = contents.load(std::memory_order_relaxed);
+  if (known == 0) {
+    const uint64_t next = last.fetch_add(1, std::memory_order_relaxed) + 1;
+    if (contents.compare_exchange_strong(known, next, std::memory_order_relaxed)) known = next;
+  }
+  return known;
+}
+void detail::contents_change(const Tensor& x) {
+  defined_body(x).storage->contents.store(0, std::memory_order_relaxed);
+}
+
 const Shape& Tensor::shape() const { return defined_body(*this).shape; }
 DType Tensor::dtype() const { return defined_body(*this).dtype; }
 Device Tensor::device() const { return defined_body(*this).storage->device; }
@@ -100,6 +114,7 @@ bool Tensor::is(const Tensor& other) const {
 void Tensor::check_data(DType wanted) const {
   if (dtype() != wanted) fail("data<", wanted, ">: this tensor holds ", dtype(), ", shape ", shape());
   if (!device().is_cpu()) fail("data: this tensor is on ", device(), "; copy it with to(Device::cpu())");
+  detail::contents_change(*this);
 }
 
 Tensor::Item Tensor::only_item() const {
@@ -128,6 +143,7 @@ void Tensor::Item::check_range(int64_t low, uint64_t high) const {
 
 void Tensor::copy_(const Tensor& src) const {
   if (!(shape() == src.shape())) fail("copy_: shape ", src.shape(), " does not match ", shape());
+  detail::contents_change(*this);
   if (dtype() == src.dtype()) {
     copy_bytes(raw(), device(), src.raw(), src.device(), nbytes());
     return;
@@ -141,6 +157,7 @@ void Tensor::copy_(const Tensor& src) const {
 }
 
 void Tensor::fill_(double value) const {
+  detail::contents_change(*this);
   dispatch_all(*this, [&]<class T>(const auto& device) {
     if (!fits<T>(value)) fail("fill: ", dtype(), " cannot hold ", value);
     kernels::fill(device, ptr<T>(), T(value), numel());

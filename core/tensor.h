@@ -171,6 +171,12 @@ namespace detail {
 
 inline Body* body_of(const Tensor& x) { return x.body_.get(); }
 
+/// A number for what x's memory holds, so that what is made of it can be kept: another one once copy_, fill_ or an
+/// optimizer have written there, or data() has handed it out. What is written through a span that was taken before, or by
+/// a kernel of one's own, is not seen.
+uint64_t contents_of(const Tensor& x);
+void contents_change(const Tensor& x);
+
 struct Body {
   std::atomic<int> refs{0};
   DType dtype;

@@ -35,12 +35,13 @@ Tensor amax_of(const Tensor& x) {
 
 void record(const AmaxHistory& history, const Tensor& amax) {
   dispatch_device(amax.device(), [&](const auto& device) {
-    kernels::record_amax(device, history.memory(), amax.ptr<float>());
+    kernels::record_amax(device, history.memory(/*records=*/true), amax.ptr<float>());
   });
 }
 }  // namespace
 
-detail::History AmaxHistory::memory() const {
+detail::History AmaxHistory::memory(bool records) const {
+  if (records) altgrad::detail::contents_change(values_);
   return {values_.ptr<float>(), values_.numel(), counts_.ptr<int64_t>()};
 }
 

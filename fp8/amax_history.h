@@ -46,8 +46,10 @@ class AmaxHistory {
   void adapt_state(StateDict& state, const std::string& values_name, const std::string& counts_name,
                    const nn::LoadOptions& options) const;
 
-  /// The two tensors' memory, for the library's kernels (internal/scale.h).
-  detail::History memory() const;
+  /// The two tensors' memory, for the library's kernels (internal/scale.h); those that record must say so.
+  detail::History memory(bool records = false) const;
+  /// Another number after each change.
+  uint64_t contents() const { return altgrad::detail::contents_of(values_); }
 
  private:
   template <class F>

@@ -4,8 +4,10 @@
 
 #include <altgrad/core/cpu/amax.h>
 #include <altgrad/core/cpu/divide.h>
+#include <altgrad/core/cpu/matmul.h>
 #include <altgrad/core/cpu/parallel.h>
 #include <altgrad/core/cpu/streaming_store.h>
+#include <altgrad/core/internal/coded.h>
 #include <altgrad/core/internal/instantiate.h>
 #include <altgrad/core/internal/kernels/reduce.h>
 
@@ -186,6 +188,39 @@ void clipped_ste_grad(const Cpu&, T* dx, const T* dy, const T* x, const float* s
 
 void record_amax(const Cpu&, const fp8::detail::History& history, const float* amax) {
   history.record(*amax);
+}
+
+void pack_codes(const Cpu&, uint8_t* panels, const uint8_t* codes, uint32_t sign_code, int64_t n, int64_t k) {
+  parallel_tasks(divide_up(n, coded_panel), [=](int64_t panel) {
+    const int64_t first = panel * coded_panel, end = std::min(n, first + coded_panel);
+    uint8_t* const out = panels + first * k;
+    std::fill_n(out, k * coded_panel, uint8_t(0));
+    for (int64_t j = first; j < end; ++j) {
+      for (int64_t i = 0; i < k; ++i)
+        out[i * coded_panel + j - first] = byte_code(codes[j * k + i], sign_code);
+    }
+  });
+}
+
+void decode(const Cpu&, float* y, const CodedWeight& w) {
+  const float factor = *w.scale * w.unit;
+  parallel_tasks(divide_up(w.n, coded_panel), [=](int64_t panel) {
+    const int64_t first = panel * coded_panel, end = std::min(w.n, first + coded_panel);
+    for (int64_t j = first; j < end; ++j) {
+      for (int64_t i = 0; i < w.k; ++i)
+        y[j * w.k + i] = coded_value(w.panels[coded_place(j, i, w.k)], w.shift, factor);
+    }
+  });
+}
+
+void coded_linear(const Cpu&, float* y, const float* x, const CodedWeight& w, const float* bias,
+                  int64_t rows) {
+  static_assert(coded_rows == cpu::packed_few_rows);
+  const int64_t panels = divide_up(w.n, coded_panel);
+  const cpu::CodedMatrix matrix{w.panels, w.shift, *w.scale * w.unit};
+  parallel_for(panels, divide_up(grain, coded_panel * w.k), [&](int64_t begin, int64_t end) {
+    cpu::coded_matmul(y, x, matrix, rows, w.n, w.k, bias, begin, end);
+  });
 }
 
 #define AG_INSTANTIATE_QUANTIZE(Out, T)                                                               \

@@ -43,11 +43,11 @@ void check(const char* op, const QTensor& q) {
     fail(op, ": values in u8, ", x.shape(), ", are codes of E4M3 or E5M2, and need the same, transposed");
 }
 
-bool has_bf16(Device on) {
+}  // namespace
+
+bool detail::has_bf16(Device on) {
   return dispatch_device(on, [](const auto& device) { return kernels::has_bf16(device); });
 }
-
-}  // namespace
 
 void detail::check_native_fp8(const char* op, std::initializer_list<std::optional<Format>> formats) {
   int of_e5m2 = 0;
@@ -173,7 +173,7 @@ Tensor product(const QTensor& a, const QTensor& b, const std::optional<Tensor>& 
 
   const bool native = a.values.dtype() == DType::u8 && b.values.dtype() == DType::u8;
   const bool in_bf16 = a.values.dtype() == DType::bf16 && b.values.dtype() == DType::bf16;
-  if (native || (in_bf16 && has_bf16(a.values.device()))) {
+  if (native || (in_bf16 && detail::has_bf16(a.values.device()))) {
     check_bias(DType::f32);
     if (native) {
       detail::check_native_fp8("matmul", {a.format, b.format});

@@ -4,7 +4,9 @@
 #include <altgrad/fp8/quantized_linear.h>
 
 #include <altgrad/autograd/internal/common.h>
+#include <altgrad/autograd/tape.h>
 #include <altgrad/fp8/internal/operand.h>
+#include <altgrad/fp8/internal/weight_codes.h>
 
 namespace altgrad::fp8 {
 namespace {
@@ -106,14 +108,17 @@ QuantizedLinear QuantizedLinear::from_linear(nn::Linear linear, const Format& fo
 }
 
 QuantizedLinear::QuantizedLinear(std::shared_ptr<nn::Linear> linear, LinearQuantizers quantizers)
-    : linear_(std::move(linear)), quantizers_(std::move(quantizers)) {
+    : linear_(std::move(linear)),
+      quantizers_(std::move(quantizers)),
+      kept_(std::make_shared<detail::KeptCodes>()) {
   train(linear_->training());
 }
 
 QuantizedLinear::QuantizedLinear(const QuantizedLinear& other)
     : ModuleOf(other),
       linear_(std::make_shared<nn::Linear>(other.linear())),
-      quantizers_(other.quantizers_) {}
+      quantizers_(other.quantizers_),
+      kept_(std::make_shared<detail::KeptCodes>()) {}
 
 const std::shared_ptr<nn::Linear>& QuantizedLinear::linear_ptr() const {
   if (!linear_) fail("quantized_linear: the layer was moved from");
@@ -124,7 +129,21 @@ void QuantizedLinear::reset_histories() {
   for (const SavedHistory& saved : saved_histories) (quantizers_.*saved.role).history.reset();
 }
 
+// Null where the layer computes with the weight itself.
+std::shared_ptr<const detail::WeightCodes> QuantizedLinear::codes_for(const Tensor& x) {
+  if (training()) {
+    kept_->drop();
+    return nullptr;
+  }
+  const bool in_bf16 = input_format() && detail::has_bf16(x.device());
+  if (Tape::current() || x.dtype() != DType::f32 || quantizers_.native_fp8 || in_bf16) return nullptr;
+  return kept_->of(weight(), quantizers_.weight);
+}
+
 Tensor QuantizedLinear::forward(const Tensor& x) {
+  altgrad::detail::check_linear("quantized_linear", x, weight(), bias());
+  if (const auto codes = codes_for(x))
+    return detail::coded_linear("quantized_linear", x, *codes, bias(), quantizers_.input);
   return quantized_linear(x, weight(), bias(), quantizers_, training());
 }
 

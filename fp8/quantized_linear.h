@@ -12,6 +12,11 @@
 ALTGRAD_API_BEGIN
 namespace altgrad::fp8 {
 
+namespace detail {
+class KeptCodes;
+struct WeightCodes;
+}  // namespace detail
+
 /// Options of quantize_model and, but for skip_patterns, of QuantizedLinear::from_linear.
 struct QuantizeOptions {
   std::vector<std::string> skip_patterns = {};  ///< see quantize_model
@@ -43,6 +48,13 @@ Tensor quantized_linear(const Tensor& x, const Tensor& w, const std::optional<Te
 /// that no layer sees (copy_, fill_, through data(), nn::init, a load into a module that has the weight but not this
 /// layer: linear_ptr(), or another that it is tied to) leaves them: in eval mode, and with delayed scaling, what was
 /// written is clipped to the old amax until reset_histories().
+///
+/// In eval mode, where nothing is recorded, the layer keeps its weight in codes, a byte each, and products of few rows,
+/// as in generating text, read these alone. They are made once, and again when weight or history have changed: by an
+/// optimizer, a load, copy_, fill_, data(). What a span writes that was taken before, or a kernel of one's own, is not
+/// seen until the layer has been in training mode. The results are those of the rounded weight, in f32 on the CPU to the
+/// bit. Weights in f64, formats of more than 8 bits or without subnormals, stochastic rounding, native_fp8, and inputs
+/// that are rounded where the device multiplies bf16, go without.
 ///
 /// A layer that was moved from throws std::invalid_argument when it is used.
 class QuantizedLinear final : public nn::ModuleOf<QuantizedLinear, nn::Layer> {
@@ -82,10 +94,13 @@ class QuantizedLinear final : public nn::ModuleOf<QuantizedLinear, nn::Layer> {
   std::string extra_repr() const override;
 
  private:
+  friend class CodedLinear;
   QuantizedLinear(std::shared_ptr<nn::Linear> linear, LinearQuantizers quantizers);
+  std::shared_ptr<const detail::WeightCodes> codes_for(const Tensor& x);
 
   std::shared_ptr<nn::Linear> linear_;
   LinearQuantizers quantizers_;
+  std::shared_ptr<detail::KeptCodes> kept_;  // this layer's own
 };
 
 /// Throws std::invalid_argument where these cannot make a QuantizedLinear; skip_patterns are not looked at.

@@ -48,7 +48,7 @@ QTensor Quantizer::apply(const Tensor& x, bool record, std::initializer_list<Par
   q.scale = replayed([&] {
     const detail::ScaleRule rule{scaling, float(std::min(format->max(), 0x1p127)), record};
     const Tensor scale = Tensor::empty({}, {DType::f32, x.device()});
-    detail::round_into(q, x, cast, random, scale, history.memory(), rule);
+    detail::round_into(q, x, cast, random, scale, history.memory(record), rule);
     rounded = true;
     return scale;
   });

@@ -4,6 +4,7 @@
 #include <altgrad/core/cpu/isa.h>
 #include <altgrad/core/cpu/matmul.h>
 #include <altgrad/core/cpu/parallel.h>
+#include <altgrad/core/internal/coded.h>
 #include <altgrad/core/internal/instantiate.h>
 
 #include <unistd.h>
@@ -65,6 +66,9 @@ Panels panels_of(const PackedKernels& kernels, float* memory, MatrixView<float> 
   return {memory, panel, k * panel};
 }
 
+// Blocks of equal depth, none much smaller than the others.
+int64_t k_step_of(int64_t k) { return divide_up(k, divide_up(k, packed_max_k)); }
+
 float* packing_scratch() { return static_cast<float*>(packing_memory(packed_scratch * sizeof(float))); }
 
 template <class T>
@@ -103,8 +107,7 @@ void packed_matmul(const PackedKernels& kernels, float* c, int64_t ldc, MatrixVi
   const int64_t panel = 2 * kernels.lanes;
   float* const memory = scratch;
   float* const packed_a = scratch + packed_max_k * packed_max_n;
-  // Blocks of equal size, none much smaller than the others.
-  const int64_t k_step = divide_up(k, divide_up(k, packed_max_k));
+  const int64_t k_step = k_step_of(k);
   if (m <= packed_few_rows && a.column == 1 && b.row == 1)
     return kernels.multiply_few(c, ldc, a, b, m, n, k, k_step, alpha, beta, bias);
   const int64_t n_step = divide_up(divide_up(n, divide_up(n, block_size().columns)), panel) * panel;
@@ -129,6 +132,28 @@ void matmul(T* c, int64_t ldc, MatrixView<T> a, MatrixView<T> b, int64_t m, int6
     }
   }
   eigen_matmul(c, ldc, a, b, m, n, k, alpha, beta, bias);
+}
+
+void coded_matmul(float* y, const float* x, const CodedMatrix& w, int64_t m, int64_t n, int64_t k,
+                  const float* bias, int64_t first, int64_t end) {
+  const PackedKernels* const kernels = packed_kernels<float>();
+  for (int64_t panel = first; panel < end; ++panel) {
+    const int64_t column = panel * coded_panel, columns = std::min(coded_panel, n - column);
+    const CodedMatrix part{w.codes + column * k, w.shift, w.factor};
+    const float* const added = bias ? bias + column : nullptr;
+    if (kernels) {
+      kernels->multiply_coded(y + column, n, x, k, part, m, columns, k, k_step_of(k), added);
+      continue;
+    }
+    for (int64_t r = 0; r < m; ++r) {
+      float sum[coded_panel] = {};
+      for (int64_t i = 0; i < k; ++i) {
+        for (int64_t j = 0; j < coded_panel; ++j)
+          sum[j] += x[r * k + i] * coded_value(part.codes[i * coded_panel + j], part.shift, part.factor);
+      }
+      for (int64_t j = 0; j < columns; ++j) y[r * n + column + j] = sum[j] + (added ? added[j] : 0);
+    }
+  }
 }
 
 template <class T>

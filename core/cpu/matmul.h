@@ -54,6 +54,18 @@ class PackedB {
   Panels panels_;
 };
 
+// A matrix (n, k) in codes of a byte, in panels of coded_panel rows (core/internal/coded.h).
+struct CodedMatrix {
+  const uint8_t* codes;
+  int shift;
+  float factor;
+};
+
+// y (m, n) = x (m, k) w^T + bias for m <= packed_few_rows, by the panels of w from `first` to `end`: to the bits of
+// matmul of the decoded matrix, if sums do not follow sizes. bias may be null.
+void coded_matmul(float* y, const float* x, const CodedMatrix& w, int64_t m, int64_t n, int64_t k,
+                  const float* bias, int64_t first, int64_t end);
+
 // The f32 kernels (packed_matmul.h), compiled for CPUs that this program may not run on.
 struct PackedKernels {
   int64_t lanes;  // floats of a vector; a panel is two wide
@@ -67,6 +79,9 @@ struct PackedKernels {
   // packing it, so it is read once, as it lies. Sums are cut at multiples of k_step <= packed_max_k.
   void (*multiply_few)(float* c, int64_t ldc, MatrixView<float> a, MatrixView<float> b, int64_t m, int64_t n,
                        int64_t k, int64_t k_step, float alpha, float beta, const float* bias);
+  // A panel's columns of coded_matmul (coded_matmul.h).
+  void (*multiply_coded)(float* c, int64_t ldc, const float* a, int64_t lda, const CodedMatrix& panel,
+                         int64_t m, int64_t columns, int64_t k, int64_t k_step, const float* bias);
 };
 extern const PackedKernels packed_avx2, packed_avx512;
 

@@ -72,6 +72,17 @@ struct Codes {
   int64_t rows, columns;
 };
 
+// A weight (n, k) in codes of a byte, in panels (core/internal/coded.h), of a format with a sign and subnormals: the
+// numbers are those of `unit`, times *scale.
+struct CodedWeight {
+  const uint8_t* panels;
+  const float* scale;
+  int shift;   // 23 - mantissa bits
+  float unit;  // 2^(127 - bias)
+  int64_t n, k;
+};
+constexpr int64_t coded_rows = 4;  // at most, of x in coded_linear
+
 inline namespace on_cpu {
 
 // y = rounder(q(x)) * *scale, or, in bf16, rounder(q(x)), for formats whose numbers bf16 holds. *amax, where it is given,
@@ -97,6 +108,13 @@ template <class T>
 void clipped_ste_grad(const Cpu&, T* dx, const T* dy, const T* x, const float* scale, T max, int64_t n);
 // *amax is recorded.
 void record_amax(const Cpu&, const fp8::detail::History& history, const float* amax);
+// Panels of the codes (n, k), whose signs become the highest bits, filled up with zeros.
+void pack_codes(const Cpu&, uint8_t* panels, const uint8_t* codes, uint32_t sign_code, int64_t n, int64_t k);
+// y (n, k) = the weight
+void decode(const Cpu&, float* y, const CodedWeight& w);
+// y (rows, n) = x (rows, k) w^T + bias (n), which may be null; on the CPU to the bits of linear (core's gemm.h).
+void coded_linear(const Cpu&, float* y, const float* x, const CodedWeight& w, const float* bias,
+                  int64_t rows);
 
 }  // namespace on_cpu
 
@@ -126,6 +144,10 @@ template <class T>
 void clipped_ste_grad(const Cuda&, T* dx, const T* dy, const T* x, const float* scale, Compute<T> max,
                       int64_t n);
 void record_amax(const Cuda&, const fp8::detail::History& history, const float* amax);
+void pack_codes(const Cuda&, uint8_t* panels, const uint8_t* codes, uint32_t sign_code, int64_t n, int64_t k);
+void decode(const Cuda&, float* y, const CodedWeight& w);
+void coded_linear(const Cuda&, float* y, const float* x, const CodedWeight& w, const float* bias,
+                  int64_t rows);
 
 }  // namespace on_cuda
 

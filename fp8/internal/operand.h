@@ -14,6 +14,9 @@ namespace altgrad::fp8::detail {
 struct History;
 struct ScaleRule;
 
+// Does the device multiply matrices in bf16?
+bool has_bf16(Device on);
+
 // Memory for x rounded to `format`: with native_fp8 in u8, or else in the form that suits products with `partners`, in
 // bf16 where all of them fit it and the device of x has instructions for it, in the dtype that x is computed in where
 // not. Throws std::invalid_argument where x's device has no native FP8, or not of that format.

@@ -154,6 +154,8 @@ void Optimizer::count_step(const std::vector<size_t>& updated) {
   for (const ParamGroup& group : groups_) *to++ = *group.lr;
   std::copy_n(updates_.ptr<int64_t>(), updates_.numel(), to);
   numbers_.copy_(numbers);
+  for_each_parameter(groups_,
+                     [](const ParamGroup&, const Tensor& p, size_t) { altgrad::detail::contents_change(p); });
 }
 
 const Step& Optimizer::begin_step() {

@@ -1,0 +1,177 @@
+// Continues a prompt with a model that train_gpt has trained, writing text as it comes: the tokens are bytes of --data,
+// the text that it was trained on, or, without one, numbers. What is said about the run goes to stderr.
+#include <altgrad/altgrad.h>
+
+#include <charconv>
+#include <chrono>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "options.h"
+
+namespace ag = altgrad;
+namespace fs = std::filesystem;
+
+namespace {
+
+struct Flags {
+  std::string model, data, prompt, stop, format = "none", device = "cpu";
+  int64_t tokens = 200, rows = 1, threads = 0;
+  uint64_t seed = 1337;
+  ag::models::GenerateOptions sampling = {.temperature = 0.8};
+};
+
+// Text as tokens, and back.
+class Vocabulary {
+ public:
+  explicit Vocabulary(const std::string& data) {
+    if (!data.empty()) text_.emplace(data, /*block_size=*/1, /*val_fraction=*/0);
+  }
+  ag::Tensor encode(const std::string& prompt) const {
+    if (text_) return text_->encode(prompt);
+    std::vector<int64_t> ids;
+    std::istringstream words(prompt);
+    for (std::string word; words >> word;) {
+      int64_t id = -1;
+      const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), id);
+      if (error != std::errc() || end != word.data() + word.size() || id < 0)
+        ag::fail("--prompt: without --data it must be numbers of tokens, got ", word);
+      ids.push_back(id);
+    }
+    return ag::Tensor::from(ids, {int64_t(ids.size())});
+  }
+  std::string decode(int64_t token) const {
+    return text_ ? text_->decode(ag::Tensor::from({token}, {1})) : std::to_string(token) + " ";
+  }
+
+ private:
+  std::optional<ag::models::CharDataset> text_;
+};
+
+// The model of a checkpoint, or of the run's folder that it is in, under the surgery that it was trained with.
+ag::models::GPT load_model(const std::string& path) {
+  const std::string file =
+      fs::is_directory(path) ? (fs::path(path) / "checkpoint.safetensors").string() : path;
+  const auto foreign = [&] { ag::fail("--model: ", file, " is no checkpoint of train_gpt"); };
+  ag::Metadata metadata = ag::load_safetensors_metadata(file);
+  const auto settings =
+      nlohmann::json::parse(metadata["extra.settings"], nullptr, /*allow_exceptions=*/false);
+  Options trained;
+  int64_t vocabulary = 0;
+  try {
+    trained.size = settings.at("--size");
+    trained.block = settings.at("--block").get<int64_t>();
+    trained.format = settings.at("--format");
+    trained.inputs = settings.at("--inputs").get<std::string>();
+    trained.grads = settings.at("--grads");
+    trained.scaling = settings.at("--scaling");
+    trained.history = settings.at("--history");
+    trained.skip = settings.at("--skip").get<std::vector<std::string>>();
+    vocabulary = settings.at("vocabulary of --data");
+  } catch (const nlohmann::json::exception&) {
+    foreign();
+  }
+  if (!recipes.contains(trained.size)) foreign();
+  ag::models::GPT model(trained.model(vocabulary));
+  if (trained.quantized()) ag::fp8::quantize_model(model, ag::fp8::format(trained.format), trained.surgery());
+  ag::StateDict state;
+  constexpr std::string_view prefix = "model.";
+  for (const auto& [name, tensor] : ag::load_safetensors(file))
+    if (name.starts_with(prefix)) state[name.substr(prefix.size())] = tensor;
+  model.load_state_dict(state);
+  return model;
+}
+
+int run(const Flags& flags) {
+  using Clock = std::chrono::steady_clock;
+  if (flags.threads > 0) ag::set_num_threads(int(flags.threads));
+  const Vocabulary vocabulary(flags.data);
+  ag::models::GPT model = load_model(flags.model);
+  if (flags.format != "none") {
+    const ag::fp8::SurgeryReport report =
+        ag::fp8::quantize_model(model, ag::fp8::format(flags.format), {.skip_patterns = {"lm_head"}});
+    if (report.replaced.empty()) ag::fail("--format: the model's layers are quantized already");
+  }
+  model.eval();
+  model.to(flags.device == "cuda" ? ag::Device::cuda() : ag::Device::cpu());
+  const ag::Tensor prompt = vocabulary.encode(flags.prompt);
+  std::vector<int64_t> ids;
+  for (int64_t r = 0; r < flags.rows; ++r)
+    ids.insert(ids.end(), prompt.data<int64_t>().begin(), prompt.data<int64_t>().end());
+
+  // One row is written as it comes, several one after the other, at their end.
+  std::vector<std::string> texts(size_t(flags.rows), "");
+  std::vector<Clock::time_point> times;
+  int64_t drawn = 0;
+  ag::models::GenerateOptions sampling = flags.sampling;
+  ag::Generator generator(flags.seed);
+  sampling.generator = &generator;
+  sampling.on_token = [&](int64_t row, int64_t token) {
+    std::string& text = texts[size_t(row)];
+    const std::string piece = vocabulary.decode(token);
+    text += piece;
+    if (flags.rows == 1) std::fputs(piece.c_str(), stdout), std::fflush(stdout);
+    ++drawn;
+    if (row == 0 || times.size() < 2) times.push_back(Clock::now());
+    return flags.stop.empty() || !text.ends_with(flags.stop);
+  };
+  if (flags.rows == 1) std::fputs(flags.prompt.c_str(), stdout);
+  const auto begin = Clock::now();
+  model.generate(ag::Tensor::from(ids, {flags.rows, prompt.numel()}), flags.tokens, sampling);
+  const auto seconds = [](Clock::duration time) { return std::chrono::duration<double>(time).count(); };
+  if (flags.rows == 1) std::putchar('\n');
+  for (size_t r = 0; flags.rows > 1 && r < texts.size(); ++r)
+    std::printf("--- %zu ---\n%s%s\n", r + 1, flags.prompt.c_str(), texts[r].c_str());
+  if (drawn > flags.rows) {
+    std::fprintf(stderr, "prompt of %ld tokens in %.3f s, then %.1f tokens/s\n", long(prompt.numel()),
+                 seconds(times.front() - begin),
+                 double(drawn - flags.rows) / seconds(Clock::now() - times.front()));
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Continues a prompt with a GPT.", "generate");
+  Flags flags;
+  ag::models::GenerateOptions& sampling = flags.sampling;
+  app.add_option("--model", flags.model, "a folder that train_gpt wrote, or a checkpoint")->required();
+  app.add_option("--data", flags.data, "the text that it was trained on; default: tokens are numbers");
+  app.add_option("--prompt", flags.prompt, "what to continue")->required();
+  app.add_option("--tokens", flags.tokens, "to generate, at most")
+      ->check(whole<int64_t>(0, INT32_MAX))
+      ->capture_default_str();
+  app.add_option("--temperature", sampling.temperature, "0 takes the most likely token")
+      ->capture_default_str();
+  app.add_option("--top-k", sampling.top_k, "sample among the k most likely tokens");
+  app.add_option("--top-p", sampling.top_p, "sample among the most likely ones of this probability together");
+  app.add_option("--min-p", sampling.min_p,
+                 "sample among those of this share of the most likely one's probability");
+  app.add_option("--penalty", sampling.repetition_penalty, "of tokens that were there before; 1 is none");
+  app.add_option("--stop", flags.stop, "text that ends a row");
+  app.add_option("--format", flags.format, "of the Linear layers' weights, but lm_head's; none: as they are")
+      ->capture_default_str();
+  app.add_option("--seed", flags.seed, "of what is drawn")
+      ->check(whole<uint64_t>(0, UINT64_MAX))
+      ->capture_default_str();
+  app.add_option("--rows", flags.rows, "continuations of the prompt")
+      ->check(whole<int64_t>(1, 1 << 16))
+      ->capture_default_str();
+  app.add_option("--threads", flags.threads, "default: all cores")->check(whole<int64_t>(1, 1024));
+  app.add_option("--device", flags.device, "cpu or cuda")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
+  try {
+    app.parse(argc, argv);
+    return run(flags);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help
+    std::fprintf(stderr, "generate: %s\n", error.what());
+    return 2;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "generate: %s\n", error.what());
+    return 1;
+  }
+}
