@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs prepare as its users do: each kind of token, a folder of texts, any number of threads, errors, runs that are killed.
+# Runs prepare as its users do: each kind of token, a folder of texts, any number of threads, errors, killed runs.
 # usage: test_prepare.sh ABSOLUTE_PATH_OF_PREPARE ROOT_OF_THE_SOURCES ON_OR_OFF
 # The last says whether there is PCRE2, without which there is no tokenizer.
 dir=$(mktemp -d) || exit 1
@@ -42,7 +42,7 @@ expect 0 "" ./prepare characters.txt --tokenizer characters --val-fraction 0.3 -
 meta chars '"vocab_size": 4'
 yes "$(cat characters.txt)" | tr -d '\n' | head -c $((183600 * 13)) >long.txt  # more than one part
 expect 0 "" ./prepare long.txt --tokenizer characters --val-fraction 0 --out chars
-[ "$(wc -c <chars/train.bin)" -eq $((183600 * 6 * 2)) ] || fail "characters of a long text: $(wc -c <chars/train.bin) bytes"
+[ "$(wc -c <chars/train.bin)" -eq $((183600 * 6 * 2)) ] || fail "characters of a long text"
 [ "$(wc -c <chars/val.bin)" -eq 0 ] || fail "val is not empty"
 
 # Errors leave what was there, and no folder that was not.

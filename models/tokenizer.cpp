@@ -58,11 +58,16 @@ class TokenSearch {
 
 constexpr std::string_view replacement = "\xEF\xBF\xBD";  // U+FFFD
 
+// Bytes of a character that begins with this one; 1 where none does.
+size_t length_after(unsigned char first) {
+  return first < 0xC2 || first > 0xF4 ? 1 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
+}
+
 // Bytes at the beginning, not UTF-8, for which one U+FFFD stands: as far as they could begin a character (Unicode 15,
 // section 3.9, "maximal subparts").
 size_t invalid_part(std::string_view text) {
   const auto first = static_cast<unsigned char>(text[0]);
-  const size_t length = first < 0xC2 || first > 0xF4 ? 1 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
+  const size_t length = length_after(first);
   const unsigned lowest = first == 0xE0   ? 0xA0
                           : first == 0xF0 ? 0x90
                                           : 0x80,
@@ -78,10 +83,9 @@ size_t invalid_part(std::string_view text) {
   return n;
 }
 
+// Could more bytes make a character of these?
 bool could_go_on(std::string_view text) {
-  const auto first = static_cast<unsigned char>(text[0]);
-  const size_t length = first < 0xC2 || first > 0xF4 ? 1 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
-  return text.size() < length && invalid_part(text) == text.size();
+  return text.size() < length_after(static_cast<unsigned char>(text[0])) && invalid_part(text) == text.size();
 }
 
 // Takes characters from the front of bytes; what could be the beginning of one is left there unless it is the end.

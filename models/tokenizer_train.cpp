@@ -120,16 +120,12 @@ Tokenizer Tokenizer::train(std::string_view text, int64_t vocab_size) {
   const detail::Pattern pattern(who, gpt2_pattern);
   Trainer trainer(text, pattern);
   detail::Vocabulary v{.pattern = gpt2_pattern};
-  std::unordered_map<std::string, int32_t> ids;
-  for (int byte = 0; byte < 256; ++byte) ids.emplace(v.tokens.emplace_back(1, char(byte)), byte);
+  for (int byte = 0; byte < 256; ++byte) v.tokens.emplace_back(1, char(byte));
   while (int64_t(v.tokens.size()) + 1 < vocab_size) {
     const auto [count, pair] = trainer.best();
     if (count < 2) break;
-    // Two pairs may be the same bytes, and then are one token.
-    const std::string bytes = v.tokens[size_t(pair.first)] + v.tokens[size_t(pair.second)];
-    const auto [token, is_new] = ids.emplace(bytes, int32_t(v.tokens.size()));
-    if (is_new) v.tokens.push_back(bytes);
-    const int32_t merged = token->second;
+    const auto merged = int32_t(v.tokens.size());
+    v.tokens.push_back(v.tokens[size_t(pair.first)] + v.tokens[size_t(pair.second)]);
     v.merges.push_back({pair.first, pair.second, merged, uint32_t(v.merges.size())});
     trainer.merge(pair, merged);
   }
