@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The commands: train a tiny GPT in simulated 8-bit floats, run every test, run what takes a GPU. They name what is missing
-# and install it (apt), configure and build first. What a step prints goes to a log beside the build, shown only where the
+# The commands: train a tiny GPT in simulated 8-bit floats, run every test, run what takes a GPU or other people's programs.
+# They name what is missing and install it (apt), configure and build first. What a step prints goes to a log beside the build, shown only where the
 # step fails. ALTGRAD_PRESET picks another of CMakePresets.json than release.
 set -euo pipefail
 
@@ -10,6 +10,7 @@ usage: ./run.sh train [args]   train a tiny GPT on text; ./run.sh train --help l
        ./run.sh test           build and run every test
        ./run.sh test-gpu       build for this machine's GPU, run every test there, time it; writes a report
        ./run.sh docs           make pages of the public headers and the guides, by Doxygen
+       ./run.sh interop        load what altgrad writes in transformers, which pip installs under build/
 They name the Debian packages that are missing here and install them; with --no-install they name them and stop.
 TXT
 }
@@ -149,6 +150,13 @@ count_tests() {
   ' "$build/tests.xml"
 }
 
+# Makes the environment of Python in which other people's programs run, unless the caller has named one.
+make_venv() {
+  [ -z "${ALTGRAD_PYTHON:-}" ] || return 1
+  python3 -m venv "$root/build/interop" &&
+    "$root/build/interop/bin/python" -m pip install --retries 1 -r "$root/tests/interop/requirements.txt"
+}
+
 install=yes
 for arg; do  # all but --no-install go round to their places
   shift
@@ -196,6 +204,20 @@ case ${1:-} in
     cd "$root"
     step docs sh -c '{ cat .github/Doxyfile; sed -n "s/.*define ALTGRAD_VERSION /PROJECT_NUMBER = /p" core/version.h; } | doxygen -'
     echo "build/docs/html/index.html"
+    ;;
+  interop)
+    if [ $# -gt 1 ]; then usage >&2; exit 2; fi
+    python=${ALTGRAD_PYTHON:-$root/build/interop/bin/python}
+    imports="import compressed_tensors, safetensors, torch, transformers"
+    if ! "$python" -c "$imports" 2>/dev/null && ! step pip make_venv; then
+      echo "interop: skipped: $python cannot import what tests/interop/requirements.txt names, and pip cannot install it"
+      exit 77
+    fi
+    install_missing test
+    configure_and_build altgrad_interop -DALTGRAD_TESTS=ON
+    rm -rf "$build/interop"
+    "$build/tests/altgrad_interop" "$root/tests/interop" "$build/interop"
+    exec "$python" "$root/tests/interop/check.py" "$build/interop"
     ;;
   -h | --help | help) usage ;;
   *)

@@ -40,9 +40,15 @@ Tensor checked_scale(const StateDict& state, const std::string& name) {
   return scale.alias({1});
 }
 
-void check_codes(const std::string& name, const StoredDTypes& dtypes) {
+void check_codes(const std::string& name, const Tensor& codes, const StoredDTypes& dtypes) {
   const auto dtype = dtypes.find(name);
-  if (dtype != dtypes.end() && dtype->second == "F8_E4M3") return;
+  if (dtype != dtypes.end() && dtype->second == "F8_E4M3") {
+    const Tensor host = codes.detach().to(Device::cpu());
+    const auto all = host.data<uint8_t>();
+    const auto bad = std::ranges::find_if(all, [](uint8_t code) { return (code & 0x7F) == 0x7F; });
+    if (bad != all.end()) fail(name, ": code ", int(*bad), " at element ", bad - all.begin(), " is NaN");
+    return;
+  }
   fail(name, " is in codes of ", dtype == dtypes.end() ? "no stored dtype" : dtype->second,
        ", and others load F8_E4M3 alone. There are two ways out: a file of your own (save_safetensors of the "
        "state, which "
@@ -70,7 +76,7 @@ std::vector<Source> sources(const GPTConfig& config, const StateDict& state, con
     const bool codes = t.dtype() == DType::u8 && is_conv1d(name);
     if (!codes && !has_gradient(t.dtype())) fail(name, " is ", t.dtype(), ", which is no floating dtype");
     if (codes) {
-      check_codes(name, options.dtypes);
+      check_codes(name, t, options.dtypes);
       if (!options.layout) {
         fail(name,
              " is in codes: the layout must be said. Layout::opt is what transformers loads; it reads codes "

@@ -46,6 +46,12 @@ bash run.sh test-gpu >log 2>&1
 [ $? = 77 ] || fail "test-gpu: does not return 77 without a GPU"
 grep -q 'no GPU here' log || fail "test-gpu: does not say that there is no GPU"
 
+# Where pip installs nothing, interop says so and is not taken for success.
+echo 'exit 1' | pretend python3
+bash run.sh interop >log 2>&1
+[ $? = 77 ] || fail "interop: does not return 77 without Python's packages"
+grep -q 'interop: skipped: .*requirements.txt' log || fail "interop: does not say why it is skipped"
+
 # Test cases are counted, other programs as one; those that run test cases again as one; skipped ones have not passed.
 touch works
 cat >report.xml <<'XML'
