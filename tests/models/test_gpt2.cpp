@@ -1,10 +1,12 @@
 // GPT-2 folders of transformers, read: what the model computes against what transformers does, and the forms that such
 // folders come in. (What is wrong with one is in test_gpt2_errors.cpp.)
+#include "allocations.h"
 #include "catch.h"
+#include "errors.h"
 #include "gpt2_folders.h"
 #include "values.h"
 
-#include <altgrad/models/gpt2.h>
+#include <altgrad/models/internal/gpt2_folder.h>
 
 #include <cmath>
 
@@ -144,4 +146,25 @@ TEST_CASE("an import draws no random numbers", "[gpt2]") {
   const auto before = default_generator().state();
   models::load_gpt2(fixture);
   CHECK(default_generator().state() == before);
+}
+
+TEST_CASE("opening 20 GB of shards reads their headers alone", "[gpt2]") {
+  const TempFolder folder;
+  constexpr int64_t numbers = int64_t(1) << 29;
+  json index;
+  for (int i = 0; i < 10; ++i) {
+    const std::string name = concat("t", i), file = concat("shard-", i);
+    index["weight_map"][name] = file;
+    const std::string header = concat("{\"", name, "\":{\"dtype\":\"F32\",\"shape\":[", numbers,
+                                      "],\"data_offsets\":[0,", 4 * numbers, "]}}");
+    const uint64_t size = header.size();
+    write_bytes(folder / file, std::string(reinterpret_cast<const char*>(&size), 8) + header);
+    std::filesystem::resize_file(folder / file,
+                                 8 + size + 4 * size_t(numbers));  // a hole, which takes no room
+  }
+  write_bytes(folder / "model.safetensors.index.json", index.dump());
+  heap_watch();
+  const models::detail::Weights weights(folder.path());
+  CHECK(heap_peak() < 1'000'000);
+  CHECK(throws([&] { weights.check({.n_layer = 1}); }, {"n_layer is 1, the weights hold 0 layers"}));
 }
