@@ -14,7 +14,7 @@ namespace altgrad::models {
 
 /// A GPT2LMHeadModel or GPT2Model, in f32 (from F32, F16 or BF16), with its biases, its GELU and a dropout of 0. Names may
 /// begin with "transformer." or not; masks (h.N.attn.bias, h.N.attn.masked_bias) are passed over; an lm_head.weight must
-/// be equal to wte. Besides the model it takes less than 1 MiB and four times the headers' sizes. Throws
+/// be equal to wte. Besides the model it takes four times the headers' sizes and 64 rows of a matrix. Throws
 /// std::runtime_error where a file cannot be read, and std::invalid_argument, naming file, field and value, where
 /// config.json lacks a size or asks for what this GPT does not compute (n_inner, scale_attn_weights,
 /// scale_attn_by_inverse_layer_idx, add_cross_attention, tie_word_embeddings, layer_norm_epsilon, pruned_heads,
@@ -31,7 +31,7 @@ enum class Layout {
   opt
 };
 
-struct SaveGPT2 {
+struct SaveOptions {
   DType dtype = DType::f32;             ///< or bf16, rounded to nearest even; of what is not in codes
   int64_t shard_bytes = 5'000'000'000;  ///< of tensors in a file, at most, where one tensor is not more
   /// gpt2 where empty; of codes it must be said. Layout::gpt2 with codes is what vLLM's reader of GPT-2 takes, by its
@@ -47,7 +47,7 @@ struct SaveGPT2 {
 /// error leaves the folder as it was. A model with quantized layers is written as what is trained, before rounding.
 /// Throws std::runtime_error where the file system refuses, std::invalid_argument where dtype is neither f32 nor bf16,
 /// shard_bytes is not positive, the head is not tied or the state is not of that config.
-void save_gpt2(const std::string& folder, const GPT& model, const SaveGPT2& options = {});
+void save_gpt2(const std::string& folder, const GPT& model, const SaveOptions& options = {});
 
 /// The same of a state, in which weights of Linear layers may be codes (u8) beside "NAME.weight_scale" and, for inputs that
 /// are rounded with a scale that stays, "NAME.input_scale" (f32, (1); value = code * scale): fp8::quantized_state_dict
@@ -55,7 +55,7 @@ void save_gpt2(const std::string& folder, const GPT& model, const SaveGPT2& opti
 /// that others load; throws std::invalid_argument for other codes, and where a scale is missing, not (1) or not positive
 /// and finite.
 void save_gpt2(const std::string& folder, const GPTConfig& config, const StateDict& state,
-               const SaveGPT2& options = {});
+               const SaveOptions& options = {});
 
 }  // namespace altgrad::models
 ALTGRAD_API_END

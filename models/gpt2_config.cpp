@@ -126,7 +126,7 @@ GPTConfig parse_config(const std::string& text) {
   fields.require("tie_word_embeddings", true);
   fields.require("pruned_heads", json::object());
   if (fields.find("quantization_config"))
-    fail("has a quantization_config: the weights are codes; fp8::load_quantized reads such");
+    fail("has a quantization_config: the weights are codes, which are not read");
   return config;
 }
 

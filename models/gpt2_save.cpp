@@ -58,7 +58,7 @@ void check_codes(const std::string& name, const Tensor& codes, const StoredDType
 }
 
 // All parameters with their tensors. Throws where the state is not of this config.
-std::vector<Source> sources(const GPTConfig& config, const StateDict& state, const SaveGPT2& options) {
+std::vector<Source> sources(const GPTConfig& config, const StateDict& state, const SaveOptions& options) {
   std::vector<Source> all;
   std::set<std::string> known = {"lm_head.weight"};
   for (Parameter& p : parameters_of(config)) {
@@ -239,7 +239,7 @@ class NewFiles {
   std::set<std::string> names_;  // of those in their places
 };
 
-void check(const SaveGPT2& options) {
+void check(const SaveOptions& options) {
   if (options.dtype != DType::f32 && options.dtype != DType::bf16)
     fail("dtype must be f32 or bf16, got ", options.dtype);
   if (options.shard_bytes < 1) fail("shard_bytes must be positive, got ", options.shard_bytes);
@@ -249,7 +249,7 @@ void check(const SaveGPT2& options) {
 }  // namespace detail
 
 void save_gpt2(const std::string& folder, const GPTConfig& config, const StateDict& state,
-               const SaveGPT2& options) try {
+               const SaveOptions& options) try {
   detail::check(options);
   const Layout layout = options.layout.value_or(Layout::gpt2);
   const std::vector<detail::Source> sources = detail::sources(config, state, options);
@@ -274,7 +274,7 @@ void save_gpt2(const std::string& folder, const GPTConfig& config, const StateDi
   fail("save_gpt2: ", e.what());
 }
 
-void save_gpt2(const std::string& folder, const GPT& model, const SaveGPT2& options) {
+void save_gpt2(const std::string& folder, const GPT& model, const SaveOptions& options) {
   save_gpt2(folder, model.config(), model.state_dict(), options);
 }
 

@@ -11,7 +11,7 @@
 namespace ag = altgrad;
 using ag::models::GPT;
 using ag::models::Layout;
-using ag::models::SaveGPT2;
+using ag::models::SaveOptions;
 
 namespace {
 
@@ -24,7 +24,7 @@ struct Export {
     model.eval();
     ag::save_safetensors(out + "/" + name + ".logits.safetensors", {{"ids", ids}, {"logits", model(ids)}});
   }
-  void floats(const std::string& name, GPT model, const SaveGPT2& options = {}) const {
+  void floats(const std::string& name, GPT model, const SaveOptions& options = {}) const {
     ag::models::save_gpt2(out + "/" + name, model, options);
     logits(name, model);
   }

@@ -169,7 +169,7 @@ TEST_CASE("an error in saving leaves the folder as it was", "[gpt2]") {
   const GPT model = small_gpt();
   save_gpt2(folder.path(), model, {.shard_bytes = 1000});
   const auto before = bytes_in(folder);
-  const auto refuses = [&](const StateDict& state, const models::SaveGPT2& options, std::string part) {
+  const auto refuses = [&](const StateDict& state, const models::SaveOptions& options, std::string part) {
     return throws([&] { save_gpt2(folder.path(), model.config(), state, options); }, {"save_gpt2: ", part});
   };
   const StateDict good = model.state_dict();

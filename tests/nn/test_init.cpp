@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "catch.h"
+#include "values.h"
 
 using namespace altgrad;
 
@@ -103,4 +104,26 @@ TEST_CASE("initialising a parameter is recorded by no tape", "[nn][init]") {
   const nn::Linear layer(3, 3);
   nn::init::normal_(layer.weight(), 0, 1);
   CHECK(tape.num_ops() == 0);
+}
+
+TEST_CASE("what draws numbers leaves tensors and the generator as they are where it is skipped", "[init]") {
+  Generator generator(3);
+  const auto before = generator.state();
+  const Tensor t = Tensor::full({4, 4}, 7);
+  const auto draw = [&] {
+    nn::init::uniform_(t, 0, 1, generator);
+    nn::init::normal_(t, 0, 1, generator);
+    nn::init::xavier_uniform_(t, generator);
+    nn::init::kaiming_uniform_(t, 0, generator);
+  };
+  {
+    const nn::init::Skip outer;
+    { const nn::init::Skip inner; }
+    draw();
+    CHECK_THROWS_AS(nn::init::normal_(t, 0, -1), std::invalid_argument);
+  }
+  CHECK(values(t) == std::vector<double>(16, 7.0));
+  CHECK(generator.state() == before);
+  draw();
+  CHECK(values(t) != std::vector<double>(16, 7.0));
 }
