@@ -122,7 +122,7 @@ class Cache {
           std::partition(slabs_.begin(), slabs_.end(), [](Slab* s) { return s->living > 0; });
       unused.insert(unused.end(), first_unused, slabs_.end());
       slabs_.erase(first_unused, slabs_.end());
-      regions_.release();
+      regions_.release_pages();
     }
     for (void* p : unused) system_free(p, device_);
   }

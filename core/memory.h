@@ -24,7 +24,7 @@ struct MemoryStats {
 };
 MemoryStats memory_stats(Device device = Device::cpu());
 void reset_peak_memory(Device device = Device::cpu());
-/// Gives cached memory back to the system: all but what lies in a slab or region with a living tensor.
+/// Gives cached memory back to the system: all but what lies in a slab, of blocks of up to 1 MiB, with a living tensor.
 void empty_cache(Device device = Device::cpu());
 
 namespace detail {

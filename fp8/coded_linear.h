@@ -35,11 +35,11 @@ class CodedLinear final : public nn::ModuleOf<CodedLinear, nn::Layer> {
   Quantizer input_;
 };
 
-/// Frees the weights in f32 of a model that will only generate: each QuantizedLinear below root becomes a CodedLinear. A
-/// weight that others hold too, an embedding that is tied to it or an optimizer, stays. Puts what it has replaced, and
-/// nothing else, into eval mode; training the model throws from then on. Gives their names in visiting order. Throws
-/// std::invalid_argument, and then nothing has changed, where root itself is a QuantizedLinear, there is none, or the
-/// weight of one cannot be had in codes.
+/// Frees the weights in f32 of a model that will only generate: each QuantizedLinear below root becomes a CodedLinear, in
+/// eval mode. A weight that others hold too, an embedding that is tied to it or an optimizer, stays. Training the model
+/// throws from then on. empty_cache() gives the memory back to the system. Gives the layers' names in visiting order.
+/// Throws std::invalid_argument, and then nothing has changed, where root itself is a QuantizedLinear, there is none, or
+/// the weight of one cannot be had in codes.
 std::vector<std::string> drop_masters(nn::Module& root);
 
 }  // namespace altgrad::fp8

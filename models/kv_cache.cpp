@@ -1,6 +1,7 @@
 // The memory of a layer is made when it first asks for it, of the dtype and on the device of what it brings.
 #include <altgrad/models/kv_cache.h>
 
+#include <altgrad/autograd/ops.h>
 #include <altgrad/autograd/tape.h>
 #include <altgrad/core/dispatch.h>
 #include <altgrad/core/internal/kernels/attention.h>
@@ -45,6 +46,7 @@ Tensor KVCache::extend(nn::Layer& model, const Tensor& ids, std::span<const int6
   const int64_t tokens = ids.size(1);
   std::set<int64_t> seen;
   std::vector<int64_t> rows, positions;
+  begins_ = true;
   for (const int64_t s : sequences) {
     if (s < 0 || s >= int64_t(lengths_.size()) || !seen.insert(s).second)
       fail("KVCache: sequence ", s, " of ", lengths_.size(), " is not there, or given twice");
@@ -52,6 +54,7 @@ Tensor KVCache::extend(nn::Layer& model, const Tensor& ids, std::span<const int6
       fail("KVCache: ", tokens, " tokens after ", lengths_[size_t(s)], " do not fit ", capacity_,
            " positions");
     rows.insert(rows.end(), {s, lengths_[size_t(s)]});
+    begins_ = begins_ && lengths_[size_t(s)] == 0;
     for (int64_t t = 0; t < tokens; ++t) positions.push_back(lengths_[size_t(s)] + t);
   }
   rows_ = Tensor::from(rows, {batch, 2}).to(ids.device());
@@ -81,10 +84,14 @@ Tensor KVCache::attend(const Tensor& qkv, int64_t heads) {
   if (layer.keys.shape() != keys)
     fail("KVCache: qkv ", qkv.shape(), " of ", heads, " heads is not of the layer whose keys are ",
          layer.keys.shape());
+  const auto* const sequences = reinterpret_cast<const kernels::CachedSequence*>(rows_.ptr<int64_t>());
+  const int64_t padded = blocks * kernels::cache_block;
+  launch("KVCache", AG_KERNEL(kernels::extend_cache), layer.keys, layer.values, qkv, sequences, padded, batch,
+         tokens, heads, head_size);
+  if (begins_) return causal_attention(qkv, heads);  // to the same bits
   const Tensor y = Tensor::empty({batch, tokens, channels}, qkv.options());
-  launch("KVCache", AG_KERNEL(kernels::cached_attention), y, layer.keys, layer.values, qkv,
-         reinterpret_cast<const kernels::CachedSequence*>(rows_.ptr<int64_t>()),
-         blocks * kernels::cache_block, batch, tokens, heads, head_size);
+  launch("KVCache", AG_KERNEL(kernels::cached_attention), y, layer.keys, layer.values, qkv, sequences, padded,
+         batch, tokens, heads, head_size);
   return y;
 }
 

@@ -52,6 +52,7 @@ class KVCache {
   std::vector<Layer> layers_;
   int64_t reached_ = 0;
   Tensor positions_, rows_;  // of the batch; rows_ (B, 2): kernels::CachedSequence
+  bool begins_ = false;      // do all sequences of the batch?
 };
 
 }  // namespace altgrad::models

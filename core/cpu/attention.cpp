@@ -105,52 +105,54 @@ void attention(const Cpu&, T* y, LogSumExp<T>* lse, const T* qkv, int64_t batch,
   });
 }
 
-// The head's keys and values enter the cache first, as the strips may be dealt out to several tasks.
 template <class T>
-void cached_attention(const Cpu&, T* y, T* keys, T* values, const T* qkv, const CachedSequence* sequences,
-                      int64_t capacity, int64_t batch, int64_t length, int64_t heads, int64_t head_size) {
+void extend_cache(const Cpu&, T* keys, T* values, const T* qkv, const CachedSequence* sequences,
+                  int64_t capacity, int64_t batch, int64_t length, int64_t heads, int64_t head_size) {
   static_assert(cache_block == strip);
-  const int64_t pairs = batch * heads, channels = heads * head_size, matrix = capacity * head_size;
-  // f(the pair's head in qkv, its keys and values in the cache, and how many positions that holds)
-  const auto with_head = [=](int64_t pair, auto f) {
+  parallel_tasks(batch * heads, [=](int64_t pair) {
+    const Head<T> head(qkv, pair, length, heads, head_size);
     const CachedSequence& sequence = sequences[pair / heads];
-    const int64_t at = (sequence.index * heads + pair % heads) * matrix;
-    f(Head<T>(qkv, pair, length, heads, head_size), keys + at, values + at, sequence.length);
-  };
-  parallel_tasks(pairs, [=](int64_t pair) {
-    with_head(pair, [=](const Head<T>& head, T* own_keys, T* own_values, int64_t held) {
-      for (int64_t t = 0; t < length; ++t) {
-        const T *const k = head.k + t * head.stride(), *const v = head.v + t * head.stride();
-        T* const column = own_keys + (held + t) / strip * strip * head_size + (held + t) % strip;
-        for (int64_t c = 0; c < head_size; ++c) column[c * strip] = k[c];
-        std::copy_n(v, head_size, own_values + (held + t) * head_size);
-      }
-    });
+    const int64_t at = (sequence.index * heads + pair % heads) * capacity * head_size;
+    for (int64_t t = 0; t < length; ++t) {
+      const int64_t position = sequence.length + t;
+      const T *const k = head.k + t * head.stride(), *const v = head.v + t * head.stride();
+      T* const column = keys + at + position / strip * strip * head_size + position % strip;
+      for (int64_t c = 0; c < head_size; ++c) column[c * strip] = k[c];
+      std::copy_n(v, head_size, values + at + position * head_size);
+    }
   });
-  const int64_t strips = length / strip + 2,
-                parts = std::clamp<int64_t>(2 * int64_t(num_threads()) / pairs, 1, strips);
+}
+
+// The strips are those of the whole sequence, and a task has a strip, or those of its queries that there are.
+template <class T>
+void cached_attention(const Cpu&, T* y, const T* keys, const T* values, const T* qkv,
+                      const CachedSequence* sequences, int64_t capacity, int64_t batch, int64_t length,
+                      int64_t heads, int64_t head_size) {
+  const int64_t strips = divide_up(length - 1, strip) + 1,
+                channels = heads * head_size;  // at most, wherever they begin
   const T scale = T(1) / std::sqrt(T(head_size));
-  parallel_tasks(pairs * parts, [=](int64_t task) {
-    const int64_t pair = task / parts;
-    with_head(pair, [=](const Head<T>& head, const T* own_keys, const T* own_values, int64_t held) {
-      const int64_t end = held + length, ld = row_stride(end);
-      const int64_t space =
-          std::max(cpu::PackedB<T>::size(head_size, strip), cpu::PackedB<T>::size(end, head_size));
-      T* const scores = static_cast<T*>(scratch(size_t(strip * ld + space) * sizeof(T)));
-      T* const packed = scores + strip * ld;
-      for (int64_t first = (held / strip + task % parts) * strip; first < end; first += parts * strip) {
-        const int64_t query = std::max(first, held), rows = std::min(first + strip, end) - query;
-        for (int64_t block = 0; block <= first; block += strip) {
-          const cpu::PackedB<T> columns(packed, {own_keys + block * head_size, strip, 1}, head_size, strip,
-                                        rows);
-          columns.multiply(scores + block, ld, head.rows(head.q, query - held), rows, strip, head_size, scale,
-                           T(0));
-        }
-        const cpu::PackedB<T> all(packed, {own_values, head_size, 1}, query + rows, head_size, rows);
-        attend(y + (pair / heads * length + query - held) * channels + pair % heads * head_size, channels,
-               scores, ld, first, query - first, rows, head_size, all, static_cast<LogSumExp<T>*>(nullptr));
-      }
-    });
+  parallel_tasks(batch * heads * strips, [=](int64_t task) {
+    const int64_t pair = task / strips;
+    const Head<T> head(qkv, pair, length, heads, head_size);
+    const auto [sequence, held] = sequences[pair / heads];
+    const int64_t first = (held / strip + task % strips) * strip, query = std::max(first, held),
+                  rows = std::min(first + strip, held + length) - query;
+    if (rows <= 0) return;
+    const int64_t at = (sequence * heads + pair % heads) * capacity * head_size, end = query + rows,
+                  ld = row_stride(end);
+    const int64_t space =
+        std::max(cpu::PackedB<T>::size(head_size, strip), cpu::PackedB<T>::size(end, head_size));
+    T* const scores = static_cast<T*>(scratch(size_t(strip * ld + space) * sizeof(T)));
+    T* const packed = scores + strip * ld;
+    for (int64_t block = 0; block <= first; block += strip) {
+      const cpu::PackedB<T> columns(packed, {keys + at + block * head_size, strip, 1}, head_size, strip,
+                                    rows);
+      columns.multiply(scores + block, ld, head.rows(head.q, query - held), rows, strip, head_size, scale,
+                       T(0));
+    }
+    const cpu::PackedB<T> all(packed, {values + at, head_size, 1}, end, head_size, rows);
+    attend(y + (pair / heads * length + query - held) * channels + pair % heads * head_size, channels, scores,
+           ld, first, query - first, rows, head_size, all, static_cast<LogSumExp<T>*>(nullptr));
   });
 }
 
@@ -205,6 +207,7 @@ void attention_grad(const Cpu&, T* dqkv, const T* dy, const T* qkv, const T* y, 
 }
 
 AG_INSTANTIATE_FLOATING(attention)
+AG_INSTANTIATE_FLOATING(extend_cache)
 AG_INSTANTIATE_FLOATING(cached_attention)
 AG_INSTANTIATE_FLOATING(attention_grad)
 

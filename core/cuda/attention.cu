@@ -198,10 +198,64 @@ void attention_grad(const Cuda& device, T* dqkv, const T* dy, const T* qkv, cons
   }
 }
 
+template <class T>
+void extend_cache(const Cuda& device, T* keys, T* values, const T* qkv, const CachedSequence* sequences,
+                  int64_t capacity, int64_t batch, int64_t length, int64_t heads, int64_t head_size) {
+  const int64_t channels = heads * head_size;
+  cuda::each(device, "extend_cache", batch * length * channels, [=] AG_LAMBDA(int64_t i) {
+    const int64_t row = i / channels, head = i % channels / head_size, c = i % head_size;
+    const CachedSequence sequence = sequences[row / length];
+    const int64_t at = (sequence.index * heads + head) * capacity * head_size,
+                  position = sequence.length + row % length, block = position / cache_block;
+    const T* const k = qkv + row * 3 * channels + channels + i % channels;
+    keys[at + (block * head_size + c) * cache_block + position % cache_block] = *k;
+    values[at + position * head_size + c] = k[channels];
+  });
+}
+
+// A block has a query: its scores are in memory of their own, as there are few queries.
+template <class T>
+void cached_attention(const Cuda& device, T* y, const T* keys, const T* values, const T* qkv,
+                      const CachedSequence* sequences, int64_t capacity, int64_t batch, int64_t length,
+                      int64_t heads, int64_t head_size) {
+  using C = Compute<T>;
+  const C scale = C(1) / std::sqrt(C(head_size));
+  const cuda::Scratch<C> scores(device, batch * length * heads * capacity);
+  cuda::rows(device, "cached_attention", batch * length * heads, std::max(capacity, head_size),
+             [=, scores = scores.data()] AG_LAMBDA(int64_t r) {
+               const int64_t row = r / heads, head = r % heads;
+               const CachedSequence sequence = sequences[row / length];
+               const int64_t at = (sequence.index * heads + head) * capacity * head_size,
+                             count = sequence.length + row % length + 1;
+               const T* const q = qkv + (row * 3 * heads + head) * head_size;
+               C* const s = scores + r * capacity;
+               constexpr C none = -std::numeric_limits<C>::infinity();
+               C own = none;
+               cuda::each_of_row(count, [&](int64_t j) {
+                 const T* const key = keys + at + j / cache_block * head_size * cache_block + j % cache_block;
+                 C sum = 0;
+                 for (int64_t c = 0; c < head_size; ++c) sum += C(q[c]) * C(key[c * cache_block]);
+                 s[j] = scale * sum;
+                 own = cuda::Larger()(own, s[j]);
+               });
+               const C top = cuda::block_reduce(own, none, cuda::Larger());
+               const C total =
+                   cuda::row_sum<C>(count, [&](int64_t j) { return s[j] = math::exp_bounded(s[j] - top); });
+               __syncthreads();  // all threads' weights are there
+               cuda::each_of_row(head_size, [&](int64_t c) {
+                 C sum = 0;
+                 for (int64_t j = 0; j < count; ++j) sum += s[j] * C(values[at + j * head_size + c]);
+                 y[r * head_size + c] = T(sum / total);
+               });
+             });
+}
+
 AG_INSTANTIATE_FLOATING(attention)
 AG_INSTANTIATE_FLOATING(attention_grad)
 AG_INSTANTIATE_FOR(attention<bfloat16>)
 AG_INSTANTIATE_FOR(attention_grad<bfloat16>)
+AG_INSTANTIATE_STORED(extend_cache)
+AG_INSTANTIATE_STORED(cached_attention)
 
 }  // namespace on_cuda
 }  // namespace altgrad::kernels

@@ -5,7 +5,11 @@
 
 #include <altgrad/core/memory.h>
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 #include <iterator>
 #include <map>
@@ -96,6 +100,21 @@ class Regions {
       std::free(r->begin);
     }
     regions_.erase(unused, regions_.end());
+  }
+
+  // Gives the pages of free ranges back to the system as well; they are there again when they are written to.
+  void release_pages() {
+    release();
+#if defined(__linux__)
+    const auto page = uintptr_t(sysconf(_SC_PAGESIZE));
+    for (const Region& r : regions_) {
+      for (const auto& [begin, size] : r.free) {
+        const uintptr_t first = (uintptr_t(begin) + page - 1) / page * page,
+                        end = (uintptr_t(begin) + size) / page * page;
+        if (first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_DONTNEED);
+      }
+    }
+#endif
   }
 
   size_t free_bytes() const {

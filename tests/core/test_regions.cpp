@@ -1,8 +1,10 @@
 // Regions against a plain model: which bytes are whose.
 #include <altgrad/core/internal/regions.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <fstream>
 #include <random>
 
 #include "catch.h"
@@ -88,4 +90,32 @@ TEST_CASE("blocks that grow do not leave regions behind", "[core]") {
     regions.give(p, bytes);
     CHECK(regions.free_bytes() <= bytes);
   }
+}
+
+TEST_CASE("pages of free ranges go back to the system, and come again", "[core]") {
+#if defined(__linux__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+  const auto resident = [] {
+    long pages = 0, all = 0;
+    std::ifstream("/proc/self/statm") >> all >> pages;
+    return pages * 4096;
+  };
+  constexpr size_t size = size_t(48) << 20;
+  Regions regions;
+  char* const before = static_cast<char*>(regions.extend(size));
+  char* const freed = static_cast<char*>(regions.extend(size));
+  char* const after = static_cast<char*>(regions.extend(size));
+  for (char* p : {before, freed, after}) std::memset(p, 7, size);
+  regions.give(freed, size);
+  const long full = resident();
+  regions.release_pages();
+  CHECK(full - resident() >= long(size) * 9 / 10);
+  CHECK(std::count(before, before + size, 7) == long(size));
+  CHECK(std::count(after, after + size, 7) == long(size));
+  char* const again = static_cast<char*>(regions.take(size));
+  REQUIRE(again == freed);
+  std::memset(again, 8, size);
+  CHECK(after[0] == 7);
+#else
+  SKIP_TEST("resident memory is read on Linux, without sanitizers");
+#endif
 }

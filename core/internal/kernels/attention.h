@@ -28,12 +28,16 @@ void attention(const Cpu&, T* y, LogSumExp<T>* lse, const T* qkv, int64_t batch,
 template <class T>
 void attention_grad(const Cpu&, T* dqkv, const T* dy, const T* qkv, const T* y, const LogSumExp<T>* lse,
                     int64_t batch, int64_t length, int64_t heads, int64_t head_size);
-// Attention of the next T positions of B sequences over all up to theirs: qkv (B, T, 3 * C) has these alone, whose keys
-// and values the cache takes. In f32, products having no sums that follow sizes (core/cpu/matmul.h), to the same bits as
-// attention over the whole sequences.
+// The next T positions of B sequences, whose keys and values the cache takes from qkv (B, T, 3 * C).
 template <class T>
-void cached_attention(const Cpu&, T* y, T* keys, T* values, const T* qkv, const CachedSequence* sequences,
-                      int64_t capacity, int64_t batch, int64_t length, int64_t heads, int64_t head_size);
+void extend_cache(const Cpu&, T* keys, T* values, const T* qkv, const CachedSequence* sequences,
+                  int64_t capacity, int64_t batch, int64_t length, int64_t heads, int64_t head_size);
+// Attention of these positions, which the cache has taken, over all up to theirs. In f32, where products have no sums that
+// follow sizes (core/cpu/matmul.h), to the same bits as attention over the whole sequences.
+template <class T>
+void cached_attention(const Cpu&, T* y, const T* keys, const T* values, const T* qkv,
+                      const CachedSequence* sequences, int64_t capacity, int64_t batch, int64_t length,
+                      int64_t heads, int64_t head_size);
 
 }  // namespace on_cpu
 
@@ -48,8 +52,12 @@ void attention_grad(const Cuda&, T* dqkv, const T* dy, const T* qkv, const T* y,
                     const LogSumExp<Compute<T>>* lse, int64_t batch, int64_t length, int64_t heads,
                     int64_t head_size);
 template <class T>
-void cached_attention(const Cuda&, T* y, T* keys, T* values, const T* qkv, const CachedSequence* sequences,
-                      int64_t capacity, int64_t batch, int64_t length, int64_t heads, int64_t head_size);
+void extend_cache(const Cuda&, T* keys, T* values, const T* qkv, const CachedSequence* sequences,
+                  int64_t capacity, int64_t batch, int64_t length, int64_t heads, int64_t head_size);
+template <class T>
+void cached_attention(const Cuda&, T* y, const T* keys, const T* values, const T* qkv,
+                      const CachedSequence* sequences, int64_t capacity, int64_t batch, int64_t length,
+                      int64_t heads, int64_t head_size);
 
 }  // namespace on_cuda
 
