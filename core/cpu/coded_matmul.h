@@ -9,11 +9,33 @@ namespace {
 
 constexpr int64_t coded_panel = 32;  // as in core/internal/coded.h, whose inline functions must not be here
 
-// R rows times V vectors of a panel's columns. decoded() is the instruction set's.
+typedef int32_t Ints __attribute__((vector_size(lanes * sizeof(int32_t))));
+
+// As many codes as the vector has lanes, their signs spread over 32 bits.
+#if defined(__FMA__)
+inline __m256i widened(const uint8_t* codes, __m256) {
+  return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes)));
+}
+#if defined(__AVX512F__)
+inline __m512i widened(const uint8_t* codes, __m512) {
+  return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
+}
+#endif
+#else
+inline Ints widened(const uint8_t* codes, Vector) {
+  typedef int8_t Bytes __attribute__((vector_size(lanes)));
+  Bytes bytes;
+  __builtin_memcpy(&bytes, codes, sizeof bytes);
+  return __builtin_convertvector(bytes, Ints);
+}
+#endif
+
+// R rows times V vectors of a panel's columns.
 template <int R, int V>
 void coded_tile(float* c, int64_t ldc, const float* a, int64_t lda, const CodedMatrix& w, int64_t columns,
                 int64_t k, int64_t k_step, const float* bias) {
-  const CodeBits bits(w.shift);
+  const int shift = w.shift,
+            kept = int(0x80000000u | 0x7fu << shift);  // of what is moved up, the sign and the magnitude
   const Vector factor = broadcast(w.factor);
   for (int64_t p = 0; p < k; p += k_step) {
     const int64_t end = min(k, p + k_step);
@@ -23,7 +45,7 @@ void coded_tile(float* c, int64_t ldc, const float* a, int64_t lda, const CodedM
       if (i % 2 == 0) __builtin_prefetch(codes + 1024);
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
-        const Vector column = bits.floats(codes + v * lanes) * factor;
+        const Vector column = Vector((Ints(widened(codes + v * lanes, Vector{})) << shift) & kept) * factor;
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) sum[r][v] = fma(broadcast(a[r * lda + i]), column, sum[r][v]);
       }

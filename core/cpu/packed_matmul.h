@@ -22,7 +22,15 @@
 #pragma once
 
 #include <altgrad/core/cpu/matmul.h>
+#if defined(__FMA__)
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC bug 105593: both set off by its own intrinsics
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
 #include <immintrin.h>
+#else
+#include <xmmintrin.h>
+#endif
 
 namespace altgrad::cpu {
 namespace {
@@ -33,6 +41,22 @@ constexpr int k_unrolled = lanes == 16 ? 1 : 4;
 constexpr int64_t strip_rows = lanes;  // floats for each k in a packed strip of A, of which max_rows are used
 constexpr int64_t strip_size(int64_t k) { return (k + 1) * strip_rows; }  // odd, or strips share cache sets
 static_assert(packed_max_strips * strip_size(packed_max_k) <= packed_a_size);
+
+typedef float Vector __attribute__((vector_size(lanes * sizeof(float))));
+
+// a b + c, rounded once.
+#if defined(__FMA__)
+inline __m128 fma(__m128 a, __m128 b, __m128 c) { return _mm_fmadd_ps(a, b, c); }
+inline __m256 fma(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a, b, c); }
+#if defined(__AVX512F__)
+inline __m512 fma(__m512 a, __m512 b, __m512 c) { return _mm512_fmadd_ps(a, b, c); }
+#endif
+#else  // a test compiles this for any x86-64, and rounds twice
+template <class V>
+V fma(V a, V b, V c) {
+  return a * b + c;
+}
+#endif
 
 Vector load(const float* p) {
   Vector x;
@@ -257,8 +281,7 @@ void few_rows_tile(float* c, int64_t ldc, const float* a, int64_t a_row, const f
   __m128 sum[R][2] = {};
   const auto add = [&](int64_t i, int half, __m128 column) __attribute__((always_inline)) {
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r)
-      sum[r][half] = _mm_fmadd_ps(_mm_set1_ps(a[r * a_row + i]), column, sum[r][half]);
+    for (int r = 0; r < R; ++r) sum[r][half] = fma(_mm_set1_ps(a[r * a_row + i]), column, sum[r][half]);
   };
   const int64_t squares = k / 4 * 4;
   for (int64_t i = 0; i < squares; i += 4) {
