@@ -1,18 +1,17 @@
-// The metrics of a run as JSON lines. Each is appended by one write, so that a kill leaves whole lines. A resumed run
-// keeps the lines up to its checkpoint where they are and cuts off what came after it, so that the file reads like
-// one run that never stopped, whenever it is looked at.
+// The metrics of a run: JSON lines, and, where they are asked for, the same numbers as CSV and for TensorBoard.
 #pragma once
 
-#include <sys/stat.h>
-
+#include <charconv>
 #include <cstdint>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "run_folder.h"
+#include "run_file.h"
 #include "svg.h"
+#include "tensorboard.h"
 
 // The curves that a run's lines hold.
 struct LossCurves {
@@ -27,57 +26,109 @@ struct LossCurves {
   }
 };
 
-class Metrics {
+// The bytes of a file's whole lines up to the first that is not to stay.
+template <class F>
+int64_t bytes_of_lines(const std::string& path, F&& stays) {
+  std::ifstream in(path, std::ios::binary);
+  if (!in) altgrad::fail_runtime("cannot read ", path, ": ", std::strerror(errno));
+  int64_t kept = 0;
+  for (std::string line; std::getline(in, line) && !in.eof() && stays(line);)
+    kept += int64_t(line.size()) + 1;
+  return kept;
+}
+
+class JsonLines {
  public:
-  // Locks the file, and starts it anew, or after the lines it holds up to `resumed_step` where that is not 0. Throws
-  // std::runtime_error where it cannot be written, or another trainer writes there.
-  Metrics(std::string path, int64_t resumed_step)
-      : path_(std::move(path)),
-        file_(::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666)) {
-    struct stat info = {};
-    if (file_.fd < 0 || ::fstat(file_.fd, &info) != 0) refuse();
-    // A pipe or a terminal has nothing to keep or to cut; what the shell has opened is not ours to cut.
-    if (!S_ISREG(info.st_mode) || path_.starts_with("/dev/") || path_.starts_with("/proc/")) return;
-    if (::flock(file_.fd, LOCK_EX | LOCK_NB) != 0) {
-      if (errno == EWOULDBLOCK) altgrad::fail_runtime(path_, ": another train_gpt writes there");
-      refuse();
-    }
-    const int64_t kept = resumed_step > 0 ? keep(resumed_step) : 0;
-    if (::ftruncate(file_.fd, kept) != 0) refuse();
-  }
+  // Starts anew, or after the lines up to `resumed_step` where that is not 0. Lines that are not of this program stay
+  // among them.
+  JsonLines(std::string path, int64_t resumed_step)
+      : file_(std::move(path), [&](const std::string& path) {
+          return resumed_step == 0 ? 0 : bytes_of_lines(path, [&](const std::string& text) {
+            const auto line = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
+            if (!line.is_object()) return true;
+            const auto step = line.find("step");
+            if (line.contains("final") || (step != line.end() && step->is_number() && *step > resumed_step))
+              return false;
+            curves.add(line);
+            return true;
+          });
+        }) {}
 
   void write(const nlohmann::ordered_json& line) {
     curves.add(line);
-    const std::string text = line.dump() + '\n';
-    for (size_t done = 0; done < text.size();) {
-      const ssize_t written = ::write(file_.fd, text.data() + done, text.size() - done);
-      if (written < 0 && errno == EINTR) continue;
-      if (written < 0) refuse();
-      done += size_t(written);
-    }
+    file_.append(line.dump() + '\n');
   }
 
-  LossCurves curves;  // so far
+  LossCurves curves;  // so far; declared before the file, which adds to them
 
  private:
-  // Remembers the lines up to that step; the bytes they take. Lines that are not of this program stay among them.
-  int64_t keep(int64_t resumed_step) {
-    std::ifstream in(path_, std::ios::binary);
-    if (!in) refuse();
-    int64_t kept = 0;
-    for (std::string text; std::getline(in, text) && !in.eof(); kept += int64_t(text.size()) + 1) {
-      const auto line = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
-      if (!line.is_object()) continue;
-      const auto step = line.find("step");
-      if (line.contains("final") || (step != line.end() && step->is_number() && *step > resumed_step)) break;
-      curves.add(line);
-    }
-    return kept;
+  RunFile file_;
+};
+
+// A line a step; a number that a step does not have is left empty.
+class Csv {
+ public:
+  Csv(std::string path, int64_t resumed_step)
+      : file_(std::move(path), [&](const std::string& path) {
+          bool first = true;
+          return resumed_step == 0 ? 0 : bytes_of_lines(path, [&](const std::string& line) {
+            if (std::exchange(first, false)) return line == header();
+            int64_t step = 0;
+            const char* end = line.data() + line.size();
+            return std::from_chars(line.data(), end, step).ec == std::errc() && step <= resumed_step;
+          });
+        }) {
+    if (file_.begins_anew()) file_.append(header() + '\n');
   }
 
-  [[noreturn]] void refuse() const {
-    altgrad::fail_runtime("cannot write ", path_, ": ", std::strerror(errno));
+  void write(const nlohmann::ordered_json& line) {
+    std::string row;
+    for (const char* column : columns) {
+      if (column != columns[0]) row += ',';
+      if (line.contains(column)) row += line[column].dump();
+    }
+    file_.append(row + '\n');
   }
-  const std::string path_;
-  const Descriptor file_;
+
+ private:
+  static constexpr const char* columns[] = {"step", "train_loss",  "val_loss",
+                                            "lr",   "ms_per_step", "tokens_per_s"};
+  static std::string header() {
+    std::string names;
+    for (const char* column : columns) names.append(names.empty() ? "" : ",").append(column);
+    return names;
+  }
+  RunFile file_;
+};
+
+class Metrics {
+ public:
+  // csv and tensorboard, a file and a folder, are empty where they are not asked for. All start anew, or after what they
+  // hold up to `resumed_step` where that is not 0.
+  Metrics(std::string json, const std::optional<std::string>& csv,
+          const std::optional<std::string>& tensorboard, int64_t resumed_step)
+      : json_(std::move(json), resumed_step) {
+    if (csv) csv_.emplace(*csv, resumed_step);
+    if (tensorboard) tensorboard_.emplace(*tensorboard, resumed_step);
+  }
+
+  // A step's numbers, or those of the whole run, which have "final".
+  void write(const nlohmann::ordered_json& line) {
+    json_.write(line);
+    if (line.contains("final")) return;
+    if (csv_) csv_->write(line);
+    if (!tensorboard_) return;
+    std::vector<std::pair<std::string, float>> scalars;
+    for (const auto& [name, value] : line.items()) {
+      if (name != "step") scalars.emplace_back(name, value.get<float>());
+    }
+    tensorboard_->write(line["step"].get<int64_t>(), scalars);
+  }
+
+  const LossCurves& curves() const { return json_.curves; }
+
+ private:
+  JsonLines json_;
+  std::optional<Csv> csv_;
+  std::optional<EventFile> tensorboard_;
 };

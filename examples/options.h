@@ -1,14 +1,10 @@
-// The command line of train_gpt. A size is a recipe of model and training; every other flag overrides one
-// value of it.
+// What train_gpt is asked to do. A size is a recipe of model and training; every other flag overrides one value of it.
 #pragma once
 
 #include <altgrad/fp8/surgery.h>
 #include <altgrad/models/gpt.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
-#include <charconv>
-#include <cmath>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -27,15 +23,15 @@ inline const std::map<std::string, Recipe> recipes = {
 };
 
 struct Options {
-  std::string data, size = "tiny", format = "E4M3", grads = "none", scaling = "window", device = "cpu",
-                    dtype = "f32", out = "out";
-  std::optional<std::string> inputs, json;
-  std::optional<int64_t> steps, batch, block;
-  std::optional<double> lr, dropout;
+  std::string data, size = "tiny", format = "E4M3", grads = "none", scaling = "window", schedule = "cosine",
+                    device = "cpu", dtype = "f32", out = "out";
+  std::optional<std::string> val, inputs, json, csv, tensorboard, choices;
+  std::optional<int64_t> vocab, steps, batch, block, patience;
+  std::optional<double> lr, dropout, ema;
   std::vector<std::string> skip = {"lm_head"};
-  int64_t history = 16, threads = 0, eval_every = 250, eval_batches = 20, sample = 500;
+  int64_t accumulate = 1, history = 16, threads = 0, eval_every = 250, eval_batches = 20, sample = 500;
   uint64_t seed = 1337;
-  bool resume = false;
+  bool resume = false, eval_only = false;
 
   // The recipe with what the flags override.
   Recipe recipe() const {
@@ -76,79 +72,3 @@ struct Options {
             .history_length = history};
   }
 };
-
-// A check that a flag is a whole number in plain digits. CLI11 itself takes -1 for 2^64 - 1, 010 for 8 and what is too
-// large for the largest number there is.
-template <class T>
-auto whole(T least, T most) {
-  return [=](const std::string& text) {
-    T value{};
-    std::from_chars(text.data(), text.data() + text.size(), value);
-    if (least <= value && value <= most && std::to_string(value) == text) return std::string();
-    return altgrad::concat("must be a whole number from ", least, " to ", most, ", got ", text);
-  };
-}
-
-// A check that a flag is a number above 0 that is finite: CLI11's own takes inf.
-inline std::string positive_number(const std::string& text) {
-  double value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  const bool good =
-      error == std::errc() && end == text.data() + text.size() && value > 0 && std::isfinite(value);
-  return good ? "" : altgrad::concat("must be a number above 0, got ", text);
-}
-
-inline void add_flags(CLI::App& app, Options& o) {
-  const auto positive = whole<int64_t>(1, int64_t(1) << 40);
-  app.add_option(
-      "--data", o.data,
-      "text to train on, by byte, or tokens: nanoGPT's .bin (uint16), llm.c's; default: headers of Eigen");
-  app.add_option("--size", o.size, "tiny (4 layers, 128 wide), baby (6, 384) or gpt2 (12, 768)")
-      ->check(CLI::IsMember({"tiny", "baby", "gpt2"}))
-      ->capture_default_str();
-  app.add_option("--steps", o.steps, "training steps")->check(positive);
-  app.add_option("--batch", o.batch, "sequences in a step")->check(positive);
-  app.add_option("--block", o.block, "tokens in a sequence")->check(positive);
-  app.add_option("--lr", o.lr, "highest learning rate; a cosine ends at a tenth of it")
-      ->check(positive_number);
-  app.add_option("--dropout", o.dropout, "probability, of embeddings and residual branches")
-      ->check(CLI::Range(0., 1.));
-  app.add_option("--format", o.format, "of the Linear layers' weights; none: f32")->capture_default_str();
-  app.add_option("--inputs", o.inputs,
-                 "format of their inputs, or none; default E4M3, none with --format none");
-  app.add_option("--grads", o.grads, "format of their output gradients, or none")->capture_default_str();
-  app.add_option("--scaling", o.scaling, "window, delayed or current")
-      ->check(CLI::IsMember({"window", "delayed", "current"}))
-      ->capture_default_str();
-  app.add_option("--history", o.history, "steps that an amax is remembered")
-      ->check(positive)
-      ->capture_default_str();
-  app.add_option("--skip", o.skip, "names of layers to leave in f32; none: all are quantized")
-      ->capture_default_str();
-  app.add_option("--seed", o.seed, "of all randomness")
-      ->check(whole<uint64_t>(0, UINT64_MAX))
-      ->capture_default_str();
-  app.add_option("--threads", o.threads, "default: all cores")->check(whole<int64_t>(1, 1024));
-  app.add_option("--device", o.device, "cpu or cuda")
-      ->check(CLI::IsMember({"cpu", "cuda"}))
-      ->capture_default_str();
-  app.add_option("--dtype", o.dtype, "of activations: f32, or, on a GPU, bf16; parameters are f32")
-      ->check(CLI::IsMember({"f32", "bf16"}))
-      ->capture_default_str();
-  app.add_option("--eval-every", o.eval_every, "steps between evaluations, each followed by a checkpoint")
-      ->check(positive)
-      ->capture_default_str();
-  app.add_option("--eval-batches", o.eval_batches,
-                 "batches in an evaluation; the final one has ten times as many")
-      ->check(positive)
-      ->capture_default_str();
-  app.add_option("--sample", o.sample, "characters of text to write at the end")
-      ->check(whole<int64_t>(0, INT32_MAX))
-      ->capture_default_str();
-  app.add_option("--out", o.out,
-                 "folder for checkpoint, metrics, curve and sample; files there are overwritten")
-      ->capture_default_str();
-  app.add_option("--json", o.json, "the metrics' file; default: metrics.jsonl in --out");
-  app.add_flag("--resume", o.resume,
-               "go on from the checkpoint in --out, with the same flags; --steps may be larger");
-}

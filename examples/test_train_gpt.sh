@@ -1,48 +1,10 @@
 #!/bin/sh
 # Runs train_gpt as its users do: a short run, runs that are stopped or killed and resumed, and its errors.
 # usage: test_train_gpt.sh ABSOLUTE_PATH_OF_TRAIN_GPT ABSOLUTE_PATH_OF_PLOT_LOSS
-dir=$(mktemp -d) || exit 1
-trap 'kill -KILL $pid 2>/dev/null; rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
-ln -s "$1" train_gpt  # its own path may have spaces
-ln -s "$2" plot_loss
-
-fail() {
-  echo "FAILED: $*"
-  exit 1
-}
-# expect STATUS TEXT COMMAND...: the exit status, and a single line on stderr that has the text.
-expect() {
-  status=$1 text=$2
-  shift 2
-  "$@" >log 2>errors
-  got=$?
-  [ $got -eq "$status" ] || { cat log errors; fail "exit $got, not $status: $*"; }
-  [ -n "$text" ] || return
-  { [ "$(wc -l <errors)" -eq 1 ] && grep -qFe "$text" errors; } || { cat errors; fail "no '$text': $*"; }
-}
-# start OUT COMMAND...: in the background with that --out, until it has trained 15 steps. Its number is $pid.
-start() {
-  out=$1
-  shift
-  "$@" --out "$out" >log 2>&1 &
-  pid=$!
-  while kill -0 $pid 2>/dev/null && [ "$(cat "$out/metrics.jsonl" 2>/dev/null | wc -l)" -lt 15 ]; do sleep 0.02; done
-}
-# ended STATUS: what was started ends so.
-ended() {
-  wait $pid
-  got=$?
-  [ $got -eq "$1" ] || { cat log; fail "exit $got, not $1, of what writes to $out"; }
-}
-# A metrics file without what is measured with a clock.
-without_times() { sed 's/,"ms_per_step".*//' "$1"; }
-train="./train_gpt --data text.txt --batch 2 --block 16 --eval-every 10 --eval-batches 2 --sample 20"
-
-seq 1 2000 >text.txt
+. "$(dirname "$0")/test_functions.sh"
 
 expect 0 "" $train --steps 3 --out short
-for file in loss.svg metrics.jsonl checkpoint.safetensors sample.txt; do
+for file in loss.svg metrics.jsonl checkpoint.safetensors best.safetensors sample.txt config.toml; do
   [ -s short/$file ] || fail "short/$file is missing"
 done
 [ "$(wc -l <short/metrics.jsonl)" -eq 4 ] || fail "metrics.jsonl has not a line a step and a last one"

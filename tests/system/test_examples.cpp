@@ -1,13 +1,17 @@
 // What the examples write, beyond what their own runs show.
-#include "../../examples/encodings.h"
+#define EIGEN_INCLUDE_DIR ""  // train_gpt's default text
+#include "../../examples/evaluation.h"
+#include "../../examples/metrics.h"
 #include "../../examples/svg.h"
-#include "../../examples/token_file.h"
+#include "../../examples/tensorboard.h"
 
+#include "catch.h"
 #include "errors.h"
 #include "temp_folder.h"
-#include "tokenizers.h"
 
-#include <random>
+#include <altgrad/autograd/ops.h>
+
+using namespace altgrad;
 
 namespace {
 
@@ -32,71 +36,148 @@ TEST_CASE("a loss curve's numbers do not follow the program's locale", "[example
   CHECK_THAT(read_bytes(folder / "grouped.svg"), ContainsSubstring(">3000</text>"));
 }
 
-namespace {
-
-// The tokens of a text that is read by `step` bytes, as prepare does.
-std::vector<uint32_t> in_parts(Encoding& encoding, const std::string& text, size_t step) {
-  std::vector<uint32_t> all;
-  std::string part;
-  for (size_t at = 0; at < text.size(); at += step) {
-    const size_t old = part.size();
-    part += text.substr(at, step);
-    const size_t cut = at + step >= text.size() ? part.size() : encoding.cut(part, old);
-    std::vector<uint32_t> tokens = encoding.encode(part.substr(0, cut));
-    encoding.number(tokens);
-    all.insert(all.end(), tokens.begin(), tokens.end());
-    part.erase(0, cut);
-  }
-  return all;
+TEST_CASE("TensorBoard's records have the bytes that its own writer gives them", "[examples]") {
+  CHECK(tensorboard::crc32c("123456789") == 0xE3069283);  // RFC 3720's
+  CHECK(tensorboard::crc32c(std::string(32, '\0')) == 0x8A9136AA);
+  // Written by tensorboard 2.21: RecordWriter.write(Event(...).SerializeToString()).
+  const auto bytes = [](const char(&text)[41]) { return std::string(text, 40); };
+  CHECK(tensorboard::record(tensorboard::version_event(1234567890.5)) ==
+        bytes("\x18\x00\x00\x00\x00\x00\x00\x00\xA3\x7F\x4B\x22\x09\x00\x00\xA0\xB4\x80\x65\xD2\x41\x1A\x0D"
+              "brain.Event:2\xF5\xE8\xF0\x16"));
+  const char scalars[] =
+      "\x2C\x00\x00\x00\x00\x00\x00\x00\xF4\xAE\xCC\x45\x09\x00\x00\xA0\xB4\x80\x65\xD2\x41\x10\xAC\x02\x2A"
+      "\x1E"
+      "\x0A\x11\x0A\x0Atrain_loss\x15\x00\x00\x20\x40\x0A\x09\x0A\x02lr\x15\x00\x00\x00\x00\xA4\xC0\xF6\x2E";
+  CHECK(tensorboard::record(
+            tensorboard::scalars_event(1234567890.5, 300, {{"train_loss", 2.5f}, {"lr", 0.f}})) ==
+        std::string(scalars, sizeof scalars - 1));
 }
 
-}  // namespace
-
-TEST_CASE("a text that is cut into parts has the tokens of the whole", "[examples]") {
-  std::mt19937 random(1);
-  const std::vector<std::string> words = {
-      "the",   " the", "  ",  "\n", "\n\n ", "42", "...\n", "\xc3\xa9", "\xe2\x82\xac ", "\xf0\x9f\x98\x80",
-      "can't", "a\n",  "(x) "};
-  std::string text;
-  for (int i = 0; i < 4000; ++i) text += words[random() % words.size()];
-  const auto same = [&](const std::string& name) {
-    const std::vector<uint32_t> whole = in_parts(*encoding(name), text, text.size());
-    CHECK(whole.size() > 1000);
-    for (const size_t step : {1, 2, 3, 7, 50, 1000}) CHECK(in_parts(*encoding(name), text, step) == whole);
-  };
-  same("bytes");
-  same("characters");
-  NEEDS_PCRE2();
-  same(tokenizer_folder());
-}
-
-TEST_CASE("a file of tokens is nanoGPT's or llm.c's", "[examples]") {
+TEST_CASE("a resumed run's files keep what is up to its step, and cut what came after it", "[examples]") {
   const TempFolder folder;
-  write_bytes(folder / "old.bin", "old");
-  {
-    TokenFile narrow(folder / "narrow.bin", false), wide(folder / "wide.bin", true),
-        old(folder / "old.bin", true);
-    for (TokenFile* file : {&narrow, &wide, &old}) {
-      file->append({1, 65535});
-      file->append({7});
-      file->finish();
-      CHECK(file->count() == 3);
+  const auto line = [](int64_t step) {
+    return nlohmann::ordered_json{{"step", step}, {"train_loss", 0.5}, {"lr", 1e-3}};
+  };
+  const auto write = [&](int64_t resumed, std::initializer_list<int64_t> steps) {
+    Metrics metrics(folder / "m.jsonl", folder / "m.csv", folder / "events", resumed);
+    for (const int64_t step : steps) metrics.write(line(step));
+    return metrics.curves().train.size();
+  };
+  const std::string events = folder / "events/events.out.tfevents.0.train_gpt";
+  write(0, {1, 2, 299, 300, 301});
+  CHECK(read_bytes(folder / "m.csv") ==
+        "step,train_loss,val_loss,lr,ms_per_step,tokens_per_s\n1,0.5,,0.001,,\n2,0.5,,0.001,,\n299,0.5,,0."
+        "001,,\n"
+        "300,0.5,,0.001,,\n301,0.5,,0.001,,\n");
+  const std::string csv = read_bytes(folder / "m.csv"), whole = read_bytes(events);
+  // Part of a record, which a full disk leaves, goes too.
+  std::ofstream(folder / "m.csv", std::ios::app) << "30";
+  std::ofstream(events, std::ios::app | std::ios::binary) << whole.substr(whole.size() - 20);
+  CHECK(write(300, {301}) == 5);
+  CHECK(read_bytes(folder / "m.csv") == csv);
+  CHECK(read_bytes(events).size() == whole.size());
+  const std::string kept = whole.substr(0, whole.size() * 4 / 5);  // all but the last
+  CHECK(read_bytes(events).substr(0, kept.size()) == kept);
+  CHECK(write(2, {}) == 2);
+  CHECK(read_bytes(folder / "m.csv") == csv.substr(0, csv.find("299,")));
+  // A file of another kind begins anew.
+  write_bytes(folder / "m.csv", "a,b\n1,2\n");
+  write_bytes(events, "no record of any kind, but long enough for one");
+  write(2, {3});
+  CHECK(read_bytes(folder / "m.csv") ==
+        "step,train_loss,val_loss,lr,ms_per_step,tokens_per_s\n3,0.5,,0.001,,\n");
+  CHECK(read_bytes(events).find("brain.Event:2") == 23);
+}
+
+TEST_CASE("an ending's score is the mean of its tokens' log-likelihoods after what comes before",
+          "[examples]") {
+  manual_seed(1);
+  models::GPT model({.n_layer = 1, .n_head = 1, .n_embd = 16, .block_size = 6, .vocab_size = 11});
+  model.eval();
+  const auto slow = [&](std::vector<int64_t> context, const std::vector<int64_t>& ending) {
+    double sum = 0;
+    for (const int64_t id : ending) {
+      // Windows that the scorer shows: the last block_size tokens before the whole sequence's end.
+      const Tensor logits = model(Tensor::from(context, {1, int64_t(context.size())}));
+      const float* last = logits.ptr<float>() + (logits.size(1) - 1) * 11;
+      double total = 0;
+      for (int i = 0; i < 11; ++i) total += std::exp(double(last[i]));
+      sum += double(last[id]) - std::log(total);
+      context.push_back(id);
     }
-    CHECK(throws<std::runtime_error>([&] { TokenFile(folder / "old.bin", false); },
-                                     {"old.bin.tmp", "another process"}));
-    narrow.rename();
-    wide.rename();
+    return sum / double(ending.size());
+  };
+  const auto score = [&](const std::vector<int64_t>& context, const std::vector<int64_t>& ending) {
+    return log_likelihood(model, Tensor::from(context, {int64_t(context.size())}),
+                          Tensor::from(ending, {int64_t(ending.size())}), Device::cpu());
+  };
+  CHECK(score({1, 2, 3}, {4, 5}) == Approx(slow({1, 2, 3}, {4, 5})));
+  CHECK(score({7}, {4}) == Approx(slow({7}, {4})));
+  CHECK(score({9, 9, 9, 1, 2, 3, 4, 5}, {6, 10}) ==
+        Approx(slow({1, 2, 3, 4, 5}, {6, 10})));  // as far as it sees
+  CHECK(score({1, 2}, {3, 4, 5, 6, 7, 8}) == Approx(slow({2}, {3, 4, 5, 6, 7, 8})));
+}
+
+TEST_CASE("an evaluation sees every window of the validation data", "[examples]") {
+  const TempFolder folder;
+  std::string text;
+  for (int i = 0; i < 1000; ++i) text += char('a' + i * i % 7);
+  write_bytes(folder / "text", text);
+  const Corpus corpus = text_corpus(folder / "text", 8, "text");
+  models::GPT model(
+      {.n_layer = 1, .n_head = 1, .n_embd = 16, .block_size = 8, .vocab_size = corpus.vocab_size()});
+  model.eval();
+  const std::optional<Evaluation> all = evaluate_all(model, corpus, 5, Device::cpu());
+  REQUIRE(all);
+  CHECK(all->windows == 12);
+  double sum = 0;
+  for (int64_t i = 0; i < 12; ++i) {
+    const std::string window = text.substr(size_t(900 + 8 * i), 9);
+    sum += model
+               .loss(corpus.encode(window.substr(0, 8)).reshape({1, 8}),
+                     corpus.encode(window.substr(1)).reshape({1, 8}))
+               .item<double>();
   }
-  CHECK(read_bytes(folder / "old.bin") == "old");
-  CHECK(folder.num_files() == 3);
-  CHECK(read_bytes(folder / "narrow.bin") == std::string("\1\0\xff\xff\7\0", 6));
-  const std::string wide = read_bytes(folder / "wide.bin");
-  REQUIRE(wide.size() == 1024 + 12);
-  int32_t header[4];
-  std::memcpy(header, wide.data(), sizeof header);
-  CHECK(header[0] == 20240801);
-  CHECK(header[1] == 7);
-  CHECK(header[2] == 3);
-  CHECK(header[3] == 0);
-  CHECK(wide.substr(1024) == std::string("\1\0\0\0\xff\xff\0\0\7\0\0\0", 12));
+  CHECK(all->loss == Approx(sum / 12));
+  CHECK(*all->bits_per_byte == Approx(sum / 12 / std::log(2)));
+}
+
+TEST_CASE("choices say what is wrong with a line", "[examples]") {
+  const TempFolder folder;
+  write_bytes(folder / "text", std::string(1000, 'a') + "one two three\n");
+  const Corpus corpus = text_corpus(folder / "text", 8, "text");
+  const auto read = [&](const std::string& lines) {
+    write_bytes(folder / "c.jsonl", lines);
+    return read_choices(folder / "c.jsonl", corpus);
+  };
+  const std::string good = R"({"context": "one", "endings": ["two", "three"], "label": 1})";
+  const std::vector<Choice> choices =
+      read(good + "\n" + R"({"ctx": "two ", "endings": ["one"], "label": 0})");
+  REQUIRE(choices.size() == 2);
+  CHECK(choices[0].label == 1);
+  CHECK(corpus.decode(choices[0].context) == "one");
+  CHECK(corpus.decode(choices[0].endings[1]) == " three");
+  CHECK(corpus.decode(choices[1].context) == "two ");
+  const std::pair<const char*, const char*> wrong[] = {
+      {"", "not a JSON object"},
+      {"[]", "not a JSON object"},
+      {"{\"context\": \"\x80\"}", "not a JSON object"},
+      {R"({"endings": ["two"], "label": 0})", "\"context\" must be a text"},
+      {R"({"context": 1, "endings": ["two"], "label": 0})", "\"context\" must be a text"},
+      {R"({"context": "", "endings": ["two"], "label": 0})", "the context is empty"},
+      {R"({"context": "xyz", "endings": ["two"], "label": 0})", "byte 120 at 0"},
+      {R"({"context": "one", "label": 0})", "\"endings\" must be a list"},
+      {R"({"context": "one", "endings": [], "label": 0})", "\"endings\" must be a list"},
+      {R"({"context": "one", "endings": ["two", 3], "label": 0})", "\"endings\" must be a list"},
+      {R"({"context": "one", "endings": ["two"]})", "\"label\" must be a whole number from 0 to 0"},
+      {R"({"context": "one", "endings": ["two"], "label": 1})", "from 0 to 0"},
+      {R"({"context": "one", "endings": ["two"], "label": -1})", "from 0 to 0"},
+      {R"({"context": "one", "endings": ["two"], "label": "0"})", "from 0 to 0"},
+      {R"({"context": "one", "endings": ["two", "two one two"], "label": 0})", "an ending has 12 tokens"}};
+  for (const auto& [line, what] : wrong) {
+    CAPTURE(line);
+    CHECK(throws([&] { read(good + "\n" + line + "\n" + good); }, {"--choices", "c.jsonl, line 2", what}));
+  }
+  CHECK(throws<std::runtime_error>([&] { read(""); }, {"c.jsonl"}));
+  CHECK(throws<std::runtime_error>([&] { read_choices(folder / "missing", corpus); }, {"missing"}));
 }
