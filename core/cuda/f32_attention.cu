@@ -6,13 +6,9 @@
 #include <altgrad/core/internal/math.h>
 #include <altgrad/core/matmul_precision.h>
 
-#include <limits>
-
 namespace altgrad::cuda {
 namespace flash {
 namespace {
-
-constexpr float none = -std::numeric_limits<float>::infinity();
 
 constexpr int own = rows_of_warp;
 
@@ -156,14 +152,7 @@ __global__ void __launch_bounds__(threads, 2)
   const float scale = 1 / sqrtf(float(size));
 
   const auto load_tile = [&](int tile) {
-    if (const int i = int(threadIdx.x), query = tile * n + i; i < n) {
-      Query* const to = of_tiles + tile % 2 * n + i;
-      if (query < length) {
-        copy_async(to, of_queries + int64_t(piece.pair) * length + query);
-      } else {
-        *to = {-none, 0, 0, 0};  // has weights of 0
-      }
-    }
+    load_queries<n>(of_tiles, of_queries + int64_t(piece.pair) * length, tile, length);
     tiles.load(tile);
   };
   constexpr int own_size = size_of<own, columns>;

@@ -4,14 +4,11 @@
 // 0, and products with it: Inf and NaN in v reach the rows before them in the same tile.
 #include <altgrad/core/cuda/flash_attention.h>
 
-#include <limits>
-
 namespace altgrad::cuda {
 namespace flash {
 namespace {
 
 constexpr int keys = 64;  // of a tile
-constexpr float none = -std::numeric_limits<float>::infinity();
 
 // A warp's queries: more of them use a tile's fragments more often, as long as registers hold their sums.
 template <int columns>

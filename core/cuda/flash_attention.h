@@ -7,6 +7,7 @@
 #include <altgrad/core/internal/log_sum_exp.h>
 
 #include <cmath>
+#include <limits>
 
 namespace altgrad::cuda {
 
@@ -54,6 +55,7 @@ namespace flash {
 
 constexpr int warps = 4, threads = 32 * warps;
 constexpr float log2_e = 1.44269504088896341f;
+constexpr float none = -std::numeric_limits<float>::infinity();  // a score that is left out
 
 // The matrices of one head, in qkv and in what all heads give.
 struct Head {
@@ -116,6 +118,20 @@ struct Tiles {
     commit_copies();
   }
 };
+
+// Copies what is known of a tile's n queries to one of two places in shared memory, in turns; the tile's matrices, loaded
+// after it, tell when it is there. Queries after the last have weights of 0.
+template <int n, class Query>
+AG_DEVICE void load_queries(Query* of_tiles, const Query* of_head, int tile, int length) {
+  if (const int i = int(threadIdx.x), query = tile * n + i; i < n) {
+    Query* const to = of_tiles + tile % 2 * n + i;
+    if (query < length) {
+      copy_async(to, of_head + query);
+    } else {
+      *to = {-none, 0, 0, 0};
+    }
+  }
+}
 
 // Calls f with the number of columns that heads of this size are padded to.
 template <class F>

@@ -6,13 +6,9 @@
 // The second makes p^T and ds^T, of its keys' rows, which as they lie in registers are left operands.
 #include <altgrad/core/cuda/flash_attention.h>
 
-#include <limits>
-
 namespace altgrad::cuda {
 namespace flash {
 namespace {
-
-constexpr float none = -std::numeric_limits<float>::infinity();
 
 // A warp's rows, queries or keys: more of them use a tile's fragments more often, as long as registers hold their sums.
 template <int columns>
@@ -88,14 +84,7 @@ __global__ void __launch_bounds__(threads, 2)
   const float scale = 1 / sqrtf(float(size));
 
   const auto load = [&](int tile) {
-    if (const int i = int(threadIdx.x), query = tile * n + i; i < n) {
-      Query* const to = of_tiles + tile % 2 * n + i;
-      if (query < length) {
-        copy_async(to, of_queries + int64_t(piece.pair) * length + query);
-      } else {
-        *to = {-none, 0, 0, 0};  // has weights of 0
-      }
-    }
+    load_queries<n>(of_tiles, of_queries + int64_t(piece.pair) * length, tile, length);
     tiles.load(tile);
   };
   // The block's keys and values stay in shared memory: registers are full of sums.
