@@ -5,26 +5,36 @@
 #include <altgrad/models/data.h>
 #include <unistd.h>
 
+#include <cstdlib>
+#include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <optional>
+#include <sstream>
+#include <string>
 
 #include "data_hash.h"
+#include "open_tokenizer.h"
 #include "options.h"
+#include "token_file.h"
 
 struct Corpus {
   altgrad::models::TokenDataset train, val;
-  std::optional<altgrad::models::CharDataset> chars;  // where it is text
+  std::optional<altgrad::models::CharDataset> chars;  // where it is text, by byte
+  std::optional<altgrad::models::Tokenizer> tokenizer;
   std::string name, hash;
 
   int64_t vocab_size() const { return train.vocab_size(); }
 
   // Throws std::invalid_argument where text cannot become tokens of this data.
   altgrad::Tensor encode(std::string_view text) const {
-    if (!chars) altgrad::fail(name, " holds tokens: text cannot be encoded as they were");
-    return chars->encode(text);
+    if (tokenizer) return tokenizer->encode(text);
+    if (chars) return chars->encode(text);
+    altgrad::fail(name, " holds tokens: without --tokenizer, text cannot be encoded as they were");
   }
   // Where it cannot be made text of, numbers.
   std::string decode(const altgrad::Tensor& ids) const {
+    if (tokenizer) return tokenizer->decode(ids);
     if (chars) return chars->decode(ids);
     std::string numbers;
     for (const int64_t id : ids.to(altgrad::Device::cpu()).data<int64_t>()) {
@@ -34,18 +44,31 @@ struct Corpus {
   }
   // Of the text that ids stand for, where that is known.
   std::optional<int64_t> bytes(const altgrad::Tensor& ids) const {
+    if (tokenizer) return int64_t(tokenizer->decode_bytes(ids).size());
     return chars ? std::optional(ids.numel()) : std::nullopt;
   }
 };
 
-inline Corpus text_corpus(const std::string& path, int64_t block, std::string name) {
-  const altgrad::models::CharDataset chars(path, block);
-  return {chars.dataset("train"), chars.dataset("val"), chars, std::move(name), file_hash(path)};
-}
+// A file in a folder for such, gone with this object; what has opened it may read on.
+class TemporaryFile {
+ public:
+  explicit TemporaryFile(const char* ending)
+      : path_((std::filesystem::temp_directory_path() / "altgrad-XXXXXX").string() + ending),
+        descriptor_(mkstemps(path_.data(), int(std::strlen(ending)))) {
+    if (descriptor_ < 0) altgrad::fail_runtime("cannot write ", path_);
+  }
+  ~TemporaryFile() { close(descriptor_), unlink(path_.c_str()); }
+  TemporaryFile(const TemporaryFile&) = delete;
+  TemporaryFile& operator=(const TemporaryFile&) = delete;
+  const std::string& path() const { return path_; }
 
-// The headers one after the other, sorted by name. Throws std::runtime_error where they or a temporary file
-// cannot be had.
-inline Corpus default_corpus(int64_t block) {
+ private:
+  std::string path_;
+  const int descriptor_;
+};
+
+// The headers one after the other, sorted by name. Throws std::runtime_error where they or the file cannot be had.
+inline void write_default_text(const std::string& path) {
   namespace fs = std::filesystem;
   const fs::path folder = fs::path(EIGEN_INCLUDE_DIR) / "Eigen" / "src" / "Core";
   std::vector<fs::path> headers;
@@ -56,43 +79,64 @@ inline Corpus default_corpus(int64_t block) {
   if (headers.empty())
     altgrad::fail_runtime("found no headers in ", folder.string(), "; name a text with --data");
   std::sort(headers.begin(), headers.end());
-
-  struct TemporaryFile {
-    std::string path = (fs::temp_directory_path() / "altgrad-text-XXXXXX").string();
-    const int descriptor = mkstemp(path.data());
-    ~TemporaryFile() {
-      if (descriptor >= 0) close(descriptor), unlink(path.c_str());
-    }
-  } file;
-  std::ofstream out(file.path, std::ios::binary);
+  std::ofstream out(path, std::ios::binary);
   for (const fs::path& header : headers) out << std::ifstream(header, std::ios::binary).rdbuf();
-  if (file.descriptor < 0 || !out.flush()) altgrad::fail_runtime("cannot write ", file.path);
-  return text_corpus(file.path, block, "headers of Eigen");
+  if (!out.flush()) altgrad::fail_runtime("cannot write ", path);
+}
+
+// A text by byte, or as a tokenizer's tokens, all of which are made now and kept in a file without a name.
+inline Corpus text_corpus(const std::string& path, int64_t block, std::string name,
+                          const std::optional<altgrad::models::Tokenizer>& tokenizer = {}) {
+  if (!tokenizer) {
+    const altgrad::models::CharDataset chars(path, block);
+    return {chars.dataset("train"), chars.dataset("val"), chars, {}, std::move(name), file_hash(path)};
+  }
+  std::ifstream in(path, std::ios::binary);
+  std::ostringstream text;
+  text << in.rdbuf();
+  if (!in) altgrad::fail_runtime("cannot read ", path, ": ", std::strerror(errno));
+  const altgrad::Tensor ids = tokenizer->encode(text.view());
+  const TemporaryFile file(".bin");
+  TokenFile tokens(file.path(), tokenizer->vocab_size() > 65536);
+  tokens.append({ids.data<int64_t>().begin(), ids.data<int64_t>().end()});
+  tokens.finish();
+  tokens.rename();
+  const altgrad::models::TokenDataset data(file.path(), block, tokenizer->vocab_size());
+  const auto [train, val] = data.split(0.1);
+  return {train, val, {}, tokenizer, std::move(name), tokens_hash({&data})};
 }
 
 // Files of tokens. Of one file without a --val, the last tenth validates.
 inline Corpus token_corpus(const std::string& train, const std::optional<std::string>& val, int64_t block,
-                           std::optional<int64_t> vocab, const std::string& name) {
+                           std::optional<int64_t> vocab, const std::string& name,
+                           const std::optional<altgrad::models::Tokenizer>& tokenizer) {
   using altgrad::models::TokenDataset;
   const TokenDataset data(train, block, vocab);
   std::error_code error;
   if (!val) {
     auto [first, last] = data.split(0.1);
     const bool one_file = std::filesystem::is_regular_file(train, error);
-    return {first, last, {}, name, one_file ? file_hash(train) : tokens_hash({&data})};
+    return {first, last, {}, tokenizer, name, one_file ? file_hash(train) : tokens_hash({&data})};
   }
   const TokenDataset validation(*val, block, data.vocab_size());
-  return {data, validation, {}, name, tokens_hash({&data, &validation})};
+  return {data, validation, {}, tokenizer, name, tokens_hash({&data, &validation})};
 }
 
 inline Corpus open_corpus(const Options& o) {
   const int64_t block = o.recipe().block;
+  std::optional<altgrad::models::Tokenizer> tokenizer;
+  if (o.tokenizer) tokenizer = open_tokenizer(*o.tokenizer);
+  const std::optional<int64_t> vocab = o.vocab || !tokenizer ? o.vocab : tokenizer->vocab_size();
   std::error_code error;
   if (std::filesystem::is_directory(o.data, error)) {
     const std::filesystem::path folder = o.data;
-    return token_corpus(folder / "train*.bin", o.val.value_or(folder / "val*.bin"), block, o.vocab, o.data);
+    return token_corpus(folder / "train*.bin", o.val.value_or(folder / "val*.bin"), block, vocab, o.data,
+                        tokenizer);
   }
-  if (o.data.ends_with(".bin")) return token_corpus(o.data, o.val, block, o.vocab, o.data);
+  if (o.data.ends_with(".bin")) return token_corpus(o.data, o.val, block, vocab, o.data, tokenizer);
   if (o.val || o.vocab) altgrad::fail("--val and --vocab need tokens in --data: .bin files");
-  return o.data.empty() ? default_corpus(block) : text_corpus(o.data, block, o.data);
+  if (!o.data.empty()) return text_corpus(o.data, block, o.data, tokenizer);
+  const TemporaryFile text("");
+  write_default_text(text.path());
+  return text_corpus(text.path(), block, "headers of Eigen", tokenizer);
 }

@@ -4,7 +4,6 @@
 #include <altgrad/models/tokenizer.h>
 
 #include <cctype>
-#include <filesystem>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -12,6 +11,8 @@
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "open_tokenizer.h"
 
 struct Encoding {
   virtual ~Encoding() = default;
@@ -109,10 +110,10 @@ class Characters final : public Encoding {
   std::vector<std::string> characters_;
 };
 
-// A folder of vocab.json and merges.txt, a tokenizer.json, or a file of ranks.
+// Those of a tokenizer.
 class Tokens final : public Encoding {
  public:
-  explicit Tokens(const std::string& path) : path_(path), tokenizer_(load(path)) {}
+  explicit Tokens(const std::string& path) : path_(path), tokenizer_(open_tokenizer(path)) {}
 
   // Before a space or the end of a line that comes after a letter or a digit: there GPT-2's pattern begins a new piece,
   // and so do those that came after it.
@@ -140,14 +141,6 @@ class Tokens final : public Encoding {
   }
 
  private:
-  static altgrad::models::Tokenizer load(const std::string& path) {
-    using altgrad::models::Tokenizer;
-    std::error_code error;
-    if (std::filesystem::is_directory(path, error)) return Tokenizer::gpt2(path);
-    if (path.ends_with(".json")) return Tokenizer::json(path);
-    return Tokenizer::ranks(path, {.special_tokens = {}});
-  }
-
   const std::string path_;
   const altgrad::models::Tokenizer tokenizer_;
 };

@@ -51,6 +51,12 @@ inline void add_flags(CLI::App& app, Options& o) {
                  "tokens to validate on: a .bin file or a glob; default: the last tenth of --data");
   app.add_option("--vocab", o.vocab, "tokens are below it; default: that of meta.json beside --data")
       ->check(positive);
+  app.add_option("--tokenizer", o.tokenizer,
+                 "what makes text of tokens, and tokens of a text in --data: a folder of vocab.json and "
+                 "merges.txt, a tokenizer.json, or a file of ranks");
+  app.add_option("--init-from", o.init_from,
+                 "begin with the weights of a GPT-2 folder of Hugging Face's, and with its sizes; --size "
+                 "then gives the recipe of training alone");
   app.add_option("--size", o.size, "tiny (4 layers, 128 wide), baby (6, 384) or gpt2 (12, 768)")
       ->check(CLI::IsMember({"tiny", "baby", "gpt2"}))
       ->capture_default_str();

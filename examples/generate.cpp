@@ -1,5 +1,6 @@
-// Continues a prompt with a model that train_gpt has trained, writing text as it comes: the tokens are bytes of --data,
-// the text that it was trained on, or, without one, numbers. What is said about the run goes to stderr.
+// Continues a prompt with a GPT-2 of Hugging Face's or a model that train_gpt has trained, writing text as it comes. The
+// tokens are a tokenizer's, or bytes of --data, the text that it was trained on, or, without either, numbers. What is said
+// about the run goes to stderr.
 #include <altgrad/altgrad.h>
 
 #include <charconv>
@@ -8,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "open_tokenizer.h"
 #include "options.h"
 
 namespace ag = altgrad;
@@ -16,7 +18,7 @@ namespace fs = std::filesystem;
 namespace {
 
 struct Flags {
-  std::string model, data, prompt, stop, format = "none", device = "cpu";
+  std::string model, tokenizer, data, prompt, stop, format = "none", device = "cpu";
   int64_t tokens = 200, rows = 1, threads = 0;
   uint64_t seed = 1337;
   ag::models::GenerateOptions sampling = {.temperature = 0.8};
@@ -25,10 +27,16 @@ struct Flags {
 // Text as tokens, and back.
 class Vocabulary {
  public:
-  explicit Vocabulary(const std::string& data) {
-    if (!data.empty()) text_.emplace(data, /*block_size=*/1, /*val_fraction=*/0);
+  explicit Vocabulary(const Flags& flags) {
+    if (!flags.tokenizer.empty()) {
+      tokenizer_.emplace(open_tokenizer(flags.tokenizer));
+      streams_.assign(size_t(flags.rows), ag::models::DecodeStream(*tokenizer_));
+    } else if (!flags.data.empty()) {
+      text_.emplace(flags.data, /*block_size=*/1, /*val_fraction=*/0);
+    }
   }
   ag::Tensor encode(const std::string& prompt) const {
+    if (tokenizer_) return tokenizer_->encode(prompt);
     if (text_) return text_->encode(prompt);
     std::vector<int64_t> ids;
     std::istringstream words(prompt);
@@ -36,21 +44,35 @@ class Vocabulary {
       int64_t id = -1;
       const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), id);
       if (error != std::errc() || end != word.data() + word.size() || id < 0)
-        ag::fail("--prompt: without --data it must be numbers of tokens, got ", word);
+        ag::fail("--prompt: without --tokenizer or --data it must be numbers of tokens, got ", word);
       ids.push_back(id);
     }
     return ag::Tensor::from(ids, {int64_t(ids.size())});
   }
-  std::string decode(int64_t token) const {
+  // What a row's next token adds to its text.
+  std::string decode(int64_t row, int64_t token) {
+    if (tokenizer_) return streams_[size_t(row)].step(token);
     return text_ ? text_->decode(ag::Tensor::from({token}, {1})) : std::to_string(token) + " ";
+  }
+  // What a row's text ends with.
+  std::string finish(size_t row) { return tokenizer_ ? streams_[row].finish() : ""; }
+  // Tokens after which there is no more text.
+  std::vector<int64_t> ends() const {
+    if (!tokenizer_) return {};
+    const auto end = tokenizer_->special_tokens().find("<|endoftext|>");
+    return end == tokenizer_->special_tokens().end() ? std::vector<int64_t>{} : std::vector{end->second};
   }
 
  private:
+  std::optional<ag::models::Tokenizer> tokenizer_;
+  std::vector<ag::models::DecodeStream> streams_;  // of each row
   std::optional<ag::models::CharDataset> text_;
 };
 
-// The model of a checkpoint, or of the run's folder that it is in, under the surgery that it was trained with.
+// A GPT-2's folder; or the model of a checkpoint, or of the run's folder that it is in, under the surgery that it was
+// trained with.
 ag::models::GPT load_model(const std::string& path) {
+  if (fs::exists(fs::path(path) / "config.json")) return ag::models::load_gpt2(path);
   const std::string file =
       fs::is_directory(path) ? (fs::path(path) / "checkpoint.safetensors").string() : path;
   const auto foreign = [&] { ag::fail("--model: ", file, " is no checkpoint of train_gpt"); };
@@ -58,6 +80,7 @@ ag::models::GPT load_model(const std::string& path) {
   const auto settings =
       nlohmann::json::parse(metadata["extra.settings"], nullptr, /*allow_exceptions=*/false);
   Options trained;
+  std::string from;
   int64_t vocabulary = 0;
   try {
     trained.size = settings.at("--size");
@@ -69,11 +92,12 @@ ag::models::GPT load_model(const std::string& path) {
     trained.history = settings.at("--history");
     trained.skip = settings.at("--skip").get<std::vector<std::string>>();
     vocabulary = settings.at("vocabulary of --data");
+    from = settings.value("--init-from", "");
   } catch (const nlohmann::json::exception&) {
     foreign();
   }
   if (!recipes.contains(trained.size)) foreign();
-  ag::models::GPT model(trained.model(vocabulary));
+  ag::models::GPT model(from.empty() ? trained.model(vocabulary) : ag::models::load_gpt2(from).config());
   if (trained.quantized()) ag::fp8::quantize_model(model, ag::fp8::format(trained.format), trained.surgery());
   ag::StateDict state;
   constexpr std::string_view prefix = "model.";
@@ -86,7 +110,7 @@ ag::models::GPT load_model(const std::string& path) {
 int run(const Flags& flags) {
   using Clock = std::chrono::steady_clock;
   if (flags.threads > 0) ag::set_num_threads(int(flags.threads));
-  const Vocabulary vocabulary(flags.data);
+  Vocabulary vocabulary(flags);
   ag::models::GPT model = load_model(flags.model);
   if (flags.format != "none") {
     const ag::fp8::SurgeryReport report =
@@ -107,19 +131,22 @@ int run(const Flags& flags) {
   ag::models::GenerateOptions sampling = flags.sampling;
   ag::Generator generator(flags.seed);
   sampling.generator = &generator;
+  sampling.stop = vocabulary.ends();
   sampling.on_token = [&](int64_t row, int64_t token) {
     std::string& text = texts[size_t(row)];
-    const std::string piece = vocabulary.decode(token);
+    const std::string piece = vocabulary.decode(row, token);
+    const size_t unread = text.size() - std::min(text.size(), flags.stop.size());
     text += piece;
     if (flags.rows == 1) std::fputs(piece.c_str(), stdout), std::fflush(stdout);
     ++drawn;
     if (row == 0 || times.size() < 2) times.push_back(Clock::now());
-    return flags.stop.empty() || !text.ends_with(flags.stop);
+    return flags.stop.empty() || text.find(flags.stop, unread) == std::string::npos;
   };
   if (flags.rows == 1) std::fputs(flags.prompt.c_str(), stdout);
   const auto begin = Clock::now();
   model.generate(ag::Tensor::from(ids, {flags.rows, prompt.numel()}), flags.tokens, sampling);
   const auto seconds = [](Clock::duration time) { return std::chrono::duration<double>(time).count(); };
+  for (size_t r = 0; r < texts.size(); ++r) texts[r] += vocabulary.finish(r);
   if (flags.rows == 1) std::putchar('\n');
   for (size_t r = 0; flags.rows > 1 && r < texts.size(); ++r)
     std::printf("--- %zu ---\n%s%s\n", r + 1, flags.prompt.c_str(), texts[r].c_str());
@@ -137,7 +164,13 @@ int main(int argc, char** argv) {
   CLI::App app("Continues a prompt with a GPT.", "generate");
   Flags flags;
   ag::models::GenerateOptions& sampling = flags.sampling;
-  app.add_option("--model", flags.model, "a folder that train_gpt wrote, or a checkpoint")->required();
+  app.add_option("--model", flags.model,
+                 "a GPT-2 folder of Hugging Face's, a folder that train_gpt wrote, or a checkpoint")
+      ->required();
+  app.add_option(
+      "--tokenizer", flags.tokenizer,
+      "a folder of vocab.json and merges.txt, a tokenizer.json, or a file of ranks; default: --model, "
+      "where it has one");
   app.add_option("--data", flags.data, "the text that it was trained on; default: tokens are numbers");
   app.add_option("--prompt", flags.prompt, "what to continue")->required();
   app.add_option("--tokens", flags.tokens, "to generate, at most")
@@ -165,6 +198,10 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   try {
     app.parse(argc, argv);
+    const fs::path model = flags.model;
+    for (const char* file : {"vocab.json", "encoder.json", "tokenizer.json"})
+      if (flags.tokenizer.empty() && flags.data.empty() && fs::exists(model / file))
+        flags.tokenizer = flags.model;
     return run(flags);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help

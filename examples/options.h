@@ -25,7 +25,7 @@ inline const std::map<std::string, Recipe> recipes = {
 struct Options {
   std::string data, size = "tiny", format = "E4M3", grads = "none", scaling = "window", schedule = "cosine",
                     device = "cpu", dtype = "f32", out = "out";
-  std::optional<std::string> val, inputs, json, csv, tensorboard, choices;
+  std::optional<std::string> val, tokenizer, init_from, inputs, json, csv, tensorboard, choices;
   std::optional<int64_t> vocab, steps, batch, block, patience;
   std::optional<double> lr, dropout, ema;
   std::vector<std::string> skip = {"lm_head"};

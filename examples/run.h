@@ -67,10 +67,11 @@ struct Run {
   std::string checkpoint() const { return file("checkpoint.safetensors"); }
 
   std::string title() const {
-    if (!o.quantized()) return o.size + " GPT in " + o.dtype;
+    const std::string size = o.init_from ? *o.init_from + ", a" : o.size;
+    if (!o.quantized()) return size + " GPT in " + o.dtype;
     const auto name = [&](const std::string& format) { return format == "none" ? o.dtype : format; };
-    return o.size + " GPT, " + o.format + " weights, " + name(o.input_format()) + " inputs, " +
-           name(o.grads) + " gradients";
+    return size + " GPT, " + o.format + " weights, " + name(o.input_format()) + " inputs, " + name(o.grads) +
+           " gradients";
   }
 
   void save(const std::string& path) const {
@@ -107,10 +108,29 @@ struct Run {
   }
 
  private:
+  // Throws where its model cannot be trained on this data.
+  ag::models::GPT initialised_from(const std::string& folder) const {
+    const ag::models::GPT loaded = ag::models::load_gpt2(folder);
+    ag::models::GPTConfig config = loaded.config();
+    if (config.vocab_size < corpus.vocab_size()) {
+      ag::fail("--init-from: ", folder, " has a vocabulary of ", config.vocab_size, ", ", corpus.name,
+               " one of ", corpus.vocab_size(), "; is --tokenizer the model's?");
+    }
+    if (config.block_size < recipe.block) {
+      ag::fail("--init-from: ", folder, " sees ", config.block_size, " tokens at most, --block is ",
+               recipe.block);
+    }
+    const ag::models::GPTConfig ours = o.model(config.vocab_size);
+    config.dropout = ours.dropout, config.activations = ours.activations;
+    ag::models::GPT gpt(config);
+    gpt.load_state_dict(loaded.state_dict());
+    return gpt;
+  }
   // Seeds everything: the same weights and, later, the same batches for the same --seed.
   ag::models::GPT initial_model() {
     ag::manual_seed(o.seed);
-    ag::models::GPT gpt(o.model(corpus.vocab_size()));
+    ag::models::GPT gpt =
+        o.init_from ? initialised_from(*o.init_from) : ag::models::GPT(o.model(corpus.vocab_size()));
     gpt.to(device);
     if (o.quantized()) report = ag::fp8::quantize_model(gpt, ag::fp8::format(o.format), o.surgery());
     return gpt;

@@ -31,13 +31,14 @@ inline nlohmann::ordered_json run_settings(const Options& o, const Corpus& corpu
           {"--dtype", o.dtype},
           {"--accumulate", o.accumulate},
           {"--schedule", o.schedule},
-          {"--ema", o.ema.value_or(0)}};
+          {"--ema", o.ema.value_or(0)},
+          {"--init-from", o.init_from.value_or("")}};
 }
 
 // What checkpoints of before there was such a setting were made with.
 inline const nlohmann::ordered_json& earlier_settings() {
   static const nlohmann::ordered_json settings = {
-      {"--dtype", "f32"}, {"--accumulate", 1}, {"--schedule", "cosine"}, {"--ema", 0.0}};
+      {"--dtype", "f32"}, {"--accumulate", 1}, {"--schedule", "cosine"}, {"--ema", 0.0}, {"--init-from", ""}};
   return settings;
 }
 

@@ -103,8 +103,9 @@ class Training {
  private:
   void banner() const {
     const Recipe& recipe = run.recipe;
+    const ag::models::GPTConfig& model = run.model.config();
     std::printf("%s: %ld layers, %ld heads, %ld wide, %ld parameters, on %s (%d thread%s)\n",
-                run.title().c_str(), long(recipe.n_layer), long(recipe.n_head), long(recipe.n_embd),
+                run.title().c_str(), long(model.n_layer), long(model.n_head), long(model.n_embd),
                 long(run.model.num_parameters()), o.device.c_str(), ag::num_threads(),
                 ag::num_threads() == 1 ? "" : "s");
     if (o.quantized()) {

@@ -1,0 +1,23 @@
+// A tokenizer, by the path of what others keep it in.
+#pragma once
+
+#include <altgrad/models/tokenizer.h>
+
+#include <filesystem>
+#include <string>
+
+// A folder of vocab.json and merges.txt or of tokenizer.json alone, a tokenizer.json itself, or a file of ranks. Throws
+// as Tokenizer's functions do.
+inline altgrad::models::Tokenizer open_tokenizer(const std::string& path) {
+  using altgrad::models::Tokenizer;
+  namespace fs = std::filesystem;
+  std::error_code error;
+  if (fs::is_directory(path, error)) {
+    const fs::path folder = path, json = folder / "tokenizer.json";
+    const bool alone =
+        !fs::exists(folder / "vocab.json", error) && !fs::exists(folder / "encoder.json", error);
+    return alone && fs::exists(json, error) ? Tokenizer::json(json) : Tokenizer::gpt2(path);
+  }
+  if (path.ends_with(".json")) return Tokenizer::json(path);
+  return Tokenizer::ranks(path, {.special_tokens = {}});
+}
