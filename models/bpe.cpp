@@ -67,22 +67,41 @@ Bpe::Encoder::Encoder(const Bpe& bpe)
       has_any_((bpe.merged_.size() + 63) / 64) {}
 
 void Bpe::Encoder::encode(std::string_view text, std::vector<int32_t>& ids) {
+  const char* const end = text.data() + text.size();
   matcher_.start(text);
-  for (std::string_view piece; !(piece = matcher_.next()).empty();) encode_piece(piece, ids);
+  for (std::string_view piece; !(piece = matcher_.next()).empty();)
+    encode_piece(piece, size_t(end - piece.data()), ids);
+}
+
+// The bytes of a piece, of which `readable` may be read from its beginning on. (Short copies that are then read as words
+// would take most of the time.)
+Bpe::Encoder::Known::Key Bpe::Encoder::Known::key_of(std::string_view piece, size_t readable) {
+  static_assert(std::endian::native == std::endian::little);
+  Key key = {};
+  if (readable >= sizeof key) {
+    std::memcpy(key.data(), piece.data(), sizeof key);
+    for (size_t i = 0; i < key.size(); ++i) {
+      const size_t bytes = std::min<size_t>(piece.size() > 8 * i ? piece.size() - 8 * i : 0, 8);
+      key[i] &= bytes == 8 ? ~uint64_t(0) : (uint64_t(1) << 8 * bytes) - 1;
+    }
+  } else {
+    std::memcpy(key.data(), piece.data(), piece.size());
+  }
+  key.back() |= uint64_t(piece.size()) << 56;
+  return key;
 }
 
 // A piece has one place where it may be known, and takes it from another one.
-void Bpe::Encoder::encode_piece(std::string_view piece, std::vector<int32_t>& ids) {
+void Bpe::Encoder::encode_piece(std::string_view piece, size_t readable, std::vector<int32_t>& ids) {
+  if (piece.size() == 1) return ids.push_back(bpe_.byte_tokens_[static_cast<unsigned char>(piece[0])]);
   if (piece.size() > Known::most_bytes) return merge(piece, ids);
-  std::array<char, sizeof(Known::Key)> bytes = {};
-  std::memcpy(bytes.data(), piece.data(), piece.size());
-  bytes.back() = char(piece.size());
-  const auto key = std::bit_cast<Known::Key>(bytes);
+  const Known::Key key = Known::key_of(piece, readable);
   uint64_t hash = 0, differs = 0;
   for (const uint64_t word : key) hash = (hash ^ word ^ hash >> 29) * 0x9E3779B97F4A7C15;
   Known& known = known_[hash >> 32 & (known_pieces - 1)];
   for (size_t i = 0; i < key.size(); ++i) differs |= key[i] ^ known.key[i];
   if (differs == 0) {
+    if (known.count == 1) return ids.push_back(known.ids[0]);
     ids.insert(ids.end(), known.ids.begin(), known.ids.begin() + known.count);
     return;
   }

@@ -97,7 +97,10 @@ Pattern::Pattern(const std::string& who, const std::string& pattern) : text_(pat
 Pattern::Matcher::Matcher(const Pattern& pattern)
     : code_(pattern.code_),
       match_(pcre2_match_data_create_from_pattern(code_of(code_), nullptr),
-             [](void* old) { pcre2_match_data_free(static_cast<pcre2_match_data*>(old)); }) {}
+             [](void* old) { pcre2_match_data_free(static_cast<pcre2_match_data*>(old)); }) {
+  size_t machine_code = 0;
+  has_jit_ = pcre2_pattern_info(code_of(code_), PCRE2_INFO_JITSIZE, &machine_code) == 0 && machine_code > 0;
+}
 
 // Sets [found_, end_) to the next match that is not empty, or to the end of what is UTF-8.
 void Pattern::Matcher::find() {
@@ -106,7 +109,9 @@ void Pattern::Matcher::find() {
     return pcre2_match(code_of(code_), subject, valid_, at_, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY | options,
                        data_of(match_), nullptr);
   };
-  int result = match(0);
+  int result = has_jit_ ? pcre2_jit_match(code_of(code_), subject, valid_, at_, PCRE2_NOTEMPTY,
+                                          data_of(match_), nullptr)
+                        : match(0);
   if (result == PCRE2_ERROR_JIT_STACKLIMIT)
     result = match(PCRE2_NO_JIT);  // it takes its memory from the heap
   if (result < 0 && result != PCRE2_ERROR_NOMATCH) {

@@ -92,6 +92,7 @@ class Bpe::Encoder {
   struct alignas(64) Known {  // a piece that has been encoded, and its ids
     static constexpr size_t most_bytes = 31, most_ids = 7;
     using Key = std::array<uint64_t, 4>;
+    static Key key_of(std::string_view piece, size_t readable);
     Key key = {};  // the bytes and, in the last one, their number; zeros between
     std::array<int32_t, most_ids> ids = {};
     int32_t count = 0;
@@ -110,7 +111,7 @@ class Bpe::Encoder {
     std::vector<uint32_t> places;
   };
 
-  void encode_piece(std::string_view piece, std::vector<int32_t>& ids);
+  void encode_piece(std::string_view piece, size_t readable, std::vector<int32_t>& ids);
   void merge(std::string_view piece, std::vector<int32_t>& ids);
   void merge_by_search(uint32_t n);
   void merge_by_queue();

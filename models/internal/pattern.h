@@ -46,6 +46,7 @@ class Pattern::Matcher {
   size_t valid_ = 0;            // the end of what is UTF-8 from there
   std::shared_ptr<const void> code_;
   std::shared_ptr<void> match_;
+  bool has_jit_ = false;
 };
 
 }  // namespace altgrad::detail
