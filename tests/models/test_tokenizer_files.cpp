@@ -53,7 +53,7 @@ std::string replaced(std::string text, const std::string& old, const std::string
   return text.replace(at, old.size(), now);
 }
 
-// A number of mutations: 100,000 under a sanitizer, and always where ALTGRAD_FUZZ gives it.
+// A number of mutations: 100,000 under AddressSanitizer, or what ALTGRAD_FUZZ says.
 int mutations() {
   if (const char* wanted = std::getenv("ALTGRAD_FUZZ")) return std::atoi(wanted);
 #if defined(__SANITIZE_ADDRESS__)
