@@ -138,7 +138,8 @@ std::map<std::string, std::string> parse_index(const std::string& text) {
   for (const auto& [tensor, file] : map->items()) {
     if (!file.is_string()) fail("weight_map: the file of ", in_quotes(tensor), " is ", shown(file));
     const auto& name = file.get_ref<const std::string&>();
-    if (name.empty() || name == "." || name == ".." || std::filesystem::path(name).filename() != name)
+    const bool wild = std::ranges::any_of(name, [](unsigned char c) { return c < 0x20 || c == 0x7F; });
+    if (wild || name.empty() || name == "." || name == ".." || std::filesystem::path(name).filename() != name)
       fail("weight_map: ", in_quotes(tensor), " is in ", in_quotes(name),
            ", which is no file of this folder");
     files.emplace(tensor, name);

@@ -122,9 +122,8 @@ Weights::Weights(const std::string& folder) {
     fail_runtime("load_gpt2: cannot read ", folder, ": it has neither ", weights_name, " nor ", index_name);
   about(index_path, [&] {
     const auto index = parse_index(read_text(index_path));
-    std::set<std::string> names;
+    std::set<std::string> names, found;
     for (const auto& [tensor, file] : index) names.insert(file);
-    size_t found = 0;
     for (const std::string& name : names) {
       open(fs::path(folder) / name);
       for (const File::Entry& e : files_.back()->tensors()) {
@@ -133,18 +132,12 @@ Weights::Weights(const std::string& folder) {
         if (known == index.end()) fail(name, " holds ", in_quotes(tensor), ", which the index does not list");
         if (known->second != name)
           fail(name, " holds ", in_quotes(tensor), ", which the index says is in ", known->second);
-        ++found;
+        found.insert(tensor);
       }
     }
-    // Each that was found is listed, for its own shard; so each that is listed was found where these are as many.
-    if (found == index.size()) return;
-    for (const auto& [tensor, name] : index) {
-      const auto file =
-          std::ranges::find_if(files_, [&](const auto& f) { return fs::path(f->path()).filename() == name; });
-      const bool there = std::ranges::any_of(
-          (*file)->tensors(), [&](const File::Entry& e) { return (**file)[e.name] == tensor; });
-      if (!there) fail("says that ", in_quotes(tensor), " is in ", name, ", which does not hold it");
-    }
+    for (const auto& [tensor, name] : index)
+      if (!found.contains(tensor))
+        fail("says that ", in_quotes(tensor), " is in ", name, ", which does not hold it");
   });
   for (const auto& file : files_) add(*file);
 }

@@ -115,7 +115,7 @@ TEST_CASE("weights of 16 bits are widened exactly, transposed or not", "[gpt2]")
       x = std::abs(x) < 0x1p-14f ? 0 : std::bit_cast<float>(std::bit_cast<uint32_t>(x) & 0xFFFF0000);
     std::ranges::transform(t.data<float>(), bits.ptr<uint16_t>(), [](float x) {
       const auto u = std::bit_cast<uint32_t>(x);
-      return uint16_t(u >> 16 & 0x8000 | (x == 0 ? 0 : ((u >> 23 & 255) - 112) << 10 | (u >> 13 & 1023)));
+      return uint16_t((u >> 16 & 0x8000) | (x == 0 ? 0 : ((u >> 23 & 255) - 112) << 10 | (u >> 13 & 1023)));
     });
     stored[name] = bits;
   }

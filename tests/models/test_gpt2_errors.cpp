@@ -196,7 +196,7 @@ TEST_CASE("an index that differs from its shards is refused with the tensor and 
   const std::string own = index["weight_map"][name], other = Folder::shard(own == Folder::shard(0) ? 1 : 0);
   SECTION("places") {
     for (const char* file :
-         {"../model.safetensors", "/etc/passwd", "sub/model.safetensors", "", ".", "..", "a/"}) {
+         {"../model.safetensors", "/etc/passwd", "sub/model.safetensors", "", ".", "..", "a/", "\x1b[2J"}) {
       CAPTURE(file);
       CHECK(refused_with(file, {"\"" + name + "\"", "no file of this folder"}));
     }
