@@ -2,6 +2,7 @@
 // hand, and config.json and the index with random changes.
 #include "catch.h"
 #include "errors.h"
+#include "fuzz.h"
 #include "gpt2_folders.h"
 
 #include <altgrad/models/internal/gpt2_folder.h>
@@ -242,12 +243,10 @@ TEST_CASE("an index that differs from its shards is refused with the tensor and 
 
 namespace {
 
-// Calls f with the text and random changes of it: bytes, cuts, parts that come twice, pieces of JSON. ALTGRAD_FUZZ is how
-// many times as many there are as usual.
+// Calls f with the text and random changes of it: bytes, cuts, parts that come twice, pieces of JSON.
 template <class F>
 void fuzz(const std::string& text, F f) {
-  const char* const more = std::getenv("ALTGRAD_FUZZ");
-  const int64_t count = 100'000 * (more ? std::atoll(more) : 1);
+  const int64_t count = fuzz_changes(100'000);
   const std::vector<std::string> pieces = {
       "null",    "-1",          "0",    "1e400", "\"\"", "{}",  "[", "18446744073709551616",
       "\\u0000", "\"n_head\":", "\xFF", "true",  "2.5",  "../", ",", "}"};

@@ -2,6 +2,7 @@
 // good files, of which none may do more than throw.
 #include "catch.h"
 #include "errors.h"
+#include "fuzz.h"
 #include "token_files.h"
 
 #include <altgrad/models/token_dataset.h>
@@ -129,8 +130,7 @@ TEST_CASE(
     "vocabulary",
     "[tokens]") {
   const TokenFolder folder;
-  const char* more = std::getenv("ALTGRAD_FUZZ_MUTATIONS");
-  const int mutations = more ? std::atoi(more) : 100'000;
+  const int64_t mutations = fuzz_changes(100'000);
   const std::string seeds[] = {bytes_of<uint16_t>(counting(0, 64)),
                                llmc_header(20240520, 1, 64) + bytes_of<uint16_t>(counting(0, 64)),
                                llmc_header(20240801, 7, 64) + bytes_of<uint32_t>(counting(0, 64))};
@@ -142,7 +142,7 @@ TEST_CASE(
   std::mt19937 random(1);
   const auto below = [&](size_t n) { return size_t(random()) % n; };
   int opened = 0, drawn = 0;
-  for (int i = 0; i < mutations; ++i) {
+  for (int64_t i = 0; i < mutations; ++i) {
     std::string bytes = seeds[below(3)];
     // Bits, bytes and numbers, most of them where a header is; and the end.
     for (size_t changes = 1 + below(3); changes > 0 && !bytes.empty(); --changes) {

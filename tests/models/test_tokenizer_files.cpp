@@ -2,6 +2,7 @@
 #include "tokenizers.h"
 
 #include "errors.h"
+#include "fuzz.h"
 #include "temp_folder.h"
 
 #include <altgrad/models/internal/bpe.h>
@@ -53,13 +54,12 @@ std::string replaced(std::string text, const std::string& old, const std::string
   return text.replace(at, old.size(), now);
 }
 
-// A number of mutations: 100,000 under AddressSanitizer, or what ALTGRAD_FUZZ says.
-int mutations() {
-  if (const char* wanted = std::getenv("ALTGRAD_FUZZ")) return std::atoi(wanted);
+// Each costs a vocabulary.
+int64_t mutations() {
 #if defined(__SANITIZE_ADDRESS__)
-  return 100'000;
+  return fuzz_changes(100'000);
 #else
-  return 5'000;
+  return fuzz_changes(5'000);
 #endif
 }
 
@@ -91,7 +91,7 @@ void fuzz(const std::string& small, const std::string& whole,
           const std::function<detail::Vocabulary(const std::string&)>& read) {
   std::mt19937 random(7);
   int good = 0, refused = 0, encoded = 0;
-  for (int i = mutations(); i > 0; --i) {
+  for (int64_t i = mutations(); i > 0; --i) {
     const bool has_bytes = i % 16 == 0;
     const std::string now = mutated(has_bytes ? whole : small, random);
     try {
