@@ -116,6 +116,10 @@ int run(const Flags& flags) {
     const ag::fp8::SurgeryReport report =
         ag::fp8::quantize_model(model, ag::fp8::format(flags.format), {.skip_patterns = {"lm_head"}});
     if (report.replaced.empty()) ag::fail("--format: the model's layers are quantized already");
+    if (ag::fp8::format(flags.format).bits() <= 8) {  // a byte a weight is all that generating needs
+      ag::fp8::drop_masters(model);
+      ag::empty_cache();
+    }
   }
   model.eval();
   model.to(flags.device == "cuda" ? ag::Device::cuda() : ag::Device::cpu());

@@ -288,7 +288,7 @@ TEST_CASE("files of vocabularies with bytes changed at random are read or refuse
     });
   }
   SECTION("merges.txt") {
-    int i = 0;  // as fuzz counts
+    int64_t i = 0;  // as fuzz counts
     fuzz(whole.merges, whole.merges, [&](const std::string& text) {
       return detail::read_gpt2({"v", (mutations() - i++) % 16 == 0 ? whole.vocab : small}, {"m", text});
     });
