@@ -1,0 +1,55 @@
+#!/bin/sh
+# Other people's models and tokens through prepare, train_gpt and generate, as their users run them.
+# usage: test_gpt2.sh ABSOLUTE_PATHS_OF_PREPARE_TRAIN_GPT_AND_GENERATE ROOT_OF_THE_SOURCES ON_OR_OFF
+# The last says whether there is PCRE2, without which there is no tokenizer.
+dir=$(mktemp -d) || exit 1
+trap 'rm -rf "$dir"' EXIT
+cd "$dir" || exit 1
+ln -s "$1" prepare  # its own path may have spaces
+ln -s "$2" train_gpt
+ln -s "$3" generate
+gpt2=$4/tests/interop/gpt2 vocabulary=$4/tests/models/tokenizer
+
+fail() {
+  echo "FAILED: $*"
+  exit 1
+}
+# expect STATUS TEXT COMMAND...: the exit status, and the text in what is printed.
+expect() {
+  status=$1 text=$2
+  shift 2
+  "$@" >log 2>&1
+  got=$?
+  [ $got -eq "$status" ] || { cat log; fail "exit $got, not $status: $*"; }
+  grep -qFe "$text" log || { cat log; fail "no '$text': $*"; }
+}
+train="./train_gpt --batch 2 --block 16 --eval-every 10 --eval-batches 2 --sample 20"
+
+# A GPT-2 of two layers goes on with tokens that are below its vocabulary of 61, in 8 bits.
+seq 1 2000 >text.txt
+expect 0 "" ./prepare text.txt --tokenizer characters --out tokens
+expect 0 "2 layers, 2 heads, 32 wide" $train --data tokens --init-from "$gpt2" --steps 20 --out run
+expect 0 "8 of 9 Linear layers quantized" $train --data tokens --init-from "$gpt2" --steps 20 --out run
+expect 0 "Final validation loss" $train --data tokens --init-from "$gpt2" --steps 30 --out run --resume
+expect 1 'has --init-from "' $train --data tokens --steps 30 --out run --resume
+expect 1 "vocabulary of 61" $train --data text.txt --vocab 62 --init-from "$gpt2"
+expect 1 "sees 64 tokens at most" $train --data tokens --init-from "$gpt2" --block 65
+expect 1 "load_gpt2: cannot read nowhere" $train --data tokens --init-from nowhere
+expect 0 "tokens/s" ./generate --model run --prompt "1 2 3" --tokens 9
+expect 0 "tokens/s" ./generate --model "$gpt2" --prompt "1 2 3" --tokens 9 --format E4M3 --temperature 0
+[ "$(head -n 1 log | wc -w)" -eq 12 ] || fail "not the prompt and 9 tokens"
+
+if [ "$5" != ON ]; then
+  expect 1 "PCRE2" $train --data text.txt --tokenizer "$vocabulary"
+  exit 0
+fi
+# A text by a tokenizer's tokens, or those tokens in files: the same run.
+expect 0 "--- sample" $train --data text.txt --tokenizer "$vocabulary" --steps 20 --out words
+expect 0 "" ./prepare text.txt --tokenizer "$vocabulary" --out words-in-files
+expect 0 "bits per byte" $train --data text.txt --tokenizer "$vocabulary" --steps 20 --out words --eval-only
+cat words-in-files/train.bin words-in-files/val.bin >all.bin
+expect 0 "--- sample" $train --data all.bin --tokenizer "$vocabulary" --steps 20 --out files
+cmp words/sample.txt files/sample.txt || fail "the same tokens, another sample"
+expect 1 "vocabulary of 61" $train --data text.txt --tokenizer "$vocabulary" --init-from "$gpt2"
+expect 0 "1 2" ./generate --model words --tokenizer "$vocabulary" --prompt "1 2" --tokens 20
+expect 1 "without --tokenizer or --data" ./generate --model words --prompt "one two"
