@@ -29,9 +29,10 @@ struct GenerateOptions {
   std::optional<int64_t> pad = {};
   /// Is told each token as it is drawn, of one row after the other; false ends the row. What it throws leaves generate.
   std::function<bool(int64_t row, int64_t token)> on_token = {};
-  /// Keep keys and values (KVCache), so that a token costs a token. The same tokens come without; then layers of one's own
-  /// may look across positions in other ways than by attention. A model whose blocks do not ask for the cache, each
-  /// once, goes without in any case.
+  /// Keep keys and values (KVCache), so that a token costs a token. The same tokens come without, but where a layer's result
+  /// depends on the batch (8-bit inputs under current scaling, or without a history). Layers of one's own that look across
+  /// positions in other ways than by attention need false; a model whose blocks do not ask for the cache, once each, goes
+  /// without in any case.
   bool use_cache = true;
   Generator* generator = nullptr;  ///< null: default_generator()
 };
