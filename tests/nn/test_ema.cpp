@@ -105,12 +105,13 @@ TEST_CASE("averages follow their parameters to another dtype", "[ema]") {
 }
 
 TEST_CASE("an update allocates nothing on the heap", "[ema]") {
+  if (!device().is_cpu()) SKIP_TEST("a launch of the simulated device takes memory of the host");
   nn::Sequential module = net(DType::f32);
   optim::Ema ema(module, 0.5);
   ema.update();
   const int64_t before = heap_allocations();
   ema.update();
-  if (device().is_cpu()) CHECK(heap_allocations() == before);
+  CHECK(heap_allocations() == before);
 }
 
 TEST_CASE("a captured step has its average in it", "[ema]") {
