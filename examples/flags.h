@@ -125,7 +125,9 @@ inline void add_flags(CLI::App& app, Options& o) {
                "go on from the checkpoint in --out, with the same flags; --steps may be larger")
       ->configurable(false);
   app.add_flag("--eval-only", o.eval_only,
-               "train nothing: evaluate the checkpoint in --out on all of the validation data")
+               "train nothing: evaluate the checkpoint in --out, or, where there is none, what --init-from "
+               "names, on all of "
+               "the validation data")
       ->configurable(false);
 }
 

@@ -9,8 +9,8 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "flags.h"
 #include "open_tokenizer.h"
-#include "options.h"
 
 namespace ag = altgrad;
 namespace fs = std::filesystem;
@@ -52,7 +52,7 @@ class Vocabulary {
   // What a row's next token adds to its text.
   std::string decode(int64_t row, int64_t token) {
     if (tokenizer_) return streams_[size_t(row)].step(token);
-    return text_ ? text_->decode(ag::Tensor::from({token}, {1})) : std::to_string(token) + " ";
+    return text_ ? text_->decode(ag::Tensor::from({token}, {1})) : " " + std::to_string(token);
   }
   // What a row's text ends with.
   std::string finish(size_t row) { return tokenizer_ ? streams_[row].finish() : ""; }
@@ -151,7 +151,7 @@ int run(const Flags& flags) {
   model.generate(ag::Tensor::from(ids, {flags.rows, prompt.numel()}), flags.tokens, sampling);
   const auto seconds = [](Clock::duration time) { return std::chrono::duration<double>(time).count(); };
   for (size_t r = 0; r < texts.size(); ++r) texts[r] += vocabulary.finish(r);
-  if (flags.rows == 1) std::putchar('\n');
+  if (flags.rows == 1) std::puts(""), std::fflush(stdout);
   for (size_t r = 0; flags.rows > 1 && r < texts.size(); ++r)
     std::printf("--- %zu ---\n%s%s\n", r + 1, flags.prompt.c_str(), texts[r].c_str());
   if (drawn > flags.rows) {

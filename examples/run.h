@@ -166,9 +166,10 @@ inline std::optional<double> print_accuracy(Run& run) {
   return accuracy;
 }
 
-// --eval-only: exit status.
+// --eval-only, of the checkpoint, or, where there is none, of what --init-from names: exit status.
 inline int evaluate_only(Run& run) {
-  run.load("--eval-only");
+  std::error_code error;
+  if (!run.o.init_from || std::filesystem::exists(run.checkpoint(), error)) run.load("--eval-only");
   std::printf("%s, %s at step %ld\n", run.title().c_str(), run.ema ? "averaged weights" : "weights",
               long(run.step));
   std::optional<Evaluation> all;

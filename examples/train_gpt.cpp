@@ -28,7 +28,7 @@ int main(int argc, char** argv) {
     std::error_code error;
     for (const auto& [asked, flag] :
          {std::pair{options.resume, "--resume"}, {options.eval_only, "--eval-only"}}) {
-      if (asked && !fs::exists(checkpoint, error))
+      if (asked && !fs::exists(checkpoint, error) && !(options.eval_only && options.init_from))
         ag::fail_runtime(flag, ": there is no ", checkpoint.string());
     }
     if (options.threads > 0) ag::set_num_threads(int(options.threads));
