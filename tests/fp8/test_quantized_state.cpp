@@ -236,11 +236,8 @@ TEST_CASE("a quantized state that is wrong is refused, and the model is as it wa
       CHECK(refuses(scale("0.weight", codes), {"code 255 at element 9"}));
     }
     if (surgery)
-      CHECK(refuses(
-          [](QuantizedState& s) {
-            s.dtypes["0.weight"] = "F8_E4M3FNUZ";
-          },
-          {"the layer's format is E4M3", "dequantize_model"}));
+      CHECK(refuses([](QuantizedState& s) { s.dtypes["0.weight"] = "F8_E4M3FNUZ"; },
+                    {"the layer's format is E4M3", "dequantize_model"}));
     QuantizedState missing = good;
     missing.tensors.erase("2.bias");
     CHECK(throws([&] { fp8::load_quantized(target, missing); }, {"missing: 2.bias"}));
