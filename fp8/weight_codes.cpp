@@ -70,7 +70,7 @@ Tensor coded_linear(const char* op, const Tensor& x, const WeightCodes& w, const
   const Tensor y = Tensor::empty(x.shape().with(-1, w.rows), in.options());
   const int64_t rows = x.shape().product(0, x.dim() - 1);
   if (rows > kernels::coded_rows) {
-    launch(op, AG_KERNEL(kernels::linear), y, in, decoded(w), b, rows, w.rows, w.columns);
+    launch(op, AG_KERNEL(kernels::linear), y, in, decoded(w), in_compute(b), rows, w.rows, w.columns);
   } else if (rows > 0) {
     dispatch_device(x.device(), [&](const auto& device) {
       kernels::coded_linear(device, y.ptr<float>(), in.ptr<float>(), coded(w), b ? b->ptr<float>() : nullptr,
