@@ -125,7 +125,10 @@ inline Corpus token_corpus(const std::string& train, const std::optional<std::st
 inline Corpus open_corpus(const Options& o) {
   const int64_t block = o.recipe().block;
   std::optional<altgrad::models::Tokenizer> tokenizer;
-  if (o.tokenizer) tokenizer = open_tokenizer(*o.tokenizer);
+  if (o.tokenizer)
+    tokenizer = open_tokenizer(*o.tokenizer);
+  else if (o.init_from && has_tokenizer(*o.init_from))
+    tokenizer = open_tokenizer(*o.init_from);
   const std::optional<int64_t> vocab = o.vocab || !tokenizer ? o.vocab : tokenizer->vocab_size();
   std::error_code error;
   if (std::filesystem::is_directory(o.data, error)) {
@@ -135,6 +138,10 @@ inline Corpus open_corpus(const Options& o) {
   }
   if (o.data.ends_with(".bin")) return token_corpus(o.data, o.val, block, vocab, o.data, tokenizer);
   if (o.val || o.vocab) altgrad::fail("--val and --vocab need tokens in --data: .bin files");
+  if (o.init_from && !tokenizer) {
+    altgrad::fail("--init-from: there is no tokenizer in ", *o.init_from,
+                  ", and a text's bytes are not its tokens: name one by --tokenizer, or tokens by --data");
+  }
   if (!o.data.empty()) return text_corpus(o.data, block, o.data, tokenizer);
   const TemporaryFile text("");
   write_default_text(text.path());

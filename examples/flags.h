@@ -51,9 +51,10 @@ inline void add_flags(CLI::App& app, Options& o) {
                  "tokens to validate on: a .bin file or a glob; default: the last tenth of --data");
   app.add_option("--vocab", o.vocab, "tokens are below it; default: that of meta.json beside --data")
       ->check(positive);
-  app.add_option("--tokenizer", o.tokenizer,
-                 "what makes text of tokens, and tokens of a text in --data: a folder of vocab.json and "
-                 "merges.txt, a tokenizer.json, or a file of ranks");
+  app.add_option(
+      "--tokenizer", o.tokenizer,
+      "what makes text of tokens, and tokens of a text in --data: a folder of vocab.json and merges.txt, a "
+      "tokenizer.json, or a file of ranks; default: --init-from, where it has one");
   app.add_option("--init-from", o.init_from,
                  "begin with the weights of a GPT-2 folder of Hugging Face's, and with its sizes; --size "
                  "then gives the recipe of training alone");

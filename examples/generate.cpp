@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include "flags.h"
+#include "load_model.h"
 #include "open_tokenizer.h"
 
 namespace ag = altgrad;
@@ -51,7 +52,7 @@ class Vocabulary {
   }
   // What a row's next token adds to its text.
   std::string decode(int64_t row, int64_t token) {
-    if (tokenizer_) return streams_[size_t(row)].step(token);
+    if (tokenizer_) return token < tokenizer_->vocab_size() ? streams_[size_t(row)].step(token) : "\uFFFD";
     return text_ ? text_->decode(ag::Tensor::from({token}, {1})) : " " + std::to_string(token);
   }
   // What a row's text ends with.
@@ -68,44 +69,6 @@ class Vocabulary {
   std::vector<ag::models::DecodeStream> streams_;  // of each row
   std::optional<ag::models::CharDataset> text_;
 };
-
-// A GPT-2's folder; or the model of a checkpoint, or of the run's folder that it is in, under the surgery that it was
-// trained with.
-ag::models::GPT load_model(const std::string& path) {
-  if (fs::exists(fs::path(path) / "config.json")) return ag::models::load_gpt2(path);
-  const std::string file =
-      fs::is_directory(path) ? (fs::path(path) / "checkpoint.safetensors").string() : path;
-  const auto foreign = [&] { ag::fail("--model: ", file, " is no checkpoint of train_gpt"); };
-  ag::Metadata metadata = ag::load_safetensors_metadata(file);
-  const auto settings =
-      nlohmann::json::parse(metadata["extra.settings"], nullptr, /*allow_exceptions=*/false);
-  Options trained;
-  std::string from;
-  int64_t vocabulary = 0;
-  try {
-    trained.size = settings.at("--size");
-    trained.block = settings.at("--block").get<int64_t>();
-    trained.format = settings.at("--format");
-    trained.inputs = settings.at("--inputs").get<std::string>();
-    trained.grads = settings.at("--grads");
-    trained.scaling = settings.at("--scaling");
-    trained.history = settings.at("--history");
-    trained.skip = settings.at("--skip").get<std::vector<std::string>>();
-    vocabulary = settings.at("vocabulary of --data");
-    from = settings.value("--init-from", "");
-  } catch (const nlohmann::json::exception&) {
-    foreign();
-  }
-  if (!recipes.contains(trained.size)) foreign();
-  ag::models::GPT model(from.empty() ? trained.model(vocabulary) : ag::models::load_gpt2(from).config());
-  if (trained.quantized()) ag::fp8::quantize_model(model, ag::fp8::format(trained.format), trained.surgery());
-  ag::StateDict state;
-  constexpr std::string_view prefix = "model.";
-  for (const auto& [name, tensor] : ag::load_safetensors(file))
-    if (name.starts_with(prefix)) state[name.substr(prefix.size())] = tensor;
-  model.load_state_dict(state);
-  return model;
-}
 
 int run(const Flags& flags) {
   using Clock = std::chrono::steady_clock;
@@ -132,6 +95,7 @@ int run(const Flags& flags) {
   std::vector<std::string> texts(size_t(flags.rows), "");
   std::vector<Clock::time_point> times;
   int64_t drawn = 0;
+  size_t written = 0;
   ag::models::GenerateOptions sampling = flags.sampling;
   ag::Generator generator(flags.seed);
   sampling.generator = &generator;
@@ -141,7 +105,7 @@ int run(const Flags& flags) {
     const std::string piece = vocabulary.decode(row, token);
     const size_t unread = text.size() - std::min(text.size(), flags.stop.size());
     text += piece;
-    if (flags.rows == 1) std::fputs(piece.c_str(), stdout), std::fflush(stdout);
+    if (flags.rows == 1) std::fputs(piece.c_str(), stdout), std::fflush(stdout), written = text.size();
     ++drawn;
     if (row == 0 || times.size() < 2) times.push_back(Clock::now());
     return flags.stop.empty() || text.find(flags.stop, unread) == std::string::npos;
@@ -151,7 +115,7 @@ int run(const Flags& flags) {
   model.generate(ag::Tensor::from(ids, {flags.rows, prompt.numel()}), flags.tokens, sampling);
   const auto seconds = [](Clock::duration time) { return std::chrono::duration<double>(time).count(); };
   for (size_t r = 0; r < texts.size(); ++r) texts[r] += vocabulary.finish(r);
-  if (flags.rows == 1) std::puts(""), std::fflush(stdout);
+  if (flags.rows == 1) std::puts(texts[0].c_str() + written), std::fflush(stdout);
   for (size_t r = 0; flags.rows > 1 && r < texts.size(); ++r)
     std::printf("--- %zu ---\n%s%s\n", r + 1, flags.prompt.c_str(), texts[r].c_str());
   if (drawn > flags.rows) {
@@ -168,9 +132,7 @@ int main(int argc, char** argv) {
   CLI::App app("Continues a prompt with a GPT.", "generate");
   Flags flags;
   ag::models::GenerateOptions& sampling = flags.sampling;
-  app.add_option("--model", flags.model,
-                 "a GPT-2 folder of Hugging Face's, a folder that train_gpt wrote, or a checkpoint")
-      ->required();
+  app.add_option("--model", flags.model, model_help)->required();
   app.add_option(
       "--tokenizer", flags.tokenizer,
       "a folder of vocab.json and merges.txt, a tokenizer.json, or a file of ranks; default: --model, "
@@ -202,10 +164,8 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   try {
     app.parse(argc, argv);
-    const fs::path model = flags.model;
-    for (const char* file : {"vocab.json", "encoder.json", "tokenizer.json"})
-      if (flags.tokenizer.empty() && flags.data.empty() && fs::exists(model / file))
-        flags.tokenizer = flags.model;
+    if (flags.tokenizer.empty() && flags.data.empty() && has_tokenizer(flags.model))
+      flags.tokenizer = flags.model;
     return run(flags);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help

@@ -54,6 +54,7 @@ class JsonLines {
           });
         }) {}
 
+  void begin() { file_.begin(); }
   void write(const nlohmann::ordered_json& line) {
     curves.add(line);
     file_.append(line.dump() + '\n');
@@ -77,7 +78,10 @@ class Csv {
             const char* end = line.data() + line.size();
             return std::from_chars(line.data(), end, step).ec == std::errc() && step <= resumed_step;
           });
-        }) {
+        }) {}
+
+  void begin() {
+    file_.begin();
     if (file_.begins_anew()) file_.append(header() + '\n');
   }
 
@@ -104,12 +108,15 @@ class Csv {
 class Metrics {
  public:
   // csv and tensorboard, a file and a folder, are empty where they are not asked for. All start anew, or after what they
-  // hold up to `resumed_step` where that is not 0.
+  // hold up to `resumed_step` where that is not 0; where one of them cannot be had, all are as they were.
   Metrics(std::string json, const std::optional<std::string>& csv,
           const std::optional<std::string>& tensorboard, int64_t resumed_step)
       : json_(std::move(json), resumed_step) {
     if (csv) csv_.emplace(*csv, resumed_step);
     if (tensorboard) tensorboard_.emplace(*tensorboard, resumed_step);
+    json_.begin();
+    if (csv_) csv_->begin();
+    if (tensorboard_) tensorboard_->begin();
   }
 
   // A step's numbers, or those of the whole run, which have "final".

@@ -6,6 +6,13 @@
 #include <filesystem>
 #include <string>
 
+inline bool has_tokenizer(const std::string& folder) {
+  std::error_code error;
+  for (const char* file : {"vocab.json", "encoder.json", "tokenizer.json"})
+    if (std::filesystem::exists(std::filesystem::path(folder) / file, error)) return true;
+  return false;
+}
+
 // A folder of vocab.json and merges.txt or of tokenizer.json alone, a tokenizer.json itself, or a file of ranks. Throws
 // as Tokenizer's functions do.
 inline altgrad::models::Tokenizer open_tokenizer(const std::string& path) {
@@ -19,5 +26,7 @@ inline altgrad::models::Tokenizer open_tokenizer(const std::string& path) {
     return alone && fs::exists(json, error) ? Tokenizer::json(json) : Tokenizer::gpt2(path);
   }
   if (path.ends_with(".json")) return Tokenizer::json(path);
-  return Tokenizer::ranks(path, {.special_tokens = {}});
+  const Tokenizer plain = Tokenizer::ranks(path, {.special_tokens = {}});
+  constexpr int64_t gpt2_ranks = 50256;  // whose files leave out <|endoftext|>
+  return plain.vocab_size() == gpt2_ranks ? Tokenizer::ranks(path) : plain;
 }

@@ -227,7 +227,10 @@ int main(int argc, char** argv) {
                  "GPT-2's pattern")
       ->capture_default_str();
   app.add_option("--val-fraction", options.val_fraction, "of the bytes, the last ones, that go to val.bin")
-      ->check(CLI::Range(0., 1.))
+      ->check([](const std::string& text) {
+        const double value = std::strtod(text.c_str(), nullptr);
+        return value >= 0 && value < 1 ? "" : ag::concat("must be in [0, 1), got ", text);
+      })
       ->capture_default_str();
   app.add_option("--threads", options.threads, "default: all cores")->check(CLI::Range(1, 1024));
   try {

@@ -11,6 +11,7 @@
 
 #include "corpus.h"
 #include "evaluation.h"
+#include "load_model.h"
 #include "options.h"
 #include "settings.h"
 
@@ -79,6 +80,7 @@ struct Run {
                             {.step = step,
                              .generator = ag::default_generator().state(),
                              .extra = {{"settings", settings_text(run_settings(o, corpus))},
+                                       {"model", sizes_text(model.config())},
                                        {"best_val_loss", exact(best_val_loss)},
                                        {"evaluations_since_best", std::to_string(evaluations_since_best)}}},
                             ema ? &*ema : nullptr);

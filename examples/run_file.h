@@ -5,6 +5,7 @@
 
 #include <sys/stat.h>
 
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -12,8 +13,8 @@
 
 class RunFile {
  public:
-  // Locks the file, and cuts it to the bytes that kept(path) tells: those of the records that stay. Throws
-  // std::runtime_error where it cannot be written, or another trainer writes there.
+  // Locks the file, and finds the bytes that kept(path) tells: those of the records that stay. Throws std::runtime_error
+  // where it cannot be written, or another trainer writes there.
   template <class F>
   RunFile(std::string path, F&& kept)
       : path_(std::move(path)),
@@ -26,13 +27,16 @@ class RunFile {
       if (errno == EWOULDBLOCK) altgrad::fail_runtime(path_, ": another train_gpt writes there");
       refuse();
     }
-    const int64_t bytes = kept(path_);
-    begins_anew_ = bytes == 0;
-    if (::ftruncate(file_.fd, bytes) != 0) refuse();
+    kept_ = kept(path_);
+  }
+
+  // Cuts it to those records; before that, the file is as it was.
+  void begin() {
+    if (kept_ && ::ftruncate(file_.fd, *kept_) != 0) refuse();
   }
 
   // Does no earlier record stand in it?
-  bool begins_anew() const { return begins_anew_; }
+  bool begins_anew() const { return kept_.value_or(0) == 0; }
 
   // By one write, so that a kill leaves whole records.
   void append(std::string_view record) {
@@ -50,5 +54,5 @@ class RunFile {
   }
   const std::string path_;
   const Descriptor file_;
-  bool begins_anew_ = true;
+  std::optional<int64_t> kept_;  // none of what cannot be cut
 };

@@ -104,7 +104,10 @@ class EventFile {
   EventFile(const std::string& folder, int64_t resumed_step)
       : file_(file_in(folder), [&](const std::string& path) {
           return resumed_step == 0 ? 0 : tensorboard::bytes_of_records(path, resumed_step);
-        }) {
+        }) {}
+
+  void begin() {
+    file_.begin();
     if (file_.begins_anew()) file_.append(tensorboard::record(tensorboard::version_event(now())));
   }
 

@@ -56,7 +56,7 @@ mkdir empty
 expect 1 "empty has no text" ./prepare empty --out new
 expect 1 "is the folder of texts" ./prepare empty --out empty
 expect 2 "none.txt" ./prepare none.txt
-expect 2 "--val-fraction" ./prepare ten.txt --val-fraction 2
+for fraction in 2 1 nan -0.1; do expect 2 "--val-fraction" ./prepare ten.txt --val-fraction=$fraction; done
 expect 1 "no-folder" ./prepare ten.txt --tokenizer no-folder --out new
 expect 1 "cannot write" ./prepare ten.txt --out /dev/null/x
 [ ! -e new ] || fail "an error leaves a folder"

@@ -176,6 +176,11 @@ cp short/checkpoint.safetensors before
 expect 1 "stopped without saving" $train --steps 30 --lr 1e30 --format none --out short
 cmp short/checkpoint.safetensors before || fail "a run that diverged has overwritten the checkpoint"
 
+# A start that fails leaves the files of the run before it.
+cp -r short short-before
+expect 1 "cannot write" $train --steps 3 --out short --seed 9 --csv missing/x.csv
+diff -r -x train_gpt.lock short short-before || fail "a start that failed has changed files"
+
 # A crash of the machine does not lose a new folder with what is in it: the parent of each is synced.
 if ASAN_OPTIONS=detect_leaks=0 strace -f -e trace=mkdir,openat,fsync -o calls $train --steps 1 --out new/er/ >log 2>&1; then
   for folder in '"."' '"new"'; do

@@ -49,12 +49,14 @@ class Training {
   // Takes the run's folder, and goes on from its checkpoint where it is resumed. `config` is written there, if any.
   Training(Run& run, const std::optional<std::string>& config) : run(run), o(run.o), folder(o.out) {
     if (o.resume) run.load("--resume");
+    metrics.emplace(o.json.value_or(run.file("metrics.jsonl")), o.csv, o.tensorboard, run.step);
     if (config) {
       write_file(run.file("config.toml"), *config);
     } else {
+      std::error_code error;
+      std::filesystem::remove(run.file("config.toml"), error);  // another run's
       std::printf("%s is not written: no such file can hold these flags.\n", run.file("config.toml").c_str());
     }
-    metrics.emplace(o.json.value_or(run.file("metrics.jsonl")), o.csv, o.tensorboard, run.step);
   }
 
   // The whole run: exit status.

@@ -6,7 +6,8 @@
 ALTGRAD_API_BEGIN
 namespace altgrad::fp8 {
 
-/// What drop_masters puts in the place of a QuantizedLinear: the same results as its in eval mode. Its codes are buffers:
+/// What drop_masters puts in the place of a QuantizedLinear: the same results as its in eval mode, but for the order of
+/// sums where that multiplies two operands in codes in bf16, as CPUs with AMX or AVX512-BF16 do. Its codes are buffers:
 /// they are moved, copied, saved, and loaded into another CodedLinear of this format. In training mode, and where a tape
 /// would have to give the input a gradient, it throws std::invalid_argument. A layer that was moved from throws it, too.
 class CodedLinear final : public nn::ModuleOf<CodedLinear, nn::Layer> {

@@ -2,6 +2,8 @@
 // a scale again.
 #include <altgrad/fp8/quantized_state.h>
 
+#include <altgrad/fp8/coded_linear.h>
+
 #include <altgrad/core/float_environment.h>
 #include <altgrad/core/internal/utf8.h>
 #include <altgrad/fp8/quantized_linear.h>
@@ -51,12 +53,18 @@ void store_format(QuantizedState& state, const std::string& name, const Format& 
   state.metadata[format_key(name)] = fields.dump(-1, ' ', true);
 }
 
+int whole(const json& value) {
+  if (!value.is_number_integer() || value < -1'000'000 || value > 1'000'000)
+    fail("no whole number: ", value.dump());
+  return value.get<int>();
+}
+
 Format parsed_format(const std::string& text) try {
   const json fields = json::parse(text);
   const auto specials = std::ranges::find(specials_names, fields.at("specials").get<std::string>());
-  Format format{fields.at("exponent_bits"),
-                fields.at("mantissa_bits"),
-                fields.at("bias"),
+  Format format{whole(fields.at("exponent_bits")),
+                whole(fields.at("mantissa_bits")),
+                whole(fields.at("bias")),
                 Specials(specials - specials_names.begin()),
                 fields.at("name").get<std::string>(),
                 fields.at("has_sign"),
@@ -177,6 +185,10 @@ void store_layer(QuantizedState& state, const std::string& prefix, const Quantiz
 }  // namespace
 
 QuantizedState quantized_state_dict(const nn::Module& model) {
+  for (const auto& [path, module] : model.named_modules())
+    if (dynamic_cast<CodedLinear*>(module))
+      fail("quantized_state_dict: ", path,
+           " has its weight in codes alone: take the state before drop_masters");
   QuantizedState state{model.state_dict(), {}, {}};
   for (const auto& [prefix, layer] : layers_of(model)) {
     try {

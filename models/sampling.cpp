@@ -18,6 +18,8 @@ std::vector<double> penalized(std::span<const double> logits, std::span<const in
       fail("next_token_probabilities: token ", token, " is none of ", logits.size());
     const double x = logits[size_t(token)];
     scores[size_t(token)] = x < 0 ? x * penalty : x / penalty;
+    if (std::isfinite(x) && !std::isfinite(scores[size_t(token)]))
+      fail("generate: repetition_penalty ", penalty, " makes a logit of ", x, " infinite");
   }
   return scores;
 }

@@ -25,6 +25,8 @@ json parse(const NamedText& file) {
     return json::parse(file.text);
   } catch (const json::parse_error& e) {
     fail(file.name, " is not JSON, at byte ", e.byte);
+  } catch (const json::out_of_range&) {
+    fail(file.name, " has a number that is too large for a double");
   }
 }
 
@@ -262,8 +264,10 @@ class TokenizerJson {
   }
 
   void check_model(const json& model) const {
-    if (member(model, "type") != "BPE")
-      refuse("its model is ", shown(member(model, "type")), ", not \"BPE\"");
+    const json& type =
+        member(model, "type");  // files of before there was one, GPT-2's on the Hub too, are BPE's
+    if (type != "BPE" && !(type.is_null() && member(model, "merges").is_array()))
+      refuse("its model is ", shown(type), ", not \"BPE\"");
     for (const char* name : {"continuing_subword_prefix", "end_of_word_suffix", "unk_token"}) {
       const json& value = member(model, name);
       const bool off =

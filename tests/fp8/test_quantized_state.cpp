@@ -6,6 +6,7 @@
 #include "temp_folder.h"
 #include "values.h"
 
+#include <altgrad/fp8/coded_linear.h>
 #include <altgrad/fp8/quantized_state.h>
 #include <altgrad/fp8/surgery.h>
 #include <altgrad/nn/containers.h>
@@ -226,6 +227,8 @@ TEST_CASE("a quantized state that is wrong is refused, and the model is as it wa
     CHECK(refuses(metadata(fields("x", "4", "none")), {"unknown specials"}));
     CHECK(refuses(metadata(fields("x", "40", "ieee")), {}));
     CHECK(refuses(metadata(fields("x", "\"4\"", "ieee")), {"no format"}));
+    CHECK(refuses(metadata(fields("x", "3.9", "ieee")), {"no whole number: 3.9"}));
+    CHECK(refuses(metadata(fields("x", "4294967299", "ieee")), {"no whole number"}));
     CHECK(refuses(metadata(fields("x", "12", "ieee")), {"16 bits, and at most 8"}));
     CHECK(refuses(metadata(fields("a name of more than thirty-one bytes", "4", "fn")), {"31 characters"}));
     const Tensor codes = good.tensors.at("0.weight").copied(), original = codes.copied();
@@ -262,4 +265,7 @@ TEST_CASE("a model whose weights have no codes is refused by name", "[fp8_state]
   nn::Sequential model = trained(fp8::E4M3, {.overflow = fp8::Overflow::to_special});
   model.parameter("0.weight").fill_(1000);
   CHECK(throws([&] { fp8::quantized_state_dict(model); }, {"0.weight: ", "is no number of E4M3"}));
+  nn::Sequential coded = trained(fp8::E4M3);
+  fp8::drop_masters(coded);
+  CHECK(throws([&] { fp8::quantized_state_dict(coded); }, {"quantized_state_dict: 0 has", "drop_masters"}));
 }

@@ -1,5 +1,6 @@
 // What layers compute from kept codes against today's rounded weights: the same bits, until weight, history or mode change.
 #include <altgrad/core/cpu/matmul.h>
+#include <altgrad/core/internal/kernels/gemm.h>
 #include <altgrad/fp8/coded_linear.h>
 #include <altgrad/fp8/internal/weight_codes.h>
 #include <altgrad/fp8/surgery.h>
@@ -30,9 +31,9 @@ Tensor recorded(QuantizedLinear& layer, const Tensor& x) {
   Tape tape;
   return layer(x).detach();
 }
-// On a CPU with the packed kernels: the same bits.
-void check_same(const Tensor& a, const Tensor& b) {
-  if (device().is_cpu() && !cpu::sums_follow_sizes<float>()) {
+// On a CPU with the packed kernels: the same bits, unless one of them is a product of codes in bf16.
+void check_same(const Tensor& a, const Tensor& b, bool in_bf16 = false) {
+  if (device().is_cpu() && !cpu::sums_follow_sizes<float>() && !in_bf16) {
     CHECK(same_bits(a, b));
   } else {
     const std::vector<double> x = values(a), y = values(b);
@@ -174,6 +175,7 @@ TEST_CASE("drop_masters keeps what a model computes and frees its weights in f32
   manual_seed(66);
   for (const bool inputs : {false, true}) {
     CAPTURE(inputs);
+    const bool in_bf16 = inputs && kernels::has_bf16(Cpu{});
     nn::Sequential net(nn::Linear(40, 70), nn::GELU(), nn::Linear(70, 33, {.bias = false}),
                        nn::Linear(33, 33));
     net.to(device());
@@ -191,8 +193,8 @@ TEST_CASE("drop_masters keeps what a model computes and frees its weights in f32
     std::vector<std::string> names;
     for (const auto& [name, p] : net.named_parameters()) names.push_back(name);
     CHECK(names == std::vector<std::string>{"0.bias", "3.weight", "3.bias"});
-    check_same(net(x), expected);
-    check_same(net(one), expected_one);
+    check_same(net(x), expected, in_bf16);
+    check_same(net(one), expected_one, in_bf16);
     auto& coded = dynamic_cast<CodedLinear&>(net.module("0"));
     CHECK(same_bits(coded.weight(),
                     quantize(*weight, E4M3, values<float>(net.state_dict().at("0.weight_scale"))[0])));
@@ -201,11 +203,11 @@ TEST_CASE("drop_masters keeps what a model computes and frees its weights in f32
     // It is moved, copied and saved with the model.
     nn::Sequential copy = nn::clone(net);
     CHECK_FALSE(copy.state_dict().at("0.weight_codes").is(net.state_dict().at("0.weight_codes")));
-    check_same(copy(x), expected);
+    check_same(copy(x), expected, in_bf16);
     copy.state_dict().at("0.weight_codes").fill_(0);
     CHECK_FALSE(same_bits(copy(x), expected));
     copy.load_state_dict(net.state_dict());
-    check_same(copy(x), expected);
+    check_same(copy(x), expected, in_bf16);
 
     // Training is an error, in each of its ways.
     CHECK(throws([&] { net.load_state_dict({{"0.weight", *weight}}); }, {"0.weight"}));

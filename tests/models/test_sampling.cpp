@@ -133,6 +133,12 @@ TEST_CASE("options out of their ranges are refused before anything is drawn", "[
   CHECK(refuses({.repetition_penalty = INFINITY}, {"repetition_penalty", "inf"}));
   CHECK(throws(
       [&] {
+        next_token_probabilities(std::vector<double>{1, 2, 5}, std::vector<int64_t>{2},
+                                 {.repetition_penalty = 1e-308});
+      },
+      {"repetition_penalty", "infinite"}));
+  CHECK(throws(
+      [&] {
         model.generate(here::from({5, 5, 1, 5}, {2, 2}), 1, {.pad = 5});
       },
       {"generate", "row 0", "empty"}));

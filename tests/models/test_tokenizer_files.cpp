@@ -135,6 +135,7 @@ TEST_CASE("vocab.json and merges.txt that are not whole are refused", "[tokenize
 
   CHECK(vocab("258}", "258").refused({"Tokenizer::gpt2", "vocab.json", "not JSON, at byte"}));
   CHECK(Files{"", ""}.refused({"vocab.json", "not JSON"}));
+  CHECK(vocab("258}", "1e999}").refused({"vocab.json", "too large"}));
   CHECK(Files{"[1, 2]", ""}.refused({"vocab.json", "not a JSON object"}));
   CHECK(vocab("258", "257").refused({"vocab.json", "id 257", "two tokens", "\"the\"", "\"<|end|>\""}));
   CHECK(vocab("258", "260").refused({"vocab.json", "no token has the id 258"}));
@@ -224,6 +225,9 @@ TEST_CASE("tokenizer.json of other kinds is refused by the name of what differs"
   };
   const std::string model = R"("type":"BPE")", normalizer = R"("normalizer":null)";
   CHECK(refused(model, R"("type":"WordPiece")", {"Tokenizer::json", "x.json", "WordPiece", "BPE"}));
+  CHECK(load(model + ",", "").vocab_size() ==
+        Tokenizer::json(small_json).vocab_size());  // as GPT-2's on the Hub
+  CHECK(refused(model, R"("type":"BPE","more":1e999)", {"x.json", "too large"}));
   CHECK(refused(model, R"("type":[[[]]])", {"an array", "BPE"}));
   CHECK(refused(normalizer, R"("normalizer":{"type":"NFC"})", {"normalizer", "NFC"}));
   CHECK(refused(R"("type":"ByteLevel")", R"("type":"Metaspace")", {"pre_tokenizer", "Metaspace"}));

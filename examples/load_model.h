@@ -1,0 +1,81 @@
+// The model of a checkpoint of train_gpt, or of a GPT-2 folder of Hugging Face's.
+#pragma once
+
+#include <altgrad/altgrad.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+#include "options.h"
+
+constexpr const char* model_help =
+    "a GPT-2 folder of Hugging Face's, a folder that train_gpt wrote, or a checkpoint, with the averages of "
+    "its weights where it has some";
+
+// The sizes of a model and its GELU, which a checkpoint holds as text.
+inline std::string sizes_text(const altgrad::models::GPTConfig& c) {
+  return nlohmann::json{{"n_layer", c.n_layer},
+                        {"n_head", c.n_head},
+                        {"n_embd", c.n_embd},
+                        {"block_size", c.block_size},
+                        {"vocab_size", c.vocab_size},
+                        {"bias", c.bias},
+                        {"gelu", c.gelu == altgrad::Gelu::tanh ? "tanh" : "erf"}}
+      .dump();
+}
+
+// Of a checkpoint, under the surgery that it was trained with. Throws std::invalid_argument where the file is none of
+// train_gpt's.
+inline altgrad::models::GPT load_model(const std::string& path) {
+  namespace ag = altgrad;
+  namespace fs = std::filesystem;
+  std::error_code error;
+  if (fs::exists(fs::path(path) / "config.json", error)) return ag::models::load_gpt2(path);
+  const std::string file =
+      fs::is_directory(path, error) ? (fs::path(path) / "checkpoint.safetensors").string() : path;
+  if (!fs::exists(file, error))
+    ag::fail_runtime("--model: there is no ", file, ", and no config.json of a GPT-2");
+  ag::Metadata metadata;
+  const ag::StateDict tensors = ag::load_safetensors(file, &metadata);
+  Options trained;
+  ag::models::GPTConfig config;
+  try {
+    const auto settings = nlohmann::json::parse(metadata["extra.settings"]);
+    trained.size = settings.at("--size");
+    trained.block = settings.at("--block").get<int64_t>();
+    trained.format = settings.at("--format");
+    trained.inputs = settings.at("--inputs").get<std::string>();
+    trained.grads = settings.at("--grads");
+    trained.scaling = settings.at("--scaling");
+    trained.history = settings.at("--history");
+    trained.skip = settings.at("--skip").get<std::vector<std::string>>();
+    if (const auto sizes = metadata.find("extra.model"); sizes != metadata.end()) {
+      const auto c = nlohmann::json::parse(sizes->second);
+      config = {.n_layer = c.at("n_layer"),
+                .n_head = c.at("n_head"),
+                .n_embd = c.at("n_embd"),
+                .block_size = c.at("block_size"),
+                .vocab_size = c.at("vocab_size"),
+                .bias = c.at("bias"),
+                .gelu = c.at("gelu") == "tanh" ? ag::Gelu::tanh : ag::Gelu::erf};
+    } else {  // of before the sizes were kept
+      config = trained.model(settings.at("vocabulary of --data"));
+      config.activations = {};
+    }
+  } catch (const std::exception&) {
+    ag::fail("--model: ", file, " is no checkpoint of train_gpt");
+  }
+  ag::models::GPT model = [&] {
+    const ag::nn::init::Skip all_are_loaded;
+    return ag::models::GPT(config);
+  }();
+  if (trained.quantized()) ag::fp8::quantize_model(model, ag::fp8::format(trained.format), trained.surgery());
+  ag::StateDict state;
+  for (const std::string_view prefix : {"model.", "ema."})  // averages take the place of weights
+    for (const auto& [name, tensor] : tensors)
+      if (name.starts_with(prefix)) state[name.substr(prefix.size())] = tensor;
+  model.load_state_dict(state);
+  return model;
+}
