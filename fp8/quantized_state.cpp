@@ -55,7 +55,7 @@ void store_format(QuantizedState& state, const std::string& name, const Format& 
 
 int whole(const json& value) {
   if (!value.is_number_integer() || value < -1'000'000 || value > 1'000'000)
-    fail("no whole number: ", value.dump());
+    fail("no format: no whole number: ", value.dump());
   return value.get<int>();
 }
 
