@@ -201,7 +201,7 @@ TEST_CASE("a split cuts the tokens of all files", "[tokens]") {
   CHECK(whole.size() == 60);
   CHECK(none.size() == 0);
   CHECK(none.epoch(1).size() == 0);
-  CHECK(throws([&] { none.batch(1); }, {"a.bin", "empty"}));
+  CHECK(throws([&none = none] { none.batch(1); }, {"a.bin", "empty"}));
   for (const double fraction : {-0.1, 1.0, double(NAN)}) {
     CHECK(throws([&] { one.split(fraction); }, {"split", "val_fraction", "[0, 1)"}));
   }

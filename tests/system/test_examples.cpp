@@ -176,7 +176,8 @@ TEST_CASE("choices say what is wrong with a line", "[examples]") {
       {R"({"context": "one", "endings": ["two", "two one two"], "label": 0})", "an ending has 12 tokens"}};
   for (const auto& [line, what] : wrong) {
     CAPTURE(line);
-    CHECK(throws([&] { read(good + "\n" + line + "\n" + good); }, {"--choices", "c.jsonl, line 2", what}));
+    CHECK(throws([&, &line = line] { read(good + "\n" + line + "\n" + good); },
+                 {"--choices", "c.jsonl, line 2", what}));
   }
   CHECK(throws<std::runtime_error>([&] { read(""); }, {"c.jsonl"}));
   CHECK(throws<std::runtime_error>([&] { read_choices(folder / "missing", corpus); }, {"missing"}));
