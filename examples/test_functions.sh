@@ -1,10 +1,8 @@
-# What the scripts that run train_gpt share. They are called with the absolute paths of train_gpt and plot_loss, and work
-# in a folder of their own, where the two have names without spaces.
+# What the scripts share that run the examples. They work in a folder of their own, where the programs, which they are
+# given by absolute paths, get names without spaces.
 dir=$(mktemp -d) || exit 1
 trap 'kill -KILL $pid 2>/dev/null; rm -rf "$dir"' EXIT
 cd "$dir" || exit 1
-ln -s "$1" train_gpt
-ln -s "$2" plot_loss
 
 fail() {
   echo "FAILED: $*"

@@ -1,25 +1,10 @@
 #!/bin/sh
 # Runs generate as its users do, on a model of a few steps.
 # usage: test_generate.sh ABSOLUTE_PATH_OF_TRAIN_GPT ABSOLUTE_PATH_OF_GENERATE
-dir=$(mktemp -d) || exit 1
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
+. "$(dirname "$0")/test_functions.sh"
 ln -s "$1" train_gpt  # its own path may have spaces
 ln -s "$2" generate
 
-fail() {
-  echo "FAILED: $*"
-  exit 1
-}
-# expect STATUS TEXT COMMAND...: the exit status, and a single line on stderr that has the text. Output is in log.
-expect() {
-  status=$1 text=$2
-  shift 2
-  "$@" >log 2>errors
-  got=$?
-  [ $got -eq "$status" ] || { cat log errors; fail "exit $got, not $status: $*"; }
-  { [ "$(wc -l <errors)" -eq 1 ] && grep -qFe "$text" errors; } || { cat errors; fail "no '$text': $*"; }
-}
 seq 1 2000 >text.txt
 for format in E4M3 none; do
   ./train_gpt --data text.txt --batch 2 --block 16 --steps 20 --sample 0 --format $format --out $format >/dev/null || fail "train_gpt"

@@ -2,21 +2,15 @@
 # Other people's models and tokens through prepare, train_gpt, generate and export, as their users run them.
 # usage: test_gpt2.sh ABSOLUTE_PATHS_OF_PREPARE_TRAIN_GPT_GENERATE_AND_EXPORT ROOT_OF_THE_SOURCES ON_OR_OFF
 # The last says whether there is PCRE2, without which there is no tokenizer.
-dir=$(mktemp -d) || exit 1
-trap 'rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
+. "$(dirname "$0")/test_functions.sh"
 ln -s "$1" prepare  # its own path may have spaces
 ln -s "$2" train_gpt
 ln -s "$3" generate
 ln -s "$4" export
 gpt2=$5/tests/interop/gpt2 vocabulary=$5/tests/models/tokenizer
 
-fail() {
-  echo "FAILED: $*"
-  exit 1
-}
-# expect STATUS TEXT COMMAND...: the exit status, and the text in what is printed.
-expect() {
+# prints STATUS TEXT COMMAND...: the exit status, and the text in what is printed.
+prints() {
   status=$1 text=$2
   shift 2
   "$@" >log 2>&1
@@ -28,45 +22,45 @@ train="./train_gpt --batch 2 --block 16 --eval-every 10 --eval-batches 2 --sampl
 
 # A GPT-2 of two layers goes on with tokens that are below its vocabulary of 61, in 8 bits.
 seq 1 2000 >text.txt
-expect 0 "" ./prepare text.txt --tokenizer characters --out tokens
-expect 0 "2 layers, 2 heads, 32 wide" $train --data tokens --init-from "$gpt2" --steps 20 --out run
-expect 0 "8 of 9 Linear layers quantized" $train --data tokens --init-from "$gpt2" --steps 20 --out run
-expect 0 "at step 0" $train --data tokens --init-from "$gpt2" --out none --eval-only
-expect 0 "Final validation loss" $train --data tokens --init-from "$gpt2" --steps 30 --out run --resume
-expect 1 'has --init-from "' $train --data tokens --steps 30 --out run --resume
-expect 1 "vocabulary of 61" $train --data tokens --vocab 62 --init-from "$gpt2"
-expect 1 "sees 64 tokens at most" ./train_gpt --data tokens --init-from "$gpt2" --block 65
-expect 1 "load_gpt2: cannot read nowhere" $train --data tokens --init-from nowhere
-expect 1 "there is no tokenizer in" $train --data text.txt --init-from "$gpt2"
-expect 0 "tokens/s" ./generate --model run --prompt "1 2 3" --tokens 9
+prints 0 "" ./prepare text.txt --tokenizer characters --out tokens
+prints 0 "2 layers, 2 heads, 32 wide" $train --data tokens --init-from "$gpt2" --steps 20 --out run
+prints 0 "8 of 9 Linear layers quantized" $train --data tokens --init-from "$gpt2" --steps 20 --out run
+prints 0 "at step 0" $train --data tokens --init-from "$gpt2" --out none --eval-only
+prints 0 "Final validation loss" $train --data tokens --init-from "$gpt2" --steps 30 --out run --resume
+prints 1 'has --init-from "' $train --data tokens --steps 30 --out run --resume
+prints 1 "vocabulary of 61" $train --data tokens --vocab 62 --init-from "$gpt2"
+prints 1 "sees 64 tokens at most" ./train_gpt --data tokens --init-from "$gpt2" --block 65
+prints 1 "load_gpt2: cannot read nowhere" $train --data tokens --init-from nowhere
+prints 1 "there is no tokenizer in" $train --data text.txt --init-from "$gpt2"
+prints 0 "tokens/s" ./generate --model run --prompt "1 2 3" --tokens 9
 
 # What was trained is handed on: in f32 the model says the same, and in FP8 codes it is a folder for others.
-expect 0 "Final" $train --data tokens --init-from "$gpt2" --steps 20 --format none --ema 0.9 --out plain
-expect 0 "tokens/s" ./generate --model plain --prompt "1 2 3" --tokens 9 --temperature 0
+prints 0 "Final" $train --data tokens --init-from "$gpt2" --steps 20 --format none --ema 0.9 --out plain
+prints 0 "tokens/s" ./generate --model plain --prompt "1 2 3" --tokens 9 --temperature 0
 head -n 1 log >trained
-expect 0 "parameters in f32, as GPT2LMHeadModel: folder" ./export --model plain --out folder
-expect 0 "tokens/s" ./generate --model folder --prompt "1 2 3" --tokens 9 --temperature 0
+prints 0 "parameters in f32, as GPT2LMHeadModel: folder" ./export --model plain --out folder
+prints 0 "tokens/s" ./generate --model folder --prompt "1 2 3" --tokens 9 --temperature 0
 head -n 1 log | cmp - trained || fail "the exported model goes on otherwise"
-expect 0 "8 Linear layers in E4M3" ./export --model run --out fp8 --dtype fp8
+prints 0 "8 Linear layers in E4M3" ./export --model run --out fp8 --dtype fp8
 grep -q '"quant_method": "compressed-tensors"' fp8/config.json || fail "fp8/config.json does not say how to read it"
-expect 1 "there is no nope" ./export --model nope --out none2
+prints 1 "there is no nope" ./export --model nope --out none2
 [ ! -e none2 ] || fail "an error has left a folder"
-expect 0 "tokens/s" ./generate --model "$gpt2" --prompt "1 2 3" --tokens 9 --format E4M3 --temperature 0
+prints 0 "tokens/s" ./generate --model "$gpt2" --prompt "1 2 3" --tokens 9 --format E4M3 --temperature 0
 grep -qE "^1 2 3( [0-9]+){9}\$" log || fail "not the prompt and 9 tokens"
 
 if [ "$6" != ON ]; then
-  expect 1 "PCRE2" $train --data text.txt --tokenizer "$vocabulary"
+  prints 1 "PCRE2" $train --data text.txt --tokenizer "$vocabulary"
   exit 0
 fi
 # A text by a tokenizer's tokens, or those tokens in files: the same run.
-expect 0 "--- sample" $train --data text.txt --tokenizer "$vocabulary" --steps 20 --out words
-expect 0 "" ./prepare text.txt --tokenizer "$vocabulary" --out words-in-files
-expect 0 "bits per byte" $train --data text.txt --tokenizer "$vocabulary" --steps 20 --out words --eval-only
+prints 0 "--- sample" $train --data text.txt --tokenizer "$vocabulary" --steps 20 --out words
+prints 0 "" ./prepare text.txt --tokenizer "$vocabulary" --out words-in-files
+prints 0 "bits per byte" $train --data text.txt --tokenizer "$vocabulary" --steps 20 --out words --eval-only
 cat words-in-files/train.bin words-in-files/val.bin >all.bin
-expect 0 "--- sample" $train --data all.bin --tokenizer "$vocabulary" --steps 20 --out files
+prints 0 "--- sample" $train --data all.bin --tokenizer "$vocabulary" --steps 20 --out files
 cmp words/sample.txt files/sample.txt || fail "the same tokens, another sample"
-expect 1 "vocabulary of 61" $train --data text.txt --tokenizer "$vocabulary" --init-from "$gpt2"
-expect 0 "parameters in bf16" ./export --model words --out exported --tokenizer "$vocabulary" --dtype bf16
-expect 0 "1 2" ./generate --model exported --prompt "1 2" --tokens 20
-expect 0 "1 2" ./generate --model words --tokenizer "$vocabulary" --prompt "1 2" --tokens 20
-expect 1 "without --tokenizer or --data" ./generate --model words --prompt "one two"
+prints 1 "vocabulary of 61" $train --data text.txt --tokenizer "$vocabulary" --init-from "$gpt2"
+prints 0 "parameters in bf16" ./export --model words --out exported --tokenizer "$vocabulary" --dtype bf16
+prints 0 "1 2" ./generate --model exported --prompt "1 2" --tokens 20
+prints 0 "1 2" ./generate --model words --tokenizer "$vocabulary" --prompt "1 2" --tokens 20
+prints 1 "without --tokenizer or --data" ./generate --model words --prompt "one two"

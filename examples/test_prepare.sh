@@ -2,26 +2,10 @@
 # Runs prepare as its users do: each kind of token, a folder of texts, any number of threads, errors, killed runs.
 # usage: test_prepare.sh ABSOLUTE_PATH_OF_PREPARE ROOT_OF_THE_SOURCES ON_OR_OFF
 # The last says whether there is PCRE2, without which there is no tokenizer.
-dir=$(mktemp -d) || exit 1
-trap 'kill -KILL $pid 2>/dev/null; rm -rf "$dir"' EXIT
-cd "$dir" || exit 1
+. "$(dirname "$0")/test_functions.sh"
 root=$2 has_pcre2=$3
 ln -s "$1" prepare  # its own path may have spaces
 
-fail() {
-  echo "FAILED: $*"
-  exit 1
-}
-# expect STATUS TEXT COMMAND...: the exit status, and a single line on stderr that has the text.
-expect() {
-  status=$1 text=$2
-  shift 2
-  "$@" >log 2>errors
-  got=$?
-  [ $got -eq "$status" ] || { cat log errors; fail "exit $got, not $status: $*"; }
-  [ -n "$text" ] || return
-  { [ "$(wc -l <errors)" -eq 1 ] && grep -qFe "$text" errors; } || { cat errors; fail "no '$text': $*"; }
-}
 # tokens FILE: of 16 bits, in one line.
 tokens() { od -An -v -tu2 "$1" | xargs; }
 meta() { grep -qFe "$2" "$1/meta.json" || { cat "$1/meta.json"; fail "$1/meta.json lacks $2"; }; }

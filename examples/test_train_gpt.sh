@@ -2,6 +2,8 @@
 # Runs train_gpt as its users do: a short run, runs that are stopped or killed and resumed, and its errors.
 # usage: test_train_gpt.sh ABSOLUTE_PATH_OF_TRAIN_GPT ABSOLUTE_PATH_OF_PLOT_LOSS
 . "$(dirname "$0")/test_functions.sh"
+ln -s "$1" train_gpt
+ln -s "$2" plot_loss
 
 expect 0 "" $train --steps 3 --out short
 for file in loss.svg metrics.jsonl checkpoint.safetensors best.safetensors sample.txt config.toml; do

@@ -3,6 +3,8 @@
 # averages, patience, metrics for others.
 # usage: test_train_gpt_options.sh ABSOLUTE_PATH_OF_TRAIN_GPT ABSOLUTE_PATH_OF_PLOT_LOSS
 . "$(dirname "$0")/test_functions.sh"
+ln -s "$1" train_gpt
+ln -s "$2" plot_loss
 
 # close TOLERANCE COLUMN FILE FILE: the numbers after "COLUMN": in the lines of two metrics files.
 close() {
