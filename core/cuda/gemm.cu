@@ -369,27 +369,32 @@ bool has_fp8(const Cuda& device) {
   return 10 * major + minor >= 89;
 }
 
-// cuBLASLt adds no bias to an f32 result of FP8: it is there before, and the product is added to it.
+// cuBLASLt adds a bias to a result in bf16 alone: elsewhere it is in C before, and the product is added to it.
 template <class T>
 void gemm_fp8(const Cuda& device, T* c, const uint8_t* a, Fp8 format_a, const uint8_t* b, Fp8 format_b,
               const float* bias, const Gemm& g) {
   if (g.m == 0 || g.n == 0) return;
   const int64_t m = padded(g.m), n = padded(g.n), k = padded(g.k);
   const bool whole = m == g.m && n == g.n;
-  if (bias || g.k == 0 || !whole) scale_and_add(device, c, bias, g);
+  const bool adds_bias = bias && std::is_same_v<T, bfloat16> && whole && g.k > 0;
+  const bool begins_with_c = (bias && !adds_bias) || !whole || g.k == 0;
+  if (begins_with_c) scale_and_add(device, c, bias, g);
   if (g.k == 0) return;
+  std::optional<cuda::Scratch<bfloat16>> added;
+  if (adds_bias) to_bf16(device, added.emplace(device, g.n).data(), bias, g.n);
   const PaddedCodes left(device, a, g.m, g.k), right(device, b, g.n, g.k);
   const auto run = [&](auto* to, float beta) {
-    const Pointers at{left.data(), right.data(), nullptr, to, g.scale_a, g.scale_b};
+    const Pointers at{left.data(), right.data(), added ? added->data() : nullptr, to, g.scale_a, g.scale_b};
     const float scalars[] = {float(g.alpha), beta};
     plan(device,
          {device.index, type_of_fp8(format_a), type_of_fp8(format_b),
           type_of<std::remove_pointer_t<decltype(to)>>, CUBLAS_COMPUTE_32F, false, m, n, k, 1, m * k, k * n,
-          m * n, false, true, alignment(left.data()), alignment(right.data()), alignment(to), 0},
+          m * n, false, true, alignment(left.data()), alignment(right.data()), alignment(to),
+          added ? alignment(at.bias) : 0},
          at)
         .run(device.stream, scalars, scalars + 1, at);
   };
-  if (whole) return run(c, bias ? 1 : float(g.beta));
+  if (whole) return run(c, begins_with_c ? 1 : float(g.beta));
   const cuda::Scratch<float> sums(device, m * n);
   run(sums.data(), 0);
   cuda::each(device, "gemm_fp8", g.m * g.n, [=, sums = sums.data(), columns = g.n] AG_LAMBDA(int64_t i) {

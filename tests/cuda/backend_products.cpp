@@ -2,6 +2,7 @@
 #include <altgrad/altgrad.h>
 #include <altgrad/core/dispatch.h>
 #include <altgrad/core/internal/kernels/gemm.h>
+#include <altgrad/fp8/internal/operand.h>
 
 #include <simulator/simulator.h>
 
@@ -215,6 +216,28 @@ TEST_CASE("products of native FP8 convert nothing where their sizes suit", "[bac
   CHECK(launches(w, x.t()) == 1);
   CHECK(launches(x.t(), x) == 1);
   CHECK(launches(x, odd.t()) > 1);
+}
+
+TEST_CASE("native FP8 adds a bias to bf16 within the product, and rounds each sum once", "[backend]") {
+  const Changed changed(simulator::settings().minor, 9);
+  fp8::Quantizer quantizer{fp8::E4M3, fp8::AmaxHistory(1, device())};
+  for (const auto& [rows, n] : std::vector<std::array<int64_t, 2>>{{32, 48}, {32, 17}, {7, 48}}) {
+    for (const DType result : {DType::bf16, DType::f32}) {
+      CAPTURE(rows, n, result == DType::bf16);
+      const fp8::QTensor x = quantizer.apply(here::randn({rows, 40}), false, {}, true),
+                         w = quantizer.apply(here::randn({n, 40}), false, {}, true);
+      const Tensor bias = here::randn({n}) * 8.0;
+      const auto exact = [](const Tensor& t) { return t.to(DType::f64); };
+      const Tensor y = fp8::detail::product(x, w.t(), bias, result);
+      const std::vector<double> got = values(exact(y)),
+                                expected = values(
+                                    matmul(exact(x.dequantize()), exact(w.dequantize()).permute({1, 0})) +
+                                    exact(bias.to(result)));
+      const double last_bit = result == DType::bf16 ? 0x1.01p-8 : 1e-6;
+      for (size_t i = 0; i < got.size(); ++i)
+        CHECK(std::abs(got[i] - expected[i]) <= last_bit * std::abs(expected[i]) + 1e-5);
+    }
+  }
 }
 
 TEST_CASE("in native FP8 E5M2 keeps its Inf, and NaN stays", "[backend]") {
