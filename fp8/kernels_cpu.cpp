@@ -3,11 +3,11 @@
 #include <altgrad/fp8/internal/kernels.h>
 
 #include <altgrad/core/cpu/amax.h>
-#include <altgrad/core/cpu/divide.h>
 #include <altgrad/core/cpu/matmul.h>
 #include <altgrad/core/cpu/parallel.h>
 #include <altgrad/core/cpu/streaming_store.h>
 #include <altgrad/core/internal/coded.h>
+#include <altgrad/core/internal/divide.h>
 #include <altgrad/core/internal/instantiate.h>
 #include <altgrad/core/internal/kernels/reduce.h>
 
@@ -35,12 +35,7 @@ void round_piece(Out* __restrict y, const T* __restrict x, T scale, fp8::Rounder
   }
 }
 
-// May NearestRounder and divided() be used, for |x| <= 2^80?
-bool has_nearest(const fp8::Rounder<float>& rounder, float scale) {
-  return cpu::has_fma() && rounder.has_nearest() && scale >= 0x1p-40f && scale <= 0x1p60f;
-}
-
-// round_piece for a rounder that has_nearest() and no |x| above `top` <= 2^80.
+// round_piece where has_nearest() and no |x| is above nearest_reach.
 template <class Out, class F>
 void round_nearest(Out* __restrict y, const float* __restrict x, float scale,
                    const fp8::NearestRounder<float> nearest, int64_t n, F finish) {
@@ -68,11 +63,11 @@ template <class Out, class T, class F>
 float round_range(Out* y, const T* x, T scale, const ElementRounder<T>& how, bool wants_amax, int64_t first,
                   int64_t n, F finish) {
   if constexpr (std::is_same_v<T, float>) {
-    if (!how.random && has_nearest(how.rounder, scale)) {
+    if (!how.random && cpu::has_fma() && has_nearest(how.rounder, scale)) {
       const fp8::NearestRounder<float> nearest(how.rounder);
       const float amax = round_unsaturated(y, x, scale, nearest, n, finish);
       if (amax <= how.rounder.max() * scale) return amax;
-      if (amax <= 0x1p80f) {
+      if (amax <= nearest_reach) {
         round_nearest(y, x, scale, nearest, n, finish);
       } else {
         round_piece(y, x, scale, how.rounder, nullptr, n, finish);

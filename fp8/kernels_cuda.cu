@@ -6,6 +6,7 @@
 #include <altgrad/core/cuda/packs.h>
 #include <altgrad/core/cuda/runtime.h>
 #include <altgrad/core/internal/coded.h>
+#include <altgrad/core/internal/divide.h>
 #include <altgrad/core/internal/instantiate.h>
 
 #include <algorithm>
@@ -17,17 +18,23 @@ namespace {
 // Element i of x on the grid of the format.
 template <class T>
 AG_DEVICE T rounded(T x, T scale, const ElementRounder<T>& how, int64_t i) {
-  const T q = quotient(x, scale);
-  return how.random ? how.rounder(q, how.random->on_device().word(uint64_t(i))) : how.rounder(q);
+  return how.rounder(quotient(x, scale), how.random ? how.random->on_device().word(uint64_t(i)) : 0);
 }
-// The same, in fewer operations where `nearest` is there and x is finite.
+// The same in few operations, for what suits it.
 template <class T>
-AG_DEVICE T rounded(T x, T scale, const ElementRounder<T>& how, const fp8::NearestRounder<T>& nearest,
-                    int64_t i) {
-  const bool finite = std::abs(x) <= std::numeric_limits<T>::max();
-  return !how.random && how.rounder.has_nearest() && finite ? nearest(quotient(x, scale), x)
-                                                            : rounded(x, scale, how, i);
-}
+struct Nearest {
+  T scale, inverse;
+  const fp8::NearestRounder<T>& rounder;
+
+  AG_DEVICE T quotient(T x) const {
+    if constexpr (std::is_same_v<T, float>) return divided(x, scale, inverse);
+    return x / scale;
+  }
+  AG_DEVICE T operator()(T x) const {  // there is no NaN that fmin and fmax would lose
+    const T kept = std::fmin(std::fmax(quotient(x), -rounder.max), rounder.max);
+    return rounder.template operator()<false>(kept, x);
+  }
+};
 
 template <class Out, class T>
 AG_DEVICE Out dequantized(T rounded, T scale) {
@@ -38,107 +45,243 @@ AG_DEVICE Out dequantized(T rounded, T scale) {
   }
 }
 
-// y = x rounded, a piece of it by a block. *amax, where it is given, takes the bits of the largest |x|. Where the scale is
-// NaN, x is only looked at.
-template <class Out, class T>
-struct RoundPiece {
+// What a thread rounds at once, all of which is on its way before any of it is looked at.
+template <class T, int size, int count>
+struct Numbers {
+  cuda::Pack<T, size> packs[count];
+
+  AG_DEVICE unsigned largest() const {
+    unsigned top = 0;
+    AG_UNROLL for (int j = 0; j < count; ++j) {
+      AG_UNROLL for (int k = 0; k < size; ++k) top =
+          cuda::Larger()(top, cuda::magnitude_bits(Compute<T>(packs[j].at[k])));
+    }
+    return top;
+  }
+};
+
+// Rounds a tensor of T's, part by part; a block has one at a time. A warp takes the long way where one of its numbers needs
+// it: in a loop, for whose many instructions there is one copy, and in which lanes read again what lies side by side.
+template <class T>
+struct Round {
   using C = Compute<T>;
-  Out* y;
   const T* x;
-  ElementRounder<C> rounding;
+  ElementRounder<C> how;
   fp8::NearestRounder<C> nearest;
+
+  Round(const T* from, const ElementRounder<C>& rounding) : x(from), how(rounding), nearest(how.rounder) {}
+  // May `nearest` round all of the warp's numbers, this thread's being no larger than `top`?
+  AG_DEVICE bool is_short(C scale, unsigned top) const {
+    return __all_sync(cuda::all_lanes, top <= cuda::magnitude_bits(nearest_reach)) && !how.random &&
+           has_nearest(how.rounder, scale);
+  }
+};
+
+// y = x rounded, a piece of it by a block.
+template <class Out, class T>
+struct RoundPiece : Round<T> {
+  using C = Compute<T>;
+  static constexpr int resident = sizeof(C) == 8 ? 2 : 5;
+  static constexpr int size = cuda::pack_size<Out, T>, step = cuda::most_threads * size,
+                       packs = cuda::piece / step;
+  Out* y;
   int64_t n;
   bool aligned;
 
-  static constexpr int size = cuda::pack_size<Out, T>;
-  RoundPiece(Out* to, const T* from, const ElementRounder<C>& how, int64_t count)
-      : y(to),
-        x(from),
-        rounding(how),
-        nearest(how.rounder),
-        n(count),
-        aligned(cuda::aligned<size>(to, from)) {}
+  RoundPiece(Out* to, const T* from, const ElementRounder<C>& rounding, int64_t count)
+      : Round<T>(from, rounding), y(to), n(count), aligned(cuda::aligned<size>(to, from)) {}
   int64_t parts() const { return cuda::pieces_for(n); }
-  int64_t threads() const { return (n + size - 1) / size; }
 
-  AG_DEVICE void operator()(int64_t piece, float scale, unsigned* amax) const {
-    const bool rounds = scale == scale;
-    const int64_t first = piece * cuda::piece, end = first + cuda::piece < n ? first + cuda::piece : n;
+  // The first of the thread's packs, which are a step apart, how many of its numbers are there from that on, and whether
+  // all packs of the piece are whole.
+  AG_DEVICE int64_t first(int64_t piece) const { return piece * cuda::piece + int(threadIdx.x) * size; }
+  AG_DEVICE bool whole(int64_t piece) const { return aligned && (piece + 1) * cuda::piece <= n; }
+
+  AG_DEVICE Numbers<T, size, packs> read(int64_t piece) const {
+    const int64_t i = first(piece);
+    const bool at_once = whole(piece);
+    Numbers<T, size, packs> in;
+    AG_UNROLL for (int j = 0; j < packs; ++j) in.packs[j] =
+        cuda::load<size>(this->x + i + j * step, at_once, n - i - j * step);
+    return in;
+  }
+
+  AG_DEVICE void operator()(const Numbers<T, size, packs>& in, unsigned top, int64_t piece,
+                            float scale) const {
     const C s = C(scale);
-    for (int64_t i = first + threadIdx.x * size; i < end; i += blockDim.x * size) {
-      const bool whole = aligned && i + size <= n;
-      const auto in = cuda::load<size>(x + i, whole, n - i);
-      cuda::Pack<Out, size> out;
-      AG_UNROLL for (int k = 0; k < size; ++k) {
-        const C v = C(in.at[k]);
-        if (rounds) out.at[k] = dequantized<Out>(rounded(v, s, rounding, nearest, i + k), s);
-        if (amax) *amax = cuda::Larger()(*amax, cuda::magnitude_bits(v));
+    if (this->is_short(s, top)) {
+      const int64_t i = first(piece);
+      const bool at_once = whole(piece);
+      const Nearest<C> nearest{s, 1 / s, this->nearest};
+      AG_UNROLL for (int j = 0; j < packs; ++j) {
+        cuda::Pack<Out, size> out;
+        AG_UNROLL for (int k = 0; k < size; ++k) out.at[k] =
+            dequantized<Out>(nearest(C(in.packs[j].at[k])), s);
+        cuda::store(out, y + i + j * step, at_once, n - i - j * step);
       }
-      if (rounds) cuda::store(out, y + i, whole, n - i);
+      return;
+    }
+    const int lane = int(threadIdx.x) % 32;
+    for (int e = lane; e < 32 * size * packs; e += 32) {
+      const int64_t i = first(piece) - lane * size + e / (32 * size) * step + e % (32 * size);
+      if (i < n) y[i] = dequantized<Out>(rounded(C(this->x[i]), s, this->how, i), s);
     }
   }
 };
 
-// The same in codes, a tile of 64 by 64 by a block: a thread has sixteen numbers of one of its rows, and then of one of its
-// columns.
+// The same in codes, a tile of 128 by 64 by a block. A thread has eight numbers of each of four rows; turned, their codes
+// are words, each of four rows in one column.
 template <class T>
-struct RoundTile {
-  static constexpr int side = 64, run = 16, pitch = side + 4;
-  static_assert(side * side / run == cuda::most_threads);
+struct RoundTile : Round<T> {
+  static constexpr int resident = 3;
+  static constexpr int height = 128, width = 64, lines = 4, run = 8, run_t = 16;
+  static_assert(height * width == cuda::most_threads * lines * run);
   Codes to;
-  const T* x;
-  ElementRounder<float> rounding;
-  fp8::NearestRounder<float> nearest;
+  unsigned across;  // tiles: to divide by 64 bits takes long
   bool aligned, aligned_t;
 
-  RoundTile(const Codes& codes, const T* from, const ElementRounder<float>& how)
-      : to(codes),
-        x(from),
-        rounding(how),
-        nearest(how.rounder),
+  RoundTile(const Codes& codes, const T* from, const ElementRounder<float>& rounding)
+      : Round<T>(from, rounding),
+        to(codes),
+        across(unsigned((codes.columns + width - 1) / width)),
         aligned(codes.columns % run == 0 && cuda::aligned<run>(from, static_cast<const uint8_t*>(codes.y))),
-        aligned_t(codes.rows % run == 0 && cuda::aligned<run>(codes.y_t)) {}
-  AG_HD int64_t across() const { return (to.columns + side - 1) / side; }
-  int64_t parts() const { return (to.rows + side - 1) / side * across(); }
-  int64_t threads() const { return cuda::most_threads; }
+        aligned_t(codes.rows % run_t == 0 && cuda::aligned<run_t>(codes.y_t)) {}
+  int64_t parts() const { return (to.rows + height - 1) / height * across; }
+  // The first row and column of a tile, and the place of the thread's word and columns in it.
+  AG_DEVICE int64_t above(int64_t tile) const { return int64_t(unsigned(tile) / across) * height; }
+  AG_DEVICE int64_t left(int64_t tile) const { return int64_t(unsigned(tile) % across) * width; }
+  AG_DEVICE static int word() { return int(threadIdx.x) / (width / run); }
+  AG_DEVICE static int column() { return int(threadIdx.x) % (width / run) * run; }
+  // Where word i of a tile's column lies, so that neither those who write words wait for each other nor those who read.
+  AG_DEVICE static int place(int column, int i) {
+    return column * (height / lines) + (i ^ column / run * (run_t / lines));
+  }
 
-  AG_DEVICE void operator()(int64_t tile, float scale, unsigned* amax) const {
-    AG_SHARED(uint32_t, words, side * pitch / 4);
-    const bool rounds = scale == scale;
-    const int64_t top = tile / across() * side, left = tile % across() * side;
-    const int line = int(threadIdx.x) / (side / run), first = int(threadIdx.x) % (side / run) * run;
+  // Is all of the tile there? Of others every warp takes the long way.
+  AG_DEVICE bool whole(int64_t tile) const {
+    return aligned && above(tile) + height <= to.rows && left(tile) + width <= to.columns;
+  }
+  // The first number of the thread in its first line.
+  AG_DEVICE int64_t first(int64_t tile) const {
+    return (above(tile) + word() * lines) * to.columns + left(tile) + column();
+  }
 
-    const int64_t at = (top + line) * to.columns + left + first;
-    const int64_t count = top + line < to.rows ? to.columns - left - first : 0;  // of a row's end, or below 0
-    const bool whole = aligned && count >= run;
-    const auto in = cuda::load<run>(x + at, whole, count);
-    cuda::Pack<uint8_t, run> out;
-    AG_UNROLL for (int k = 0; k < run; ++k) {
-      const float v = float(in.at[k]);
-      if (rounds) out.at[k] = cuda::fp8_code(rounded(v, scale, rounding, nearest, at + k), to.format);
-      if (amax) *amax = cuda::Larger()(*amax, cuda::magnitude_bits(v));
+  AG_DEVICE Numbers<T, run, lines> read(int64_t tile) const {
+    const int64_t across_left = to.columns - left(tile) - column(),
+                  down_left = to.rows - above(tile) - word() * lines;
+    const bool at_once = whole(tile);
+    Numbers<T, run, lines> in;
+    AG_UNROLL for (int r = 0; r < lines; ++r) in.packs[r] =
+        cuda::load<run>(this->x + first(tile) + r * to.columns, at_once, r < down_left ? across_left : 0);
+    return in;
+  }
+
+  AG_DEVICE void operator()(const Numbers<T, run, lines>& in, unsigned top, int64_t tile, float scale) const {
+    AG_SHARED(uint32_t, words, height / lines * width);
+    if (whole(tile) && this->is_short(scale, top)) {
+      const Nearest<float> nearest{scale, 1 / scale, this->nearest};
+      if (to.format == Fp8::e4m3) {
+        round_lines<Fp8::e4m3>(words, in, tile, nearest);
+      } else {
+        round_lines<Fp8::e5m2>(words, in, tile, nearest);
+      }
+    } else {
+      round_long(words, tile, scale);
     }
-    if (!rounds) return;
-    cuda::store(out, to.y + at, whole, count);
-
-    auto* const codes = reinterpret_cast<uint8_t*>(words);
-    AG_UNROLL for (int k = 0; k < run; ++k) codes[(first + k) * pitch + line] = out.at[k];
     __syncthreads();
-    const auto down = std::bit_cast<cuda::Pack<uint8_t, run>>(
-        cuda::load<run / 4>(words + (line * pitch + first) / 4, false));
-    const int64_t count_t = left + line < to.columns ? to.rows - top - first : 0;
-    cuda::store(down, to.y_t + (left + line) * to.rows + top + first, aligned_t && count_t >= run, count_t);
+
+    AG_UNROLL for (int first = 0; first < width; first += cuda::most_threads / (height / run_t)) {
+      const int column = first + int(threadIdx.x) / (height / run_t),
+                row = int(threadIdx.x) % (height / run_t) * run_t;
+      const auto down = std::bit_cast<cuda::Pack<uint8_t, run_t>>(
+          cuda::load<run_t / lines>(words + place(column, row / lines), true));
+      const int64_t q = left(tile) + column, i = above(tile) + row, count = q < to.columns ? to.rows - i : 0;
+      cuda::store(down, to.y_t + q * to.rows + i, aligned_t && count >= run_t, count);
+    }
     __syncthreads();  // before another tile is written
+  }
+
+ private:
+  template <Fp8 format>
+  AG_DEVICE void round_lines(uint32_t* words, const Numbers<T, run, lines>& in, int64_t tile,
+                             const Nearest<float>& nearest) const {
+    uint32_t codes[run / 4][lines];
+    AG_UNROLL for (int r = 0; r < lines; ++r) {
+      AG_UNROLL for (int k = 0; k < run; k += 4) {
+        const auto pair = [&](int j) {
+          return cuda::nearest_fp8_codes(nearest.quotient(float(in.packs[r].at[j])),
+                                         nearest.quotient(float(in.packs[r].at[j + 1])), format);
+        };
+        codes[k / 4][r] = pair(k) | pair(k + 2) << 16;
+      }
+      const cuda::Pack<uint32_t, run / 4> out{{codes[0][r], codes[1][r]}};
+      cuda::store(std::bit_cast<cuda::Pack<uint8_t, run>>(out), to.y + first(tile) + r * to.columns, true);
+    }
+    AG_UNROLL for (int k = 0; k < run; k += 4) {
+      cuda::transpose_bytes(codes[k / 4]);
+      AG_UNROLL for (int c = 0; c < 4; ++c) words[place(column() + k + c, word())] = codes[k / 4][c];
+    }
+  }
+
+  AG_DEVICE void round_long(uint32_t* words, int64_t tile, float scale) const {
+    const int lane = int(threadIdx.x) % 32, top = (word() - lane / (width / run)) * lines;
+    auto* const codes = reinterpret_cast<uint8_t*>(words);
+    for (int e = lane; e < 32 * run * lines; e += 32) {
+      const int line = top + e / width, column = e % width;
+      const int64_t row = above(tile) + line, q = left(tile) + column;
+      if (row >= to.rows || q >= to.columns) continue;
+      const int64_t i = row * to.columns + q;
+      const uint8_t code = cuda::fp8_code(rounded(float(this->x[i]), scale, this->how, i), to.format);
+      to.y[i] = code;
+      codes[place(column, line / lines) * lines + line % lines] = code;
+    }
   }
 };
 
-// round(part, *scale) for all parts; for none where x has been rounded with that scale already.
+// A multiprocessor has room for so many blocks: what they have on its way together is more than the registers of one.
+template <int resident, class F>
+__global__ void __launch_bounds__(cuda::most_threads, resident) round_kernel(F f) {
+  f(int64_t(blockIdx.x));
+}
+template <class Round, class F>
+void launch_blocks(const Cuda& device, int64_t blocks, F f) {
+  if (blocks > 0)
+    cuda::launch("quantize", round_kernel<Round::resident, F>, device.stream,
+                 {unsigned(blocks), cuda::most_threads}, f);
+}
+
+// About as many blocks as a GPU holds, each with a part after the other: each reads the history, and leaves its amax.
+template <class Round>
+int64_t blocks_of(const Round& round) {
+  constexpr int64_t most = 1 << 9;
+  return std::min(round.parts(), most);
+}
+
+// A block's parts are rounded, of which the thread has its `first` numbers, or, where the scale is NaN, only looked at.
+// Returns the bits of the thread's largest |x|.
+template <class Round, class Numbers>
+AG_DEVICE unsigned round_parts(const Round& round, const Numbers& first, int64_t parts, int64_t block,
+                               int64_t blocks, float scale) {
+  unsigned amax = 0;
+  Numbers in = first;
+  for (int64_t part = block; part < parts;) {
+    const unsigned top = in.largest();
+    amax = cuda::Larger()(amax, top);
+    if (scale == scale) round(in, top, part, scale);
+    part += blocks;
+    in = round.read(part);
+  }
+  return amax;
+}
+
+// All of it with *scale; none where it has been rounded with that already.
 template <class Round>
 void round_all(const Cuda& device, const Round& round, const float* scale,
                const float* rounded_with = nullptr) {
-  cuda::rows(device, "quantize", round.parts(), round.threads(), [=] AG_LAMBDA(int64_t part) {
+  const int64_t parts = round.parts(), blocks = blocks_of(round);
+  launch_blocks<Round>(device, blocks, [=] AG_LAMBDA(int64_t block) {
     if (rounded_with && *rounded_with == *scale) return;
-    round(part, *scale, nullptr);
+    round_parts(round, round.read(block), parts, block, blocks, *scale);
   });
 }
 
@@ -150,26 +293,25 @@ AG_DEVICE fp8::detail::Held held_by_block(const fp8::detail::History& history) {
           cuda::block_reduce(held.beside, 0.f, cuda::Larger())};
 }
 
-constexpr int64_t blocks_that_share = 1 << 10;  // an amax: each has the history to read first
-
 // In one launch x is rounded with the predicted scale, its amax found, and, by the block that comes last, the scale made
 // of it; another one rounds again where that is not the predicted one.
 template <class Round>
 void round_by_rule(const Cuda& device, const Round& round, float* scale, const fp8::detail::History& history,
                    const fp8::detail::ScaleRule& rule) {
   const cuda::Scratch<float> predicted(device, 1);
-  const int64_t parts = round.parts(), blocks = std::clamp<int64_t>(parts, 1, blocks_that_share);
-  cuda::rows(device, "quantize", blocks, round.threads(),
-             [=, predicted = predicted.data(), tally = cuda::tally(device.index)] AG_LAMBDA(int64_t block) {
-               const fp8::detail::Held held = held_by_block(history);
-               const float s = fp8::detail::predicted_scale(history, held, rule);
-               unsigned own = 0;
-               for (int64_t part = block; part < parts; part += blocks) round(part, s, &own);
-               unsigned amax;
-               if (!cuda::take_largest(*tally, own, blocks, amax)) return;
-               *predicted = s;
-               *scale = fp8::detail::update_scale(history, held, std::bit_cast<float>(amax), rule);
-             });
+  const int64_t parts = round.parts(), blocks = std::max<int64_t>(blocks_of(round), 1);
+  launch_blocks<Round>(
+      device, blocks,
+      [=, predicted = predicted.data(), tally = cuda::tally(device.index)] AG_LAMBDA(int64_t block) {
+        const auto first = round.read(block);  // comes while the history is read
+        const fp8::detail::Held held = held_by_block(history);
+        const float s = fp8::detail::predicted_scale(history, held, rule);
+        const unsigned own = round_parts(round, first, parts, block, blocks, s);
+        unsigned amax;
+        if (!cuda::take_largest(*tally, own, blocks, amax)) return;
+        *predicted = s;
+        *scale = fp8::detail::update_scale(history, held, std::bit_cast<float>(amax), rule);
+      });
   round_all(device, round, scale, predicted.data());
 }
 

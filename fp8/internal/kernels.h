@@ -57,6 +57,14 @@ AG_HD T quotient(T x, T scale) {
   return std::bit_cast<T>(q - Bits{overflows});
 }
 
+// May a NearestRounder round divided(x, scale, 1 / scale), of core's divide.h, in place of quotient(x, scale), for |x| up
+// to nearest_reach?
+template <class T>
+AG_HD bool has_nearest(const fp8::Rounder<T>& rounder, T scale) {
+  return rounder.has_nearest() && scale >= T(0x1p-40) && scale <= T(0x1p60);
+}
+constexpr float nearest_reach = 0x1p80f;
+
 // How a tensor is rounded: to the rounder's format, element i by word i of `random` where there is one.
 template <class T>
 struct ElementRounder {

@@ -2,10 +2,13 @@
 #include <altgrad/altgrad.h>
 #include <altgrad/core/dispatch.h>
 #include <altgrad/core/internal/kernels/gemm.h>
+#include <altgrad/fp8/internal/kernels.h>
 #include <altgrad/fp8/internal/operand.h>
 
 #include <simulator/simulator.h>
 
+#include <cmath>
+#include <random>
 #include <thread>
 
 #include "changed.h"
@@ -168,7 +171,7 @@ TEST_CASE("operands of native FP8 are the codes that encode gives, by rows and b
     return all;
   };
   for (const auto& [rows, columns] :
-       std::vector<std::array<int64_t, 2>>{{1, 1}, {64, 64}, {80, 144}, {67, 130}}) {
+       std::vector<std::array<int64_t, 2>>{{1, 1}, {64, 64}, {67, 130}, {128, 64}, {272, 208}}) {
     for (const DType dtype : {DType::f32, DType::bf16}) {
       for (const fp8::Format& f : {fp8::E4M3, fp8::E5M2}) {
         for (const fp8::Overflow overflow : {fp8::Overflow::to_special, fp8::Overflow::saturate_finite}) {
@@ -195,6 +198,62 @@ TEST_CASE("operands of native FP8 are the codes that encode gives, by rows and b
         }
       }
     }
+  }
+}
+
+TEST_CASE("codes of native FP8 are those of x / scale, close to ties and at any scale", "[backend]") {
+  const detail::CurrentCuda current(0);
+  const int64_t rows = 256, columns = 128;  // whole tiles
+  std::mt19937_64 random(5);
+  const auto exponent = [&](int most) { return int(random() % uint64_t(2 * most)) - most; };
+  for (int trial = 0; trial < 40; ++trial) {
+    // Beyond 2^-40 and 2^60 none is rounded the short way.
+    const int range = trial % 4 == 3 ? 120 : trial % 4 == 2 ? 80 : 30;
+    const float scale = std::ldexp(1 + float(random() % (1 << 23)) * 0x1p-23f, exponent(range));
+    const fp8::Format& f = trial % 2 ? fp8::E4M3 : fp8::E5M2;
+    std::vector<float> numbers(size_t(rows * columns));
+    for (float& x : numbers) {
+      const double middle = (f.decode(uint32_t(random() % 120)) + f.decode(uint32_t(random() % 120))) / 2;
+      x = float(middle * double(scale));
+      for (uint64_t steps = random() % 3; steps > 0; --steps)
+        x = std::nextafter(x, random() % 2 ? INFINITY : -INFINITY);
+      x = random() % 7 == 0 ? -x : random() % 50 == 0 ? std::ldexp(x, exponent(20)) : x;
+    }
+    // Some warps have what is large, or no number.
+    numbers[5] = 0x1p100f, numbers[size_t(20 * columns)] = NAN,
+    numbers[size_t(70 * columns + 100)] = -INFINITY;
+    const fp8::Rounder<float> rounder(f);
+    const Tensor x = here::from(numbers, {rows, columns}), on_device = here::full({}, double(scale)),
+                 y = here::empty({rows, columns}, {DType::u8}),
+                 y_t = here::empty({columns, rows}, {DType::u8});
+    kernels::quantize(current.device(),
+                      kernels::Codes{y.ptr<uint8_t>(), y_t.ptr<uint8_t>(),
+                                     f == fp8::E4M3 ? kernels::Fp8::e4m3 : kernels::Fp8::e5m2, rows, columns},
+                      x.ptr<float>(), on_device.ptr<float>(), {rounder, {}}, x.numel());
+    const std::vector<uint8_t> codes = values<uint8_t>(y);
+    int64_t wrong = 0;
+    for (size_t i = 0; i < numbers.size(); ++i) {
+      const float expected = rounder(kernels::quotient(numbers[i], scale));
+      wrong += !std::isnan(expected) ? codes[i] != rounder.code(expected) : !std::isnan(f.decode(codes[i]));
+    }
+    CAPTURE(scale, f.name);
+    CHECK(wrong == 0);
+    CHECK(same_bits(y_t, y.transpose()));
+  }
+}
+
+TEST_CASE("a tensor of more pieces than are rounded at once is rounded as on the CPU", "[backend]") {
+  const int64_t n = 700 * 4096 + 5;
+  const std::vector<float> numbers = values<float>(here::randn({n}));
+  for (const int64_t place : {int64_t(0), int64_t(600) * 4096 + 77, n - 1}) {
+    std::vector<float> with_largest = numbers;
+    with_largest[size_t(place)] = 100;
+    const Tensor one = here::from(with_largest, {n});
+    fp8::Quantizer quantizer{fp8::E4M3, fp8::AmaxHistory(2, device())};
+    const fp8::QTensor q = quantizer.apply(one, true);
+    CHECK(quantizer.history.amax() == 100);
+    const float scale = q.scale.item<float>();
+    CHECK(same_bits(host(q.dequantize()), fp8::quantize(host(one), fp8::E4M3, scale)));
   }
 }
 
