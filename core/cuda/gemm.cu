@@ -353,13 +353,21 @@ void gemm(const Cuda& device, float* c, const bfloat16* a, const bfloat16* b, co
           const Gemm& g) {
   multiply(device, c, a, b, bias, g);
 }
-// cuBLASLt takes a bias of C's type.
+// cuBLASLt takes a bias of C's type. The launch that rounds it also makes one scale of two.
 void gemm(const Cuda& device, bfloat16* c, const bfloat16* a, const bfloat16* b, const float* bias,
           const Gemm& g) {
   if (!bias) return multiply<bfloat16>(device, c, a, b, nullptr, g);
   const cuda::Scratch<bfloat16> rounded(device, g.n);
-  to_bf16(device, rounded.data(), bias, g.n);
-  multiply<bfloat16>(device, c, a, b, rounded.data(), g);
+  const cuda::Scratch<float> product(device, 1);
+  Gemm scaled = g;
+  if (g.scale_a && g.scale_b) scaled.scale_a = product.data(), scaled.scale_b = nullptr;
+  cuda::each(device, "bias", g.n,
+             [=, to = rounded.data(), product = product.data(), scale_a = g.scale_a,
+              scale_b = g.scale_b] AG_LAMBDA(int64_t i) {
+               to[i] = bfloat16(bias[i]);
+               if (i == 0 && scale_a && scale_b) *product = *scale_a * *scale_b;
+             });
+  multiply<bfloat16>(device, c, a, b, rounded.data(), scaled);
 }
 
 bool has_fp8(const Cuda& device) {

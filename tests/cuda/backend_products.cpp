@@ -347,12 +347,13 @@ TEST_CASE("native FP8 is refused where there is none, before anything changes", 
   CHECK(throws([&] { layer(here::ones({16, 16}, {DType::f64})); }, {"native FP8 products are of f32"}));
 }
 
-TEST_CASE("codes times numbers of bf16 are one launch, codes times codes two", "[backend]") {
-  const auto launches = [](const fp8::QTensor& a, const fp8::QTensor& b,
-                           const std::vector<double>& expected) {
+TEST_CASE("codes times numbers of bf16 are one launch, codes times codes two, with a bias as well",
+          "[backend]") {
+  const auto launches = [](const fp8::QTensor& a, const fp8::QTensor& b, const std::vector<double>& expected,
+                           const std::optional<Tensor>& bias = {}, DType result = DType::f32) {
     synchronize(device());
     const int64_t before = simulator::counts().launches;
-    const Tensor c = fp8::matmul(a, b);
+    const Tensor c = fp8::detail::product(a, b, bias, result);
     synchronize(device());
     const int64_t after = simulator::counts().launches;
     CHECK(values(c) == expected);
@@ -364,6 +365,9 @@ TEST_CASE("codes times numbers of bf16 are one launch, codes times codes two", "
   CHECK(launches(codes, numbers, {1, 1, 1, 1}) == 1);
   CHECK(launches(numbers, codes, {1, 1, 1, 1}) == 1);
   CHECK(launches(codes, codes, {0.5, 0.5, 0.5, 0.5}) == 2);
+  const Tensor bias = here::from({1.f, 1.001953125f}, {2});  // one and a quarter of bf16's next step
+  CHECK(launches(codes, codes.t(), {1.5, 1.5, 1.5, 1.5}, bias, DType::bf16) == 2);
+  CHECK(launches(numbers, codes.t(), {2, 2, 2, 2}, bias, DType::bf16) == 2);
 }
 
 TEST_CASE(
