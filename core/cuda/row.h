@@ -3,6 +3,7 @@
 // reads again and works out again: what it reads is still in a cache.
 #pragma once
 
+#include <altgrad/core/cuda/approx.h>
 #include <altgrad/core/cuda/packs.h>
 #include <altgrad/core/dtype.h>
 
@@ -49,6 +50,11 @@ struct Row {
   bool held;     // has the block shared memory for a long row?
 
   AG_DEVICE int thread() const { return int(slots > 0 ? threadIdx.x % 32 : threadIdx.x); }
+
+  // Is the number in this column the thread's?
+  AG_DEVICE bool has(int64_t column) const {
+    return column / size % (slots > 0 ? 32 : int64_t(blockDim.x)) == thread();
+  }
 
   // f(i, values(j, i)...) for the packs that are the thread's.
   template <class F, class... V>
@@ -131,15 +137,6 @@ struct Row {
       return [=](int j, int64_t i) { return apply(values(j, i)...); };
     }
   }
-  // Of each number, whether it is the one in this column: an index for each would be 64 bits to compare.
-  AG_DEVICE auto is(int64_t column) const {
-    return [=](int, int64_t i) {
-      const int place = column >= i && column < i + size ? int(column - i) : -1;
-      Pack<bool, size> y;
-      for (int k = 0; k < size; ++k) y.at[k] = k == place;
-      return y;
-    };
-  }
 
   // The sum of f(values...), and the largest, of which NaN is none.
   template <class F, class... V>
@@ -176,7 +173,7 @@ struct Row {
     each(
         [&](int64_t i, const auto&... packs) {
           Pack<T, size> pack;
-          for (int k = 0; k < size; ++k) pack.at[k] = T(f(packs.at[k]...));
+          for (int k = 0; k < size; ++k) pack.at[k] = rounded<T>(f(packs.at[k]...));
           store(pack, y + i, aligned);
         },
         values...);
@@ -190,6 +187,9 @@ struct Row {
 };
 
 constexpr int warps = 4;  // of a block, each with a row
+// The threads of a long row, at most. Half of them leave a thread the registers that f64 takes.
+template <class T>
+constexpr int most_row_threads = sizeof(T) < sizeof(double) ? 512 : 256;
 
 // Of a short row of T's, for what a thread keeps of it: the packs in 128 bytes of registers, and how long it may be.
 template <class T, int size>
@@ -207,8 +207,8 @@ void with_pack_size(int64_t n, F f) {
   }
 }
 
-template <int size, int slots, class F>
-__global__ void __launch_bounds__(most_threads, 2)
+template <int size, int slots, int threads, class F>
+__global__ void __launch_bounds__(threads, 2)
     row_kernel(F f, int64_t rows, int64_t n, bool aligned, bool held) {
   const Row<size, slots> row{n, aligned, held};
   if constexpr (slots > 0) {
@@ -226,18 +226,19 @@ void launch_rows(const Cuda& device, const char* name, int64_t rows, int64_t n, 
   with_pack_size<T>(n, [&]<int size>(std::integral_constant<int, size>) {
     const bool packs_are_aligned = aligned<size>(p...);
     if (n <= longest_short_row<T>) {
-      launch(name, row_kernel<size, slots_of<T, size>, F>, device.stream,
+      launch(name, row_kernel<size, slots_of<T, size>, most_threads, F>, device.stream,
              {unsigned((rows + warps - 1) / warps), 32 * warps}, f, rows, n, packs_are_aligned, false);
     } else {
+      constexpr int threads = most_row_threads<T>;
       const int64_t bytes = n * int64_t(sizeof(T));
       const bool held = bytes <= most_held;
       if (held) {
-        check(cudaFuncSetAttribute(reinterpret_cast<const void*>(row_kernel<size, 0, F>),
+        check(cudaFuncSetAttribute(reinterpret_cast<const void*>(row_kernel<size, 0, threads, F>),
                                    cudaFuncAttributeMaxDynamicSharedMemorySize, int(most_held)),
               name);
       }
-      launch(name, row_kernel<size, 0, F>, device.stream,
-             {blocks_for(rows), threads_for(n / size), held ? size_t(bytes) : 0}, f, rows, n,
+      launch(name, row_kernel<size, 0, threads, F>, device.stream,
+             {blocks_for(rows), threads_for(n / size, threads), held ? size_t(bytes) : 0}, f, rows, n,
              packs_are_aligned, held);
     }
   });

@@ -14,16 +14,23 @@ namespace {
 
 using cuda::Same;
 
-template <class C>
-struct SumOfPowers {
-  C top, sum;  // max(x), sum(exp(x - top))
-};
+// e^x for x <= 0, as exact as what is stored as T needs.
+template <class T>
+AG_DEVICE Compute<T> power(Compute<T> x) {
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    return cuda::exp2_approx(x * cuda::log2_e);
+  } else {
+    return math::exp_bounded(x);
+  }
+}
+
 // A long row is read once: what a thread has summed is scaled to each larger element that it meets.
-template <class C, class Row, class V>
-AG_DEVICE SumOfPowers<C> sum_of_powers(const Row& row, const V& x) {
+template <class T, class Row, class V>
+AG_DEVICE LogSumExp<Compute<T>> log_sum_exp(const Row& row, const V& x) {
+  using C = Compute<T>;
   if constexpr (Row::is_short) {
     const C top = row.max(Same(), x);
-    return {top, row.sum([=](C u) { return math::exp_bounded(u - top); }, x)};
+    return {top, std::log(row.sum([=](C u) { return power<T>(u - top); }, x))};
   } else {
     constexpr C none = -std::numeric_limits<C>::infinity();
     C top = none, sum = 0;
@@ -32,27 +39,29 @@ AG_DEVICE SumOfPowers<C> sum_of_powers(const Row& row, const V& x) {
           C larger = top;
           for (const C u : pack.at) larger = cuda::Larger()(larger, u);
           const C base = larger == none ? C(0) : larger;
-          if (larger != top) sum *= math::exp_bounded(top - base);
-          for (const C u : pack.at) sum += math::exp_bounded(u - base);
+          if (larger != top) sum *= power<T>(top - base);
+          for (const C u : pack.at) sum += power<T>(u - base);
           top = larger;
         },
         x);
     const C all = row.reduced(top, none, cuda::Larger());
-    return {all, row.reduced(sum * math::exp_bounded(top - all), C(0), cuda::Add())};
+    return {all, std::log(row.reduced(sum * power<T>(top - all), C(0), cuda::Add()))};
   }
 }
 
-// scale * (softmax(x) - [column = target]), or 0: what an element of a row with this LogSumExp adds to the gradient.
-template <class C>
-struct LossGrad {
-  C top, log_sum, scale;
-  bool counts;
-
-  AG_DEVICE C operator()(C u, bool is_target) const {
-    const C p = scale * math::exp_bounded((u - top) - log_sum);
-    return !counts ? C(0) : is_target ? p - scale : p;
-  }
-};
+// dx = scale * (softmax(x) - [column = target]), or 0 for a row that does not count. Who has written the target's element
+// writes it again: so no other is compared with it.
+template <class T, class Row, class V>
+AG_DEVICE void write_loss_grad(const Row& row, T* dx, const LogSumExp<Compute<T>>& lse, Compute<T> scale,
+                               bool counts, int64_t target, Compute<T> x_of_target, const V& x) {
+  using C = Compute<T>;
+  const auto share = [=](C u) { return scale * power<T>((u - lse.top) - lse.log_sum); };
+  if (!counts)
+    return row.write(
+        dx, [](C) { return C(0); }, x);
+  row.write(dx, share, x);
+  if (row.has(target)) dx[target] = cuda::rounded<T>(share(x_of_target) - scale);
+}
 
 }  // namespace
 
@@ -62,10 +71,10 @@ void softmax(const Cuda& device, T* y, const T* x, int64_t rows, int64_t n) {
   const auto normalise = [=] AG_LAMBDA(int64_t r, auto row) {
     const auto in = row.keep(Same(), x + r * n);
     const C top = row.max(Same(), in);
-    const auto powers = row.then([=](C u) { return math::exp_bounded(u - top); }, in);
+    const auto powers = row.then([=](C u) { return power<T>(u - top); }, in);
     const C scale = C(1) / row.sum(Same(), powers);
     row.write(
-        y + r * n, [=](C power) { return power * scale; }, powers);
+        y + r * n, [=](C u) { return u * scale; }, powers);
   };
   cuda::each_row<T>(device, "softmax", rows, n, normalise, y, x);
 }
@@ -87,10 +96,9 @@ void log_softmax(const Cuda& device, T* y, const T* x, int64_t rows, int64_t n) 
   using C = Compute<T>;
   const auto normalise = [=] AG_LAMBDA(int64_t r, auto row) {
     const auto in = row.keep(Same(), x + r * n);
-    const SumOfPowers<C> powers = sum_of_powers<C>(row, in);
-    const C top = powers.top, log_sum = std::log(powers.sum);
+    const LogSumExp<C> of_row = log_sum_exp<T>(row, in);
     row.write(
-        y + r * n, [=](C u) { return u - top - log_sum; }, in);
+        y + r * n, [=](C u) { return u - of_row.top - of_row.log_sum; }, in);
   };
   cuda::each_row<T>(device, "log_softmax", rows, n, normalise, y, x);
 }
@@ -101,7 +109,7 @@ void log_softmax_grad(const Cuda& device, T* dx, const T* dy, const T* y, int64_
   const auto grad = [=] AG_LAMBDA(int64_t r, auto row) {
     const auto g = row.keep(Same(), dy + r * n);
     const C total = row.sum(Same(), g);
-    const auto minus = [=](C u, C log_p) { return u - math::exp_bounded(log_p) * total; };
+    const auto minus = [=](C u, C log_p) { return u - power<T>(log_p) * total; };
     row.write(dx + r * n, minus, g, row.read(Same(), y + r * n));
   };
   cuda::each_row<T>(device, "log_softmax_grad", rows, n, grad, dx, dy, y);
@@ -112,12 +120,11 @@ void cross_entropy(const Cuda& device, Compute<T>* loss, LogSumExp<Compute<T>>* 
                    const int64_t* targets, int64_t rows, int64_t n, int64_t ignore) {
   using C = Compute<T>;
   const auto entropy = [=] AG_LAMBDA(int64_t r, auto row) {
-    const SumOfPowers<C> powers = sum_of_powers<C>(row, row.keep(Same(), x + r * n));
-    const C top = powers.top, log_sum = std::log(powers.sum);
+    const LogSumExp<C> of_row = log_sum_exp<T>(row, row.keep(Same(), x + r * n));
     if (row.thread() > 0) return;
-    lse[r] = {top, log_sum};
+    lse[r] = of_row;
     const bool counts = targets[r] != ignore && n > 0;
-    loss[r] = counts ? (top - C(x[r * n + nearest_id(targets[r], n)])) + log_sum : C(0);
+    loss[r] = counts ? (of_row.top - C(x[r * n + nearest_id(targets[r], n)])) + of_row.log_sum : C(0);
   };
   cuda::each_row<T>(device, "cross_entropy", rows, n, entropy, x);
 }
@@ -136,8 +143,11 @@ void cross_entropy_grad(const Cuda& device, T* dx, const Compute<T>* dy, const C
                         int64_t ignore) {
   using C = Compute<T>;
   const auto grad = [=] AG_LAMBDA(int64_t r, auto row) {
-    const LossGrad<C> share{lse[r].top, lse[r].log_sum, *dy * *weight, targets[r] != ignore};
-    row.write(dx + r * n, share, row.read(Same(), x + r * n), row.is(nearest_id(targets[r], n)));
+    const int64_t target = nearest_id(targets[r], n);
+    const bool counts = targets[r] != ignore && n > 0;
+    const C x_of_target = counts ? C(x[r * n + target]) : C(0);
+    write_loss_grad(row, dx + r * n, lse[r], *dy * *weight, counts, target, x_of_target,
+                    row.read(Same(), x + r * n));
   };
   cuda::each_row<T>(device, "cross_entropy_grad", rows, n, grad, dx, x);
 }
@@ -148,12 +158,12 @@ void cross_entropy_with_grad(const Cuda& device, Compute<T>* loss, T* dx, const 
   using C = Compute<T>;
   const auto both = [=] AG_LAMBDA(int64_t r, auto row) {
     const auto in = row.hold(x + r * n);
-    const SumOfPowers<C> powers = sum_of_powers<C>(row, in);
-    const C top = powers.top, log_sum = std::log(powers.sum);
+    const LogSumExp<C> of_row = log_sum_exp<T>(row, in);
     const int64_t target = nearest_id(targets[r], n);
     const bool counts = targets[r] != ignore && n > 0;
-    if (row.thread() == 0) loss[r] = counts ? (top - C(x[r * n + target])) + log_sum : C(0);
-    row.write(dx + r * n, LossGrad<C>{top, log_sum, *weight, counts}, in, row.is(target));
+    const C x_of_target = counts ? C(x[r * n + target]) : C(0);
+    if (row.thread() == 0) loss[r] = counts ? (of_row.top - x_of_target) + of_row.log_sum : C(0);
+    write_loss_grad(row, dx + r * n, of_row, *weight, counts, target, x_of_target, in);
   };
   cuda::each_held_row<T>(device, "cross_entropy", rows, n, both, dx, x);
 }

@@ -4,26 +4,15 @@
 #pragma once
 
 #include <altgrad/core/bfloat16.h>
+#include <altgrad/core/cuda/approx.h>
 #include <altgrad/core/cuda/device.h>
 
-#include <cmath>
 #include <type_traits>
 
 namespace altgrad::cuda {
 
 AG_DEVICE int lane() { return int(threadIdx.x) % 32; }
 AG_DEVICE int warp() { return int(threadIdx.x) / 32; }
-
-// 2^x, of an approximation that is off by 2^-22 at most, and 0 for what is subnormal.
-AG_DEVICE float exp2_approx(float x) {
-#if defined(__CUDACC__)
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-#else
-  return std::exp2(x);
-#endif
-}
 
 // Of bfloat16s the first is in the low half.
 AG_DEVICE uint32_t pair_of(float first, float second) {

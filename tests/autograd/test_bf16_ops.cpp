@@ -170,6 +170,28 @@ TEST_CASE("ops on bf16 are those of f32, rounded, and so are their gradients", "
   }
 }
 
+TEST_CASE("the loss of bf16 and each number of its gradient are those of f64, rounded once", "[bf16]") {
+  if (device().is_cpu()) SKIP_TEST(no_gpu);
+  for (const int64_t n : {7, 384, 1032, 2051, 5000}) {  // rows of warps and of blocks, in packs and without
+    CAPTURE(n);
+    const Tensor x = drawn({5, n}, 1) * 4.0, targets = Tensor::from<int64_t>({3, 0, n - 1, 6, 1}, {5});
+    const Tensor narrow = x.to(DType::bf16).requires_grad(true),
+                 wide = host(x).to(DType::f64).requires_grad(true);
+    const auto loss = [&](const Tensor& logits) {
+      Tape tape;
+      const Tensor y = cross_entropy(logits, targets.to(logits.device()), 6);
+      tape.backward(y);
+      return y.detach();
+    };
+    CHECK(error(loss(narrow), loss(wide)) < 1e-6);
+    const std::vector<double> got = values(narrow.grad()), expected = values(wide.grad());
+    for (size_t i = 0; i < got.size(); ++i) {
+      CAPTURE(i);
+      REQUIRE(std::abs(got[i] - expected[i]) <= (u + 1e-5) * std::abs(expected[i]) + 1e-7);
+    }
+  }
+}
+
 TEST_CASE("gradients of bf16 are added where a tensor is used twice, each sum rounded once", "[bf16]") {
   if (device().is_cpu()) SKIP_TEST(no_gpu);
   const Tensor x = drawn({1000}, 1).to(DType::bf16).requires_grad(true), w = drawn({8, 8}, 2);
