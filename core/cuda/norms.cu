@@ -13,16 +13,12 @@ namespace {
 
 using cuda::Same;
 
-// y = beta * y + f(values...); y is not read where beta = 0.
-template <class Row, class T, class F, class... V>
-AG_DEVICE void add_to(const Row& row, T* y, double beta, const F& f, const V&... values) {
+// y = beta * old + f(values...)
+template <class Row, class T, class Old, class F, class... V>
+AG_DEVICE void add_to(const Row& row, T* y, double beta, const Old& old, const F& f, const V&... values) {
   using C = Compute<T>;
-  if (beta == 0) {
-    row.write(y, f, values...);
-  } else {
-    const auto sum = [&](C old, auto... x) { return C(beta) * old + f(x...); };
-    row.write(y, sum, row.read(Same(), y), values...);
-  }
+  row.write(
+      y, [&](C u, auto... x) { return C(beta) * u + f(x...); }, old, values...);
 }
 
 // 1 / sqrt(mean_square + eps), the mean being that of the squares of f(values); made again where C cannot hold the
@@ -59,9 +55,9 @@ void layer_norm(const Cuda& device, T* y, Moments<Compute<T>>* moments, const T*
     const auto scaled = [=](C u, C gain) { return ((u - m) - rest) * s * gain; };
     const auto shifted = [=](C u, C gain, C bias) { return scaled(u, gain) + bias; };
     if (b) {
-      row.write(y + r * n, shifted, in, row.read(Same(), w), row.read(Same(), b));
+      row.write(y + r * n, shifted, in, row.keep(Same(), w), row.keep(Same(), b));
     } else {
-      row.write(y + r * n, scaled, in, row.read(Same(), w));
+      row.write(y + r * n, scaled, in, row.keep(Same(), w));
     }
   };
   if (!residual) {
@@ -71,7 +67,7 @@ void layer_norm(const Cuda& device, T* y, Moments<Compute<T>>* moments, const T*
     return cuda::each_row<T>(device, "layer_norm", rows, n, alone, y, x, w, b);
   }
   const auto with_residual = [=] AG_LAMBDA(int64_t r, auto row) {
-    const auto add = [](C u, C v) { return C(T(u + v)); };
+    const auto add = [](C u, C v) { return C(cuda::rounded<T>(u + v)); };
     const auto sums = row.keep(add, x + r * n, residual + r * n);
     row.write(sum + r * n, Same(), sums);
     const C first = n > 0 ? add(C(x[r * n]), C(residual[r * n])) : C(0);
@@ -85,7 +81,8 @@ void layer_norm_grad(const Cuda& device, T* dx, double beta, Compute<T>* dw, Com
                      const T* x, const Moments<Compute<T>>* moments, const Compute<T>* w, int64_t rows,
                      int64_t n) {
   using C = Compute<T>;
-  const auto grad = [=] AG_LAMBDA(int64_t r, auto row, auto sums) {
+  const auto grad = [=] AG_LAMBDA(int64_t r, auto row, auto&& sums) {
+    const auto old = row.keep_if(dx && beta != 0, dx + r * n);
     const C m = moments[r].mean, rest = moments[r].rest, s = moments[r].rstd;
     const auto times = [](C u, C v) { return u * v; };
     const auto given = row.keep(Same(), dy + r * n);
@@ -96,7 +93,7 @@ void layer_norm_grad(const Cuda& device, T* dx, double beta, Compute<T>* dw, Com
     const auto g = row.then(times, given, row.read(Same(), w));
     const C mean_g = row.sum(Same(), g) / C(n), mean_gh = row.sum(times, g, h) / C(n);
     add_to(
-        row, dx + r * n, beta, [=](C u, C v) { return s * (u - mean_g - v * mean_gh); }, g, h);
+        row, dx + r * n, beta, old, [=](C u, C v) { return s * (u - mean_g - v * mean_gh); }, g, h);
   };
   const auto finish = [=] AG_LAMBDA(int64_t, int which, int64_t column, double total) {
     C* const to = which == 0 ? dw : db;
@@ -125,7 +122,7 @@ void rms_norm(const Cuda& device, T* y, Compute<T>* rstd, const T* x, const Comp
     const C s = inverse_rms(squares / C(n), eps, row, Same(), in);
     if (row.thread() == 0) rstd[r] = s;
     row.write(
-        y + r * n, [=](C u, C gain) { return u * s * gain; }, in, row.read(Same(), w));
+        y + r * n, [=](C u, C gain) { return u * s * gain; }, in, row.keep(Same(), w));
   };
   cuda::each_row<T>(device, "rms_norm", rows, n, normalise, y, x, w);
 }
@@ -135,12 +132,13 @@ void rms_norm_grad(const Cuda& device, T* dx, double beta, Compute<T>* dw, const
                    const Compute<T>* rstd, const Compute<T>* w, int64_t rows, int64_t n) {
   using C = Compute<T>;
   const auto grad = [=] AG_LAMBDA(int64_t r, auto row) {
+    const auto old = row.keep_if(beta != 0, dx + r * n);
     const C s = rstd[r];
     const auto g = row.keep([](C u, C gain) { return u * gain; }, dy + r * n, w);
     const auto h = row.keep([=](C u) { return u * s; }, x + r * n);
     const C mean_gh = row.sum([](C u, C v) { return u * v; }, g, h) / C(n);
     add_to(
-        row, dx + r * n, beta, [=](C u, C v) { return s * (u - v * mean_gh); }, g, h);
+        row, dx + r * n, beta, old, [=](C u, C v) { return s * (u - v * mean_gh); }, g, h);
   };
   if (dx) cuda::each_row<T>(device, "rms_norm_grad", rows, n, grad, dx, dy, x, w);
   if (!dw) return;

@@ -7,6 +7,7 @@
 #include <altgrad/core/cuda/packs.h>
 #include <altgrad/core/dtype.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <type_traits>
@@ -49,6 +50,7 @@ struct Row {
   bool aligned;  // is what is read and written?
   bool held;     // has the block shared memory for a long row?
 
+  AG_DEVICE int64_t begin(int j) const { return (j * 32 + thread()) * size; }  // of pack j of a short row
   AG_DEVICE int thread() const { return int(slots > 0 ? threadIdx.x % 32 : threadIdx.x); }
 
   // Is the number in this column the thread's?
@@ -73,17 +75,23 @@ struct Row {
   AG_DEVICE auto read(const F& f, const T*... p) const {
     return [=, aligned = aligned](int, int64_t i) { return pack_of<size>(f, aligned, (p + i)...); };
   }
-  // The same, kept where the row is short.
+  // The same, kept where the row is short: all that the thread has is on its way before any of it is worked with.
   template <class F, class... T>
   AG_DEVICE auto keep(const F& f, const T*... p) const {
     if constexpr (slots > 0) {
-      Kept<decltype(f(Compute<T>()...)), size, slots> kept{};
-      AG_UNROLL for (int j = 0; j < slots; ++j) {
-        if (const int64_t i = begin(j); i < n) kept.packs[j] = pack_of<size>(f, aligned, (p + i)...);
-      }
-      return kept;
+      return worked_out<T...>(f, stored(true, p)...);
     } else {
       return read(f, p...);
+    }
+  }
+  // The numbers at p where they are wanted, else zeros, and p is not read.
+  template <class T>
+  AG_DEVICE auto keep_if(bool wanted, const T* p) const {
+    if constexpr (slots > 0) {
+      return worked_out<T>(Same(), stored(wanted, p));
+    } else {
+      const auto read_p = read(Same(), p);
+      return [=](int j, int64_t i) { return wanted ? read_p(j, i) : Pack<Compute<T>, size>{}; };
     }
   }
 
@@ -183,7 +191,24 @@ struct Row {
   template <class F, class... V>
   using Result = std::decay_t<decltype(std::declval<F>()(std::declval<V>()(0, int64_t(0)).at[0]...))>;
 
-  AG_DEVICE int64_t begin(int j) const { return (j * 32 + thread()) * size; }
+  // What lies at p for the thread's slots; behind the row, and where it is not wanted, there are zeros.
+  template <class T>
+  AG_DEVICE Kept<T, size, slots> stored(bool wanted, const T* p) const {
+    Kept<T, size, slots> kept{};
+    const int64_t end = wanted ? n : 0;
+    AG_UNROLL for (int j = 0; j < slots; ++j) {
+      if (const int64_t i = begin(j); i < end) kept.packs[j] = load<size>(p + i, aligned);
+    }
+    return kept;
+  }
+  template <class... T, class F>
+  AG_DEVICE static auto worked_out(const F& f, const Kept<T, size, slots>&... x) {
+    Kept<decltype(f(Compute<T>()...)), size, slots> kept;
+    AG_UNROLL for (int j = 0; j < slots; ++j) {
+      for (int k = 0; k < size; ++k) kept.packs[j].at[k] = f(Compute<T>(x.packs[j].at[k])...);
+    }
+    return kept;
+  }
 };
 
 constexpr int warps = 4;  // of a block, each with a row
@@ -206,17 +231,34 @@ void with_pack_size(int64_t n, F f) {
     f(std::integral_constant<int, 1>());
   }
 }
-
-template <int size, int slots, int threads, class F>
-__global__ void __launch_bounds__(threads, 2)
-    row_kernel(F f, int64_t rows, int64_t n, bool aligned, bool held) {
-  const Row<size, slots> row{n, aligned, held};
-  if constexpr (slots > 0) {
-    const int64_t r = int64_t(blockIdx.x) * warps + threadIdx.x / 32;
-    if (r < rows) f(r, row);
-  } else {
-    for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) f(r, row);
+// Calls f with how many slots short rows of n T's have, and whether they are aligned: a kernel that knows it at once has
+// all its loads on their way at once. Slots come in quarters of the most.
+template <class T>
+int quarters(int64_t n) {
+  return int(std::clamp<int64_t>((4 * n + longest_short_row<T> - 1) / longest_short_row<T>, 2, 4));
+}
+template <class T, int size, class F>
+void with_slots(int64_t n, bool aligned, F f) {
+  constexpr int quarter = slots_of<T, size> / 4;
+  if (size == 1 || !aligned) return f(std::integral_constant<int, 4 * quarter>(), std::false_type());
+  if constexpr (size > 1) {
+    switch (quarters<T>(n)) {
+      case 2: return f(std::integral_constant<int, 2 * quarter>(), std::true_type());
+      case 3: return f(std::integral_constant<int, 3 * quarter>(), std::true_type());
+      default: return f(std::integral_constant<int, 4 * quarter>(), std::true_type());
+    }
   }
+}
+
+template <int size, int slots, bool aligned, class F>
+__global__ void __launch_bounds__(32 * warps, 2) short_row_kernel(F f, int64_t rows, int64_t n) {
+  const int64_t r = int64_t(blockIdx.x) * warps + threadIdx.x / 32;
+  if (r < rows) f(r, Row<size, slots>{n, aligned, false});
+}
+template <int size, int threads, class F>
+__global__ void __launch_bounds__(threads, 2)
+    long_row_kernel(F f, int64_t rows, int64_t n, bool aligned, bool held) {
+  for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) f(r, Row<size, 0>{n, aligned, held});
 }
 
 template <class T, class F, class... P>
@@ -226,18 +268,22 @@ void launch_rows(const Cuda& device, const char* name, int64_t rows, int64_t n, 
   with_pack_size<T>(n, [&]<int size>(std::integral_constant<int, size>) {
     const bool packs_are_aligned = aligned<size>(p...);
     if (n <= longest_short_row<T>) {
-      launch(name, row_kernel<size, slots_of<T, size>, most_threads, F>, device.stream,
-             {unsigned((rows + warps - 1) / warps), 32 * warps}, f, rows, n, packs_are_aligned, false);
+      with_slots<T, size>(
+          n, packs_are_aligned,
+          [&]<int slots, bool aligned>(std::integral_constant<int, slots>, std::bool_constant<aligned>) {
+            launch(name, short_row_kernel<size, slots, aligned, F>, device.stream,
+                   {unsigned((rows + warps - 1) / warps), 32 * warps}, f, rows, n);
+          });
     } else {
       constexpr int threads = most_row_threads<T>;
       const int64_t bytes = n * int64_t(sizeof(T));
       const bool held = bytes <= most_held;
       if (held) {
-        check(cudaFuncSetAttribute(reinterpret_cast<const void*>(row_kernel<size, 0, threads, F>),
+        check(cudaFuncSetAttribute(reinterpret_cast<const void*>(long_row_kernel<size, threads, F>),
                                    cudaFuncAttributeMaxDynamicSharedMemorySize, int(most_held)),
               name);
       }
-      launch(name, row_kernel<size, 0, threads, F>, device.stream,
+      launch(name, long_row_kernel<size, threads, F>, device.stream,
              {blocks_for(rows), threads_for(n / size, threads), held ? size_t(bytes) : 0}, f, rows, n,
              packs_are_aligned, held);
     }

@@ -1,5 +1,5 @@
 // Kernels on short rows that also sum over all rows, column by column: what both need is read once. A warp adds its few
-// rows in the type that they are computed in, in shared memory; all other sums are in f64, as in columns.h.
+// rows in the type that they are computed in, in registers; all other sums are in f64, as in columns.h.
 #pragma once
 
 #include <altgrad/core/cuda/columns.h>
@@ -10,57 +10,56 @@
 
 namespace altgrad::cuda {
 
-constexpr int64_t rows_of_block = 8 * warps;
+// How many blocks a multiprocessor has at once, where a lane has so many quarters of the slots: what it keeps grows with
+// them.
+constexpr int blocks_with_sums(int quarters) { return (8 + quarters - 1) / quarters; }
+// Of a block: some 128 multiprocessors have all at once, but for many rows, as no warp adds more than 16.
+inline int64_t rows_with_sums(int64_t rows, int quarters) {
+  constexpr int64_t least = warps, most = 16 * warps;
+  const int64_t blocks = 128 * blocks_with_sums(quarters);
+  return std::clamp((rows + blocks - 1) / blocks, least, most);
+}
 
-// The sums of a warp. All that a lane adds to lies in its bank: number k of its pack j at (j * size + k) * 32 + lane.
-template <class C, int size>
-struct WarpSums {
-  C* at;
-  int64_t width;  // of a sum: the columns, filled up to packs of 32 lanes
+// A lane's sums: of its own columns, which are the same of each row.
+template <class C, int size, int slots, int sums>
+struct LaneSums {
+  C at[sums][slots][size];
 
-  // Adds f(values...) to the columns of sum s.
+  // Adds f(values...) to the columns of sum s. Behind the row it adds to what nobody reads.
   template <class R, class F, class... V>
-  AG_DEVICE void add(const R& row, int s, const F& f, const V&... values) const {
-    row.each(
-        [&](int64_t i, const auto&... packs) {
-          const int lane = row.thread();
-          C* const own = at + s * width + (i - lane * size) + lane;
-          for (int k = 0; k < size; ++k) own[k * 32] += f(packs.at[k]...);
-        },
-        values...);
+  AG_DEVICE void add(const R& row, int s, const F& f, const V&... values) {
+    AG_UNROLL for (int j = 0; j < slots; ++j) {
+      for (int k = 0; k < size; ++k) at[s][j][k] += f(values(j, row.begin(j)).at[k]...);
+    }
   }
 };
 
-// finish(matrix, s, column, total) for the number at a place of WarpSums.
-template <int size, class Finish>
-struct FinishColumn {
-  Finish finish;
-  int64_t columns;
-
-  AG_DEVICE void operator()(int64_t matrix, int s, int64_t place, double total) const {
-    const int64_t j = place / (32 * size), k = place / 32 % size, lane = place % 32;
-    const int64_t column = (j * 32 + lane) * size + k;
-    if (column < columns) finish(matrix, s, column, total);
-  }
-};
-
-template <int size, int slots, int sums, class C, class F>
-__global__ void __launch_bounds__(32 * warps, 4)
-    row_sums_kernel(F f, double* partial, int64_t rows, int64_t n, int64_t width, bool aligned) {
-  C* const of_warps = shared_memory<C>();
+template <int size, int slots, bool aligned, int sums, class C, class F>
+__global__ void __launch_bounds__(32 * warps, blocks_with_sums(slots* size * sizeof(C) / 32))
+    row_sums_kernel(F f, double* partial, int64_t rows, int64_t rows_of_block, int64_t n) {
+  constexpr int tile = 32 * size,
+                pitch = 32 + 32 / size;  // so that neither lanes nor columns meet a bank twice
+  AG_SHARED(C, of_warps, warps * sums * size * pitch);
   const Row<size, slots> row{n, aligned, false};
-  const int64_t numbers = sums * width, warp = threadIdx.x / 32;
-  C* const own = of_warps + warp * numbers;
-  for (int64_t i = row.thread(); i < numbers; i += 32) own[i] = 0;  // in the lane's bank
-
+  const int warp = int(threadIdx.x / 32);
+  LaneSums<C, size, slots, sums> own{};
   const int64_t first = blockIdx.x * rows_of_block;
   const int64_t end = first + rows_of_block < rows ? first + rows_of_block : rows;
-  for (int64_t r = first + warp; r < end; r += warps) f(r, row, WarpSums<C, size>{own, width});
-  __syncthreads();
-  for (int64_t i = threadIdx.x; i < numbers; i += blockDim.x) {
-    double total = 0;
-    for (int w = 0; w < warps; ++w) total += double(of_warps[w * numbers + i]);
-    partial[blockIdx.x * numbers + i] = total;
+  for (int64_t r = first + warp; r < end; r += warps) f(r, row, own);
+
+  AG_UNROLL for (int j = 0; j < slots; ++j) {
+    AG_UNROLL for (int s = 0; s < sums; ++s) {
+      for (int k = 0; k < size; ++k)
+        of_warps[((warp * sums + s) * size + k) * pitch + row.thread()] = own.at[s][j][k];
+    }
+    __syncthreads();
+    for (int i = int(threadIdx.x); i < sums * tile; i += int(blockDim.x)) {
+      const int s = i / tile, column = i % tile, place = column % size * pitch + column / size;
+      double total = 0;
+      for (int w = 0; w < warps; ++w) total += double(of_warps[(w * sums + s) * size * pitch + place]);
+      if (j * tile + column < n) partial[(blockIdx.x * sums + s) * n + j * tile + column] = total;
+    }
+    __syncthreads();
   }
 }
 
@@ -75,15 +74,17 @@ bool sums_beside(int64_t n) {
 template <class T, int sums, class F, class Finish, class... P>
 void each_row_with_sums(const Cuda& device, const char* name, int64_t rows, int64_t n, F f, Finish finish,
                         const P*... p) {
-  using C = Compute<T>;
   constexpr int size = pack_size<T>;
+  const int64_t rows_of_block = rows_with_sums(rows, quarters<T>(n));
   const int64_t blocks = std::max<int64_t>(1, (rows + rows_of_block - 1) / rows_of_block);
-  const int64_t width = (n + 32 * size - 1) / (32 * size) * (32 * size);
-  const Scratch<double> partial(device, blocks * sums * width);
-  launch(name, row_sums_kernel<size, slots_of<T, size>, sums, C, F>, device.stream,
-         {unsigned(blocks), 32 * warps, size_t(warps * sums * width) * sizeof(C)}, f, partial.data(), rows, n,
-         width, aligned<size>(p...));
-  sum_chunks<sums>(device, name, 1, blocks, width, FinishColumn<size, Finish>{finish, n}, partial.data());
+  const Scratch<double> partial(device, blocks * sums * n);
+  with_slots<T, size>(
+      n, aligned<size>(p...),
+      [&]<int slots, bool aligned>(std::integral_constant<int, slots>, std::bool_constant<aligned>) {
+        launch(name, row_sums_kernel<size, slots, aligned, sums, Compute<T>, F>, device.stream,
+               {unsigned(blocks), 32 * warps}, f, partial.data(), rows, rows_of_block, n);
+      });
+  sum_chunks<sums>(device, name, 1, blocks, n, finish, partial.data());
 }
 
 // The same f for each_row, which has no sums to add to.
