@@ -26,6 +26,17 @@ AG_DEVICE float exp2_approx(float x) {
 #endif
 }
 
+// 1 / x, off by 2^-23 at most, and 0 where that is subnormal.
+AG_DEVICE float reciprocal_approx(float x) {
+#if defined(__CUDACC__)
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return 1 / x;
+#endif
+}
+
 // x as a T, rounded once. What is left of a NaN's sign and payload as a bfloat16 is a GPU's affair: it is one number.
 template <class T>
 AG_DEVICE T rounded(Compute<T> x) {

@@ -1,6 +1,7 @@
 // Elementwise kernels over the functors that the CPU has, too.
 #include <altgrad/core/internal/kernels/elementwise.h>
 
+#include <altgrad/core/cuda/approx.h>
 #include <altgrad/core/cuda/packs.h>
 #include <altgrad/core/internal/elementwise_instances.h>
 
@@ -85,24 +86,61 @@ void combine(const Cuda& device, const char* name, F f, const LoopNest& s, Y* y,
   });
 }
 
+// What gelu and its derivative are made of where numbers are stored as bfloat16: to 2^-14 of each, in a third of the
+// instructions that GeluErf takes in f32. As in math.h Phi(-|x|) = exp(-x^2 / 2) Q(t), Q being a minimax polynomial.
+struct GeluOfBf16 {
+  AG_DEVICE float value(float x) const { return x * cdf(x, gauss(x)); }
+  AG_DEVICE float derivative(float x) const {
+    const float g = gauss(x);
+    return cdf(x, g) + x * g * 0.39894228040143268f;
+  }
+
+ private:
+  AG_DEVICE static float gauss(float x) { return cuda::exp2_approx(x * x * (-0.5f * cuda::log2_e)); }
+  AG_DEVICE static float cdf(float x, float gauss) {
+    const float t = cuda::reciprocal_approx(1.0f + 0.38f * std::fabs(x));
+    float q = -0.0899279766f;
+    q = q * t + 0.188875667f;
+    q = q * t + 0.0919803458f;
+    q = q * t + 0.157829285f;
+    q = q * t + 0.151225157f;
+    const float tail = gauss * (q * t);
+    return x < 0.0f ? tail : 1.0f - tail;
+  }
+};
+// f, or what does instead where numbers are stored as T.
+template <class T, class F>
+auto function_for(F f) {
+  if constexpr (std::is_same_v<T, bfloat16> && std::is_same_v<F, GeluErf>) {
+    return GeluOfBf16();
+  } else {
+    return f;
+  }
+}
+
 }  // namespace
 
 template <class F, class T>
 void unary(const Cuda& device, F f, T* y, const T* x, int64_t n) {
+  const auto function = function_for<T>(f);
   cuda::map(
-      device, F::name, n, [=] AG_LAMBDA(T & to, T u) { to = T(f.value(Compute<T>(u))); }, y, x);
+      device, F::name, n,
+      [=] AG_LAMBDA(T & to, T u) { to = cuda::rounded<T>(function.value(Compute<T>(u))); }, y, x);
 }
 
 template <class F, class T>
 void unary_grad(const Cuda& device, F f, T* dx, const T* dy, const T* saved, int64_t n) {
   using C = Compute<T>;
+  const auto function = function_for<T>(f);
   if constexpr (F::saved_for_backward == Saved::nothing) {
     cuda::map(
-        device, F::name, n, [=] AG_LAMBDA(T & to, T g) { to = T(C(g) * f.derivative(C(0))); }, dx, dy);
+        device, F::name, n,
+        [=] AG_LAMBDA(T & to, T g) { to = cuda::rounded<T>(C(g) * function.derivative(C(0))); }, dx, dy);
   } else {
     cuda::map(
-        device, F::name, n, [=] AG_LAMBDA(T & to, T g, T kept) { to = T(C(g) * f.derivative(C(kept))); }, dx,
-        dy, saved);
+        device, F::name, n,
+        [=] AG_LAMBDA(T & to, T g, T kept) { to = cuda::rounded<T>(C(g) * function.derivative(C(kept))); },
+        dx, dy, saved);
   }
 }
 

@@ -2,6 +2,8 @@
 // says to them is in core/test_bf16_tensors.cpp.
 #include <altgrad/altgrad.h>
 
+#include <bit>
+#include <cmath>
 #include <functional>
 
 #include "errors.h"
@@ -197,6 +199,37 @@ TEST_CASE("the loss of bf16 and each number of its gradient are those of f64, ro
       CAPTURE(i);
       REQUIRE(std::abs(got[i] - expected[i]) <= (u + 1e-5) * std::abs(expected[i]) + 1e-7);
     }
+  }
+}
+
+// Can x, rounded to bf16, be the number y? Off by so much it may be beforehand.
+bool rounds_to(double x, double off, double y) {
+  return double(float(bfloat16(x - off))) <= y && y <= double(float(bfloat16(x + off)));
+}
+
+TEST_CASE("gelu of each bf16 number, and its derivative, are off by 2^-14 and a rounding", "[bf16]") {
+  if (device().is_cpu()) SKIP_TEST(no_gpu);
+  std::vector<float> all;
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) all.push_back(std::bit_cast<bfloat16>(uint16_t(bits)));
+  const Tensor x = here::from(all, {0x10000}).to(DType::bf16).requires_grad(true);
+  Tape tape;
+  const Tensor y = gelu(x);
+  tape.backward(y, here::ones({0x10000}).to(DType::bf16));
+  const std::vector<double> value = values(y), derivative = values(x.grad());
+  for (size_t i = 0; i < all.size(); ++i) {
+    const double u = all[i], cdf = 0.5 * std::erfc(-u * std::sqrt(0.5)),
+                 bell = std::exp(-u * u / 2) * 0.3989422804014327;
+    CAPTURE(u, value[i], derivative[i]);
+    if (std::isnan(u) || std::isinf(u)) {
+      REQUIRE((u > 0 ? value[i] == u : std::isnan(value[i])));
+      continue;
+    }
+    const double subnormal = 0x1p-126, part = 0x1p-14;  // what is smaller may be 0
+    REQUIRE(rounds_to(u * cdf, part * std::abs(u * cdf) + (cdf < subnormal ? std::abs(u) * subnormal : 0),
+                      value[i]));
+    REQUIRE(rounds_to(cdf + u * bell,
+                      part * (cdf + std::abs(u) * bell) + (cdf < subnormal ? std::abs(u) * subnormal : 0),
+                      derivative[i]));
   }
 }
 
