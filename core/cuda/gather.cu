@@ -6,6 +6,7 @@
 #include <altgrad/core/cuda/runtime.h>
 #include <altgrad/core/internal/instantiate.h>
 
+#include <algorithm>
 #include <bit>
 #include <type_traits>
 #include <utility>
@@ -171,13 +172,20 @@ void check_ids(const Cuda& device, const IdRange& range, const int64_t* ids) {
   const int64_t count = range.shape.numel();
   if (count == 0) return;
   cuda::WrongId* const wrong = cuda::wrong_id(device.index);
-  cuda::rows(device, "check_ids", 1, count, [=] AG_LAMBDA(int64_t) {
-    int64_t first = count;
-    cuda::each_of_row(count, [&](int64_t i) {
-      if (!range.holds(ids[i]) && first == count) first = i;
-    });
-    first = cuda::block_reduce(first, count, cuda::Smaller());
-    if (threadIdx.x == 0 && first < count && !wrong->found) *wrong = {true, first, ids[first], range};
+  const int64_t share = std::min(count, cuda::few);
+  cuda::rows(device, "check_ids", (count + share - 1) / share, share, [=] AG_LAMBDA(int64_t r) {
+    // The first wrong one from `begin` on, or else `count`.
+    const auto first_wrong = [&](int64_t begin, int64_t end) {
+      int64_t first = count;
+      cuda::each_of_row(end - begin, [&](int64_t i) {
+        if (!range.holds(ids[begin + i]) && first == count) first = begin + i;
+      });
+      return cuda::block_reduce(first, count, cuda::Smaller());
+    };
+    const int64_t begin = r * share, left = count - begin;
+    const int64_t first = first_wrong(begin, begin + (left < share ? left : share));
+    if (first == count || first_wrong(0, begin) < count) return;  // that one is another block's
+    if (threadIdx.x == 0 && !wrong->found) *wrong = {true, first, ids[first], range};
   });
 }
 

@@ -82,8 +82,8 @@ class Scratch {
   detail::Storage memory_;
 };
 
-// What a block is given of long rows, so that many work on one.
-constexpr int64_t piece = 1 << 12;
+// What a block is given of long rows, so that many work on one; and of what is little, a few for each thread.
+constexpr int64_t piece = 1 << 12, few = 4 * most_threads;
 inline int64_t pieces_for(int64_t n) { return (n + piece - 1) / piece; }
 
 // *sum = the sum of f(i) for i < n, in f64: of pieces, then of their sums.

@@ -2,10 +2,12 @@
 #include <altgrad/core/internal/kernels/rows.h>
 
 #include <altgrad/core/cuda/row.h>
+#include <altgrad/core/cuda/runtime.h>
 #include <altgrad/core/internal/ids.h>
 #include <altgrad/core/internal/instantiate.h>
 #include <altgrad/core/internal/math.h>
 
+#include <algorithm>
 #include <limits>
 
 namespace altgrad::kernels {
@@ -131,9 +133,17 @@ void cross_entropy(const Cuda& device, Compute<T>* loss, LogSumExp<Compute<T>>* 
 
 template <std::floating_point T>
 void target_weight(const Cuda& device, T* weight, const int64_t* targets, int64_t rows, int64_t ignore) {
-  cuda::rows(device, "target_weight", 1, rows, [=] AG_LAMBDA(int64_t) {
-    const int64_t count = cuda::row_sum<int64_t>(rows, [=](int64_t r) { return targets[r] != ignore; });
-    if (threadIdx.x == 0) *weight = T(1.0 / double(count));
+  cuda::Tally* const tally = cuda::tally(device.index);
+  const int64_t blocks = std::max<int64_t>(1, (rows + cuda::few - 1) / cuda::few);
+  cuda::rows(device, "target_weight", blocks, cuda::few, [=] AG_LAMBDA(int64_t b) {
+    const int64_t first = b * cuda::few, left = rows - first;
+    const unsigned own = cuda::row_sum<unsigned>(left < cuda::few ? left : cuda::few,
+                                                 [=](int64_t r) { return targets[first + r] != ignore; });
+    if (threadIdx.x != 0) return;
+    atomicAdd(&tally->top, own);
+    if (cuda::arrive(&tally->arrived) + 1 < blocks) return;
+    *weight = T(1.0 / double(atomicExch(&tally->top, 0u)));  // by the block that comes last
+    tally->arrived = 0;
   });
 }
 
@@ -172,11 +182,16 @@ template <class T>
 void scale(const Cuda& device, T* x, const Compute<T>* factor, int64_t n) {
   constexpr int size = cuda::pack_size<T>;
   const bool aligned = cuda::aligned<size>(x);
-  cuda::each(device, "scale", (n + size - 1) / size, [=] AG_LAMBDA(int64_t i) {
+  const int64_t packs = (n + size - 1) / size,
+                blocks = cuda::blocks_for((packs + cuda::most_threads - 1) / cuda::most_threads);
+  cuda::rows(device, "scale", blocks, packs, [=] AG_LAMBDA(int64_t b) {
     const Compute<T> c = *factor;
+    if (c == 1) return;  // as a rule
     const auto times_c = [=](T& u) { u = T(Compute<T>(u) * c); };
-    const int64_t first = i * size;
-    if (c != 1) cuda::for_pack<size>(aligned && first + size <= n, n - first, times_c, x + first);
+    for (int64_t i = b * blockDim.x + threadIdx.x; i < packs; i += blocks * blockDim.x) {
+      const int64_t first = i * size;
+      cuda::for_pack<size>(aligned && first + size <= n, n - first, times_c, x + first);
+    }
   });
 }
 

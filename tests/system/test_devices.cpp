@@ -217,6 +217,30 @@ TEST_CASE("an id out of range is named where the host waits, once, and the devic
   }
 }
 
+TEST_CASE("of many ids, which blocks share, the first that is out of range is named", "[devices]") {
+  const Tensor w = here::ones({5, 1});
+  std::vector<int64_t> ids(5000, 4);
+  for (const size_t at : {4999, 3000, 2999, 1024, 1023, 0}) {
+    ids[at] = -1 - int64_t(at);
+    const std::string named = concat("id ", ids[at], " at (", at, ") of ids (5000)");
+    CHECK(throws([&] { embedding(here::from(ids, {5000}), w), synchronize(device()); }, {named}));
+  }
+}
+
+TEST_CASE("a mean over many rows counts those that blocks share", "[devices]") {
+  for (const int64_t rows : {1, 1024, 1025, 5000}) {
+    const Tensor x = here::randn({rows, 2}), targets = here::randint(2, {rows});
+    for (const int64_t ignore : {-1, 1}) {
+      CAPTURE(rows, ignore);
+      for (int i = 0; i < 2; ++i) {  // what the first has counted is not left for the second
+        const double loss = cross_entropy(x, targets, ignore).to(DType::f64).item<double>(),
+                     expected = cross_entropy(host(x).to(DType::f64), host(targets), ignore).item<double>();
+        if (!std::isnan(expected)) CHECK(std::abs(loss - expected) < 1e-5);
+      }
+    }
+  }
+}
+
 TEST_CASE("tensors on different devices are refused, both named", "[devices]") {
   if (device().is_cpu()) SKIP_TEST("there is one device");
   const Tensor a = here::ones({2}), b = Tensor::ones({2});
