@@ -179,14 +179,19 @@ AG_DEVICE void load_matrices(uint32_t (&fragments)[4], const uint16_t* row AG_PL
 
 // ---- cp.async: 16 bytes from global to shared memory, there when the thread has waited, to others after a barrier ----
 
-AG_DEVICE void copy_async(void* shared, const void* global AG_PLACE) {
+// Zeros, and nothing is read, where there is nothing to copy.
+AG_DEVICE void copy_async(void* shared, const void* global, bool is_there = true AG_PLACE) {
 #if defined(__CUDACC__)
   const unsigned address = unsigned(__cvta_generic_to_shared(shared));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" : : "r"(address), "l"(global) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+               :
+               : "r"(address), "l"(global), "r"(is_there ? 16 : 0)
+               : "memory");
 #else
+  static constexpr uint4 zeros{};
   simulator::check_alignment("cp.async", shared, 16, place);
   simulator::check_alignment("cp.async", global, 16, place);
-  simulator::begin_copy({shared, global});
+  simulator::begin_copy({shared, is_there ? global : &zeros});
 #endif
 }
 AG_DEVICE void commit_copies() {

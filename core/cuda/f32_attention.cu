@@ -10,8 +10,6 @@ namespace altgrad::cuda {
 namespace flash {
 namespace {
 
-constexpr int own = rows_of_warp;
-
 // The rows of a tile: as many as leave a multiprocessor of sm_90 shared memory for two blocks, where heads are not wider
 // than 64.
 template <int columns>
@@ -25,15 +23,15 @@ template <class Lanes, int columns, int n = forward_tile<columns>>
 __global__ void __launch_bounds__(threads, 2)
     forward_kernel(float* y, kernels::LogSumExp<float>* lse, const float* qkv, int length, int heads,
                    int size) {
-  const Piece<own> piece(length, true);  // those that have most to do come first
-  const int first = piece.first, end = std::min((piece.index + 1) * warps * own, length);
+  const Piece piece(length, true);  // those that have most to do come first
+  const int first = piece.first, end = std::min((piece.index + 1) * warps * m, length);
   const Head head(piece.pair, length, heads, size);
   const Tiles<F32, n, columns> tiles = {head.k(qkv), head.v(qkv)};
   const float scale = 1 / sqrtf(float(size));
 
   float* const of_q = tiles.end();
-  float* const weights = of_q + size_of<warps * own, columns> + warp() * size_of<own, n>;
-  load_rows<F32, warps * own, columns>(of_q, head.q(qkv), piece.index * warps * own);
+  float* const weights = of_q + size_of<warps * m, columns> + warp() * size_of<m, n>;
+  load_rows<F32, warps * m, columns>(of_q, head.q(qkv), piece.index * warps * m);
   tiles.load(0);
   constexpr int height = Lanes::height;
   float top[height], total[height];
@@ -44,9 +42,9 @@ __global__ void __launch_bounds__(threads, 2)
     __syncthreads();  // the tile is there, and nobody needs the one before
     const int first_key = tile * n;
     if (first_key + n < end) tiles.load(tile + 1);
-    if (first_key >= first + own) continue;
+    if (first_key >= first + m) continue;
     Part<Lanes, n> s;
-    Lanes::template add_abt<n, columns>(s, of_q + warp() * size_of<own, columns>, tiles.of_a(tile));
+    Lanes::template add_abt<n, columns>(s, of_q + warp() * size_of<m, columns>, tiles.of_a(tile));
     each_score(
         [&](int i, int key, float& x) { x = first_key + key > first + row_of<Lanes>(i) ? none : scale * x; },
         s);
@@ -89,18 +87,18 @@ template <class Lanes, int columns, int n = grad_tile>
 __global__ void __launch_bounds__(threads, 2)
     dq_kernel(float* dqkv, Query* of_queries, const float* dy, const float* qkv, const float* y,
               const kernels::LogSumExp<float>* lse, int length, int heads, int size) {
-  const Piece<own> piece(length, true);  // those that have most to do come first
-  const int first = piece.first, end = std::min((piece.index + 1) * warps * own, length);
+  const Piece piece(length, true);  // those that have most to do come first
+  const int first = piece.first, end = std::min((piece.index + 1) * warps * m, length);
   const Head head(piece.pair, length, heads, size);
   const Tiles<F32, n, columns> tiles = {head.k(qkv), head.v(qkv)};
   const auto of_dy = head.y(dy), of_y = head.y(y);
   const float scale = 1 / sqrtf(float(size));
 
-  constexpr int own_size = size_of<own, columns>;
+  constexpr int own_size = size_of<m, columns>;
   float *const of_q = tiles.end(), *const of_g = of_q + warps * own_size;
-  float* const weights = of_g + warps * own_size + warp() * size_of<own, n>;
-  load_rows<F32, warps * own, columns>(of_q, head.q(qkv), piece.index * warps * own);
-  load_rows<F32, warps * own, columns>(of_g, of_dy, piece.index * warps * own);
+  float* const weights = of_g + warps * own_size + warp() * size_of<m, n>;
+  load_rows<F32, warps * m, columns>(of_q, head.q(qkv), piece.index * warps * m);
+  load_rows<F32, warps * m, columns>(of_g, of_dy, piece.index * warps * m);
   tiles.load(0);
   constexpr int height = Lanes::height;
   Query query[height];
@@ -122,7 +120,7 @@ __global__ void __launch_bounds__(threads, 2)
     __syncthreads();  // the tile is there, and nobody needs the one before
     const int first_key = tile * n;
     if (first_key + n < end) tiles.load(tile + 1);
-    if (first_key >= first + own) continue;
+    if (first_key >= first + m) continue;
     Part<Lanes, n> s, dp;
     Lanes::template add_abt<n, columns>(s, of_q + warp() * own_size, tiles.of_a(tile));
     Lanes::template add_abt<n, columns>(dp, of_g + warp() * own_size, tiles.of_b(tile));
@@ -145,7 +143,7 @@ __global__ void __launch_bounds__(threads, 2)
     dkv_kernel(float* dqkv, const Query* of_queries, const float* dy, const float* qkv, int length, int heads,
                int size) {
   AG_SHARED(Query, of_tiles, 2 * n);
-  const Piece<own> piece(length, false);
+  const Piece piece(length, false);
   const int first = piece.first;
   const Head head(piece.pair, length, heads, size);
   const Tiles<F32, n, columns> tiles = {head.q(qkv), head.y(dy)};
@@ -155,12 +153,12 @@ __global__ void __launch_bounds__(threads, 2)
     load_queries<n>(of_tiles, of_queries + int64_t(piece.pair) * length, tile, length);
     tiles.load(tile);
   };
-  constexpr int own_size = size_of<own, columns>;
+  constexpr int own_size = size_of<m, columns>;
   float *const of_k = tiles.end(), *const of_v = of_k + warps * own_size;
-  float* const weights = of_v + warps * own_size + warp() * size_of<own, n>;
-  load_rows<F32, warps * own, columns>(of_k, head.k(qkv), piece.index * warps * own);
-  load_rows<F32, warps * own, columns>(of_v, head.v(qkv), piece.index * warps * own);
-  const int first_tile = piece.index * warps * own / n;
+  float* const weights = of_v + warps * own_size + warp() * size_of<m, n>;
+  load_rows<F32, warps * m, columns>(of_k, head.k(qkv), piece.index * warps * m);
+  load_rows<F32, warps * m, columns>(of_v, head.v(qkv), piece.index * warps * m);
+  const int first_tile = piece.index * warps * m / n;
   load_tile(first_tile);
   Part<Lanes, columns> dk, dv;
   for (int tile = first_tile; tile * n < length; ++tile) {
@@ -202,7 +200,7 @@ void with_lanes(int64_t head_size, F f) {
 // Tiles of n rows, `wide` matrices of a block's own rows, and its weights.
 template <int columns, int n, int wide>
 constexpr size_t shared_bytes = Tiles<F32, n, columns>::bytes +
-                                size_t(wide* size_of<warps * own, columns> + size_of<warps * own, n>) *
+                                size_t(wide* size_of<warps * m, columns> + size_of<warps * m, n>) *
                                     sizeof(float);
 template <int columns>
 constexpr size_t forward_bytes = shared_bytes<columns, forward_tile<columns>, 1>;
@@ -232,7 +230,7 @@ void flash_attention<F32>(const Cuda& device, float* y, kernels::LogSumExp<float
   using namespace flash;
   with_lanes(head_size, [&]<class Lanes>(Lanes, auto padded) {
     constexpr int columns = padded;
-    launch_pieces(device, "attention", forward_kernel<Lanes, columns>, batch * heads, length, own,
+    launch_pieces(device, "attention", forward_kernel<Lanes, columns>, batch * heads, length,
                   forward_bytes<columns>, y, lse, qkv, int(length), int(heads), int(head_size));
   });
 }
@@ -245,10 +243,10 @@ void flash_attention_grad<F32>(const Cuda& device, float* dqkv, const float* dy,
   const Scratch<Query> of_queries(device, batch * heads * length);
   with_lanes(head_size, [&]<class Lanes>(Lanes, auto padded) {
     constexpr int columns = padded;
-    launch_pieces(device, "attention_grad", dq_kernel<Lanes, columns>, batch * heads, length, own,
+    launch_pieces(device, "attention_grad", dq_kernel<Lanes, columns>, batch * heads, length,
                   grad_bytes<columns>, dqkv, of_queries.data(), dy, qkv, y, lse, int(length), int(heads),
                   int(head_size));
-    launch_pieces(device, "attention_grad", dkv_kernel<Lanes, columns>, batch * heads, length, own,
+    launch_pieces(device, "attention_grad", dkv_kernel<Lanes, columns>, batch * heads, length,
                   grad_bytes<columns>, dqkv, of_queries.data(), dy, qkv, int(length), int(heads),
                   int(head_size));
   });

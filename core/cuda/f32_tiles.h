@@ -11,8 +11,6 @@
 
 namespace altgrad::cuda::flash {
 
-constexpr int rows_of_warp = 16;
-
 // Of a warp's rows, n numbers each, those that a lane has.
 template <class Lanes, int n>
 struct Part {
@@ -21,7 +19,7 @@ struct Part {
 // The i-th row that a lane has, and its j-th column, where it has `wide` side by side.
 template <class Lanes>
 AG_DEVICE int row_of(int i) {
-  return rows_of_warp / Lanes::height * i + lane() / (2 * Lanes::height);
+  return m / Lanes::height * i + lane() / (2 * Lanes::height);
 }
 template <class Lanes, int wide>
 AG_DEVICE int column_of(int j) {

@@ -4,69 +4,102 @@
 // 0, and products with it: Inf and NaN in v reach the rows before them in the same tile.
 #include <altgrad/core/cuda/flash_attention.h>
 
+#include <type_traits>
+
 namespace altgrad::cuda {
 namespace flash {
 namespace {
 
 constexpr int keys = 64;  // of a tile
 
-// A warp's queries: more of them use a tile's fragments more often, as long as registers hold their sums.
-template <int columns>
-constexpr int queries = columns <= 64 ? 32 : 16;
-
-// Of m rows of scores the largest so far, and the sum of their weights: each lane's share of it.
-template <int m>
+// Of m rows of scores the largest so far, times scale, and the sum of their weights, 2^(scale s - top): each lane's share
+// of it.
 struct Softmax {
-  float top[m / 8], total[m / 8];
+  float scale, top[m / 8], total[m / 8];
 
-  AG_DEVICE Softmax() { AG_UNROLL for (int r = 0; r < m / 8; ++r) top[r] = none, total[r] = 0; }
-  // The weights of further scores s, 2^(scale (s - top)), take their place; y, sums with those before, is brought to
-  // the same top.
+  // No top is -inf, so that the weights of scores of -inf are 0.
+  AG_DEVICE explicit Softmax(float factor) : scale(factor) {
+    AG_UNROLL for (int r = 0; r < m / 8; ++r) top[r] = -std::numeric_limits<float>::max(), total[r] = 0;
+  }
+  // Takes in further scores s: y, sums with the weights of those before, is brought to the new top.
   template <int n, int columns>
-  AG_DEVICE void add(Sums<m, n>& s, Sums<m, columns>& y, float scale AG_PLACE) {
-    float now[m / 8], base[m / 8], rescale[m / 8];
-    AG_UNROLL for (int r = 0; r < m / 8; ++r) now[r] = top[r];
-    each_sum([&](int r, int, float x) { now[r] = fmaxf(now[r], x); }, s);
+  AG_DEVICE void raise(Sums<m, n>& s, Sums<m, columns>& y AG_PLACE) {
+    float rescale[m / 8];
+    AG_UNROLL for (int r = 0; r < m / 8; ++r) rescale[r] = none;
+    each_sum([&](int r, int, float x) { rescale[r] = fmaxf(rescale[r], x); }, s);
+    bool is_same = true;
     AG_UNROLL for (int r = 0; r < m / 8; ++r) {
-      now[r] = AG_AT_PLACE(reduce_row, now[r], [](float a, float b) { return fmaxf(a, b); });
-      base[r] = now[r] == none ? 0 : scale * now[r];  // else -inf - -inf
-      rescale[r] = exp2_approx(scale * top[r] - base[r]);
-      top[r] = now[r];
+      const float now = AG_AT_PLACE(reduce_row, rescale[r], [](float a, float b) { return fmaxf(a, b); });
+      const float before = top[r];
+      top[r] = fmaxf(before, scale * now);
+      rescale[r] = exp2_approx(before - top[r]);
       total[r] *= rescale[r];
+      is_same = is_same && before == top[r];
     }
-    each_sum([&](int r, int, float& x) { total[r] += x = exp2_approx(scale * x - base[r]); }, s);
+    if (AG_AT_PLACE(__all_sync, all_lanes, is_same)) return;  // mostly
     each_sum([&](int r, int, float& x) { x *= rescale[r]; }, y);
+  }
+  // The weights of these scores take their place.
+  template <int n>
+  AG_DEVICE void weigh(Sums<m, n>& s) {
+    each_sum([&](int r, int, float& x) { total[r] += x = exp2_approx(scale * x - top[r]); }, s);
   }
 };
 
-template <class Math, int columns, int m = queries<columns>>
-__global__ void __launch_bounds__(threads, 2)
+template <class Math, int columns>
+__global__ void __launch_bounds__(threads, blocks_at_once<columns>)
     forward_kernel(typename Math::Value* y, kernels::LogSumExp<float>* lse, const typename Math::Value* qkv,
                    int length, int heads, int size) {
-  const Piece<m> piece(length, true);  // those that have most to do come first
-  const int first = piece.first, end = std::min((piece.index + 1) * warps * m, length);
+  using Value = typename Math::Value;
+  const Piece piece(length, true);  // those that have most to do come first
+  const int first = piece.first, end = std::min((piece.index + 1) * warps * m, length),
+            own_end = std::min(first + m, end);
   const Head head(piece.pair, length, heads, size);
-  const Tiles<Math, keys, columns> tiles = {head.k(qkv), head.v(qkv)};
+  const Tiles<Math, keys, columns> tiles = {head.k(qkv).first(end), head.v(qkv).first(end)};
   const float scale = 1 / sqrtf(float(size));
 
-  tiles.load(0);
-  const auto q = Math::template left<m, columns>(head.q(qkv), first);
-  Softmax<m> softmax;
+  Value* const own = tiles.end();
+  load_rows<Math, warps * m, columns>(own, head.q(qkv), piece.index * warps * m);
+  tiles.load_a(0);
+  commit_copies();
+  tiles.load_a(1);
+  tiles.load_b(0);
+  commit_copies();
+  wait_for_copies<1>();
+  __syncthreads();
+  const auto q = Math::template left<m, columns>(own + warp() * m * Math::template pitch<columns>);
+  Softmax softmax(log2_e * scale);
   Sums<m, columns> sum;
+  Sums<m, keys> s;
+  const auto multiply = [&](int tile) {
+    s = {};
+    Math::add_abt(s, q, tiles.of_a(tile));
+  };
+  // The scores of a tile become weights, and give their place to the next tile's, whose products need not wait for
+  // exponentials: both are in one run of instructions, which the compiler mixes.
+  const auto add = [&](int tile, auto is_last) {
+    softmax.raise(s, sum);
+    softmax.weigh(s);
+    Math::add_ab(sum, Math::left(s), tiles.of_b(tile));
+    if (!is_last) multiply(tile + 1);
+  };
+
+  multiply(0);
   for (int tile = 0; tile * keys < end; ++tile) {
     wait_for_copies();
-    __syncthreads();  // the tile is there, and nobody needs the one before
-    const int first_key = tile * keys;
-    if (first_key + keys < end) tiles.load(tile + 1);
-    if (first_key >= first + m) continue;
-    Sums<m, keys> s;
-    Math::add_abt(s, q, tiles.of_a(tile));
-    if (first_key + keys > first) {
-      const int diagonal = first + lane() / 4 - first_key;
-      each_sum([&](int r, int key, float& x) { x = key > diagonal + 8 * r ? none : x; }, s);
+    __syncthreads();  // the tile's values and the next one's keys are there, and nobody needs those before
+    if ((tile + 1) * keys < end) {
+      tiles.load_a(tile + 2);
+      tiles.load_b(tile + 1);
+      commit_copies();
     }
-    softmax.add(s, sum, log2_e * scale);
-    Math::add_ab(sum, Math::left(s), tiles.of_b(tile));
+    if ((tile + 1) * keys < own_end) {
+      add(tile, std::false_type());
+    } else if (tile * keys < own_end) {
+      const int diagonal = first + lane() / 4 - tile * keys;
+      each_sum([&](int r, int key, float& x) { x = key > diagonal + 8 * r ? none : x; }, s);
+      add(tile, std::true_type());
+    }
   }
 
   float inverse[m / 8];
@@ -75,7 +108,7 @@ __global__ void __launch_bounds__(threads, 2)
     const int query = first + 8 * r + lane() / 4;
     inverse[r] = 1 / total;
     if (lane() % 4 == 0 && query < length)
-      lse[int64_t(piece.pair) * length + query] = {scale * softmax.top[r], logf(total)};
+      lse[int64_t(piece.pair) * length + query] = {softmax.top[r] / log2_e, logf(total)};
   }
   store_rows<Math>(head.y(y), first, sum, inverse);
 }
@@ -90,8 +123,9 @@ void flash_attention(const Cuda& device, typename Math::Value* y, kernels::LogSu
   using namespace flash;
   with_columns(head_size, [&](auto padded) {
     constexpr int columns = padded;
-    launch_pieces(device, "attention", forward_kernel<Math, columns>, batch * heads, length, queries<columns>,
-                  Tiles<Math, keys, columns>::bytes, y, lse, qkv, int(length), int(heads), int(head_size));
+    constexpr size_t bytes = Tiles<Math, keys, columns>::bytes + rows_bytes<Math, warps * m, columns>;
+    launch_pieces(device, "attention", forward_kernel<Math, columns>, batch * heads, length, bytes, y, lse,
+                  qkv, int(length), int(heads), int(head_size));
   });
 }
 

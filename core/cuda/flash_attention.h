@@ -54,7 +54,10 @@ bool has_flash_attention<F32>(const Cuda&, int64_t head_size);
 namespace flash {
 
 constexpr int warps = 4, threads = 32 * warps;
-constexpr float log2_e = 1.44269504088896341f;
+constexpr int m = 16;  // rows of a warp, queries or keys, whose sums its registers hold
+// How many blocks a multiprocessor shall have registers for: what one waits for, others hide.
+template <int columns>
+constexpr int blocks_at_once = columns <= 64 ? 3 : 2;
 constexpr float none = -std::numeric_limits<float>::infinity();  // a score that is left out
 
 // The matrices of one head, in qkv and in what all heads give.
@@ -88,7 +91,6 @@ struct Head {
 
 // A block's piece of a head: a warp has m positions of it, from `first` on. Blocks that follow one another share a
 // head, which the cache then holds; the first of them has the head's first piece, or its last where it is descending.
-template <int m>
 struct Piece {
   int pair, index, first;
 
@@ -100,31 +102,63 @@ struct Piece {
   }
 };
 
-// Tiles of the same rows of two matrices in shared memory: one that products are made of, and one that is on its way.
-template <class Math, int rows, int columns>
+// What rows take of shared memory.
+template <class Math, int count, int columns>
+constexpr size_t rows_bytes = count* Math::template pitch<columns> * sizeof(typename Math::Value);
+
+// `count` rows of a matrix from `first` on go to shared memory, by all threads of the block. They are there when these
+// have waited for their copies and for each other.
+template <class Math, int count, int columns>
+AG_DEVICE void load_rows(typename Math::Value* to, const Matrix<const typename Math::Value>& from,
+                         int first AG_PLACE) {
+  constexpr int pitch = Math::template pitch<columns>, chunk = 16 / sizeof(typename Math::Value),
+                chunks = columns / chunk,
+                wide = chunks & -chunks,  // chunks of a row that threads copy side by side
+      high = threads / wide;
+  static_assert(count % high == 0);
+  const int row = int(threadIdx.x) / wide, column = int(threadIdx.x) % wide * chunk;
+  const auto* const source = from.row(first + row) + column;
+  auto* const target = to + row * pitch + column;
+  AG_UNROLL for (int r = 0; r < count; r += high) {
+    AG_UNROLL for (int c = 0; c < columns; c += wide * chunk) {
+      const bool is_there = first + row + r < from.rows && column + c < from.columns;
+      AG_AT_PLACE(copy_async, target + r * pitch + c, source + r * from.stride + c, is_there);
+    }
+  }
+}
+
+// Tiles of the same rows of two matrices in shared memory, as many as there are stages: those that products are made
+// of, and one that is on its way.
+template <class Math, int rows, int columns, int stages = 2>
 struct Tiles {
   using Value = typename Math::Value;
   static constexpr int size = rows * Math::template pitch<columns>;
-  static constexpr size_t bytes = 4 * size * sizeof(Value);
+  static constexpr size_t bytes = 2 * stages * size * sizeof(Value);
 
   Matrix<const Value> a, b;
 
-  AG_DEVICE Value* of_a(int tile) const { return shared_memory<Value>() + tile % 2 * 2 * size; }
+  AG_DEVICE Value* of_a(int tile) const { return shared_memory<Value>() + tile % stages * 2 * size; }
   AG_DEVICE Value* of_b(int tile) const { return of_a(tile) + size; }
-  AG_DEVICE Value* end() const { return shared_memory<Value>() + 4 * size; }
-  AG_DEVICE void load(int tile AG_PLACE) const {
+  AG_DEVICE Value* end() const { return shared_memory<Value>() + 2 * stages * size; }
+  AG_DEVICE void load_a(int tile AG_PLACE) const {
     AG_AT_PLACE((load_rows<Math, rows, columns>), of_a(tile), a, tile * rows);
+  }
+  AG_DEVICE void load_b(int tile AG_PLACE) const {
     AG_AT_PLACE((load_rows<Math, rows, columns>), of_b(tile), b, tile * rows);
+  }
+  AG_DEVICE void load(int tile AG_PLACE) const {
+    AG_AT_PLACE(load_a, tile);
+    AG_AT_PLACE(load_b, tile);
     commit_copies();
   }
 };
 
-// Copies what is known of a tile's n queries to one of two places in shared memory, in turns; the tile's matrices, loaded
-// after it, tell when it is there. Queries after the last have weights of 0.
-template <int n, class Query>
+// Copies what is known of a tile's n queries to its place in shared memory; the tile's matrices, loaded after it, tell
+// when it is there. Queries after the last have weights of 0.
+template <int n, int stages = 2, class Query>
 AG_DEVICE void load_queries(Query* of_tiles, const Query* of_head, int tile, int length) {
   if (const int i = int(threadIdx.x), query = tile * n + i; i < n) {
-    Query* const to = of_tiles + tile % 2 * n + i;
+    Query* const to = of_tiles + tile % stages * n + i;
     if (query < length) {
       copy_async(to, of_head + query);
     } else {
@@ -145,7 +179,7 @@ void with_columns(int64_t head_size, F f) {
 // A block for each piece of each head, whose warps have m positions.
 template <class... P, class... A>
 void launch_pieces(const Cuda& device, const char* name, void (*kernel)(P...), int64_t pairs, int64_t length,
-                   int m, size_t shared_bytes, const A&... arguments) {
+                   size_t shared_bytes, const A&... arguments) {
   check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                              cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)),
         name);

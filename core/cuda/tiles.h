@@ -39,6 +39,7 @@ struct Matrix {
   int stride, rows, columns;
 
   AG_DEVICE T* row(int r) const { return data + int64_t(r) * stride; }
+  AG_DEVICE Matrix first(int n) const { return {data, stride, n, columns}; }
 };
 
 // A warp's sums. A lane has those of rows 8 r + g, two columns of every eight.
@@ -72,22 +73,6 @@ struct Bf16 {
   template <int columns>
   static constexpr int pitch = columns + 8;
 
-  // Rows `first` and on of a matrix.
-  template <int m, int k>
-  static AG_DEVICE Left<m, k> left(const Matrix<const bfloat16>& a, int first) {
-    Left<m, k> made;
-    AG_UNROLL for (int i = 0; i < m / 16; ++i) {
-      AG_UNROLL for (int j = 0; j < k / 16; ++j) {
-        AG_UNROLL for (int part = 0; part < 4; ++part) {
-          const int row = first + 16 * i + lane() / 4 + part % 2 * 8,
-                    column = 16 * j + lane() % 4 * 2 + part / 2 * 8;
-          const bool there = row < a.rows && column < a.columns;
-          made.at[i][j][part] = there ? *reinterpret_cast<const uint32_t*>(a.row(row) + column) : 0;
-        }
-      }
-    }
-    return made;
-  }
   // Rows of shared memory.
   template <int m, int k>
   static AG_DEVICE Left<m, k> left(const bfloat16* a AG_PLACE) {
@@ -155,23 +140,6 @@ struct Bf16 {
     }
   }
 };
-
-// `count` rows of a matrix from `first` on go to shared memory, by all threads of the block. They are there when these
-// have waited for their copies and for each other.
-template <class Math, int count, int columns>
-AG_DEVICE void load_rows(typename Math::Value* to, const Matrix<const typename Math::Value>& from,
-                         int first AG_PLACE) {
-  constexpr int chunk = 16 / sizeof(typename Math::Value), chunks = columns / chunk;
-  for (int i = int(threadIdx.x); i < count * chunks; i += int(blockDim.x)) {
-    const int row = i / chunks, column = i % chunks * chunk;
-    typename Math::Value* const at = to + row * Math::template pitch<columns> + column;
-    if (first + row < from.rows && column < from.columns) {
-      AG_AT_PLACE(copy_async, at, from.row(first + row) + column);
-    } else {
-      *reinterpret_cast<uint4*>(at) = uint4{};
-    }
-  }
-}
 
 // y's rows from `first` on, as far as there are any, become scales[r] times the sums.
 template <class Math, int m, int n>
