@@ -82,6 +82,7 @@ template <class Out, class T>
 struct RoundPiece : Round<T> {
   using C = Compute<T>;
   static constexpr int resident = sizeof(C) == 8 ? 2 : 5;
+  static constexpr bool reads_ahead = false;
   static constexpr int size = cuda::pack_size<Out, T>, step = cuda::most_threads * size,
                        packs = cuda::piece / step;
   Out* y;
@@ -133,7 +134,8 @@ struct RoundPiece : Round<T> {
 // are words, each of four rows in one column.
 template <class T>
 struct RoundTile : Round<T> {
-  static constexpr int resident = 3;
+  static constexpr int resident = 2;
+  static constexpr bool reads_ahead = true;
   static constexpr int height = 128, width = 64, lines = 4, run = 8, run_t = 16;
   static_assert(height * width == cuda::most_threads * lines * run);
   Codes to;
@@ -238,7 +240,9 @@ struct RoundTile : Round<T> {
   }
 };
 
-// A multiprocessor has room for so many blocks: what they have on its way together is more than the registers of one.
+// A multiprocessor has room for so many blocks: what they have on its way together is more than the registers of one. Tiles,
+// whose blocks wait for one another's words, are read one ahead as well (measured on an H100: a fifth less time; pieces
+// are slower so).
 template <int resident, class F>
 __global__ void __launch_bounds__(cuda::most_threads, resident) round_kernel(F f) {
   f(int64_t(blockIdx.x));
@@ -264,12 +268,12 @@ AG_DEVICE unsigned round_parts(const Round& round, const Numbers& first, int64_t
                                int64_t blocks, float scale) {
   unsigned amax = 0;
   Numbers in = first;
-  for (int64_t part = block; part < parts;) {
+  for (int64_t part = block; part < parts; part += blocks) {
+    const Numbers next = Round::reads_ahead ? round.read(part + blocks) : Numbers();
     const unsigned top = in.largest();
     amax = cuda::Larger()(amax, top);
     if (scale == scale) round(in, top, part, scale);
-    part += blocks;
-    in = round.read(part);
+    in = Round::reads_ahead ? next : round.read(part + blocks);
   }
   return amax;
 }
