@@ -43,8 +43,11 @@ std::vector<int64_t> parts_of(int64_t tokens) {
   return parts;
 }
 
+// The largest difference, as a share of the largest logit where that is above 1.
 double distance(const Tensor& a, const Tensor& b) {
-  return max(abs(a.to(DType::f64) - b.to(DType::f64))).item<double>();
+  const auto largest = [](const Tensor& x) { return max(abs(x)).item<double>(); };
+  const Tensor x = a.to(DType::f64), y = b.to(DType::f64);
+  return largest(x - y) / std::max(1.0, largest(y));
 }
 // On a CPU with the packed kernels: the same bits.
 void check_same(const Tensor& with, const Tensor& without) {
