@@ -1,79 +1,116 @@
-// Sums over the rows of matrices, column by column, in f64: of chunks of rows, then of the chunks' sums. Which rows a
-// thread adds, and in which order, follows from the sizes alone.
+// Sums over the rows of matrices, column by column: of chunks of rows, then of the chunks' sums. A thread adds its few
+// rows of a chunk in the type that they are computed in, in registers; all other sums are in f64. Which rows a thread
+// adds, and in which order, follows from the sizes alone.
 #pragma once
 
 #include <altgrad/core/cuda/packs.h>
 #include <altgrad/core/dtype.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
+#include <type_traits>
 
 namespace altgrad::cuda {
 
-constexpr int64_t chunk_of_rows = 64, most_chunks = 256;
+constexpr int column_threads = 256;  // of a block
+constexpr int rows_at_once = 8;      // of a thread, whose loads are on their way together
 
 struct Matrices {
-  int64_t count, rows, columns, chunk;  // rows to a chunk
-  AG_HD int64_t chunks() const { return rows > chunk ? (rows + chunk - 1) / chunk : 1; }
+  int64_t count, rows, columns;
+  int64_t chunk, chunks;  // rows to a chunk, and how many there are, one of no rows
 };
 
-// A block has the 32 * size columns of a tile in one chunk of a matrix: `parts` warps share the rows.
-template <int parts, int size, int sums, class F, class Finish, class... T>
-__global__ void __launch_bounds__(32 * parts)
-    columns_kernel(F f, Finish finish, Matrices shape, bool aligned, const T*... p) {
-  constexpr int tile = 32 * size;
-  AG_SHARED(double, of_parts, parts* tile* sums);
-  const int64_t tiles = (shape.columns + tile - 1) / tile, chunks = shape.chunks();
-  const int64_t first_column = blockIdx.x % tiles * tile, chunk = blockIdx.x / tiles % chunks,
-                matrix = blockIdx.x / tiles / chunks;
-  const int lane = int(threadIdx.x % 32), part = int(threadIdx.x / 32);
+// The packs of some rows that begin in the same column, in which p is of row 0.
+template <int size, class T>
+struct PacksOfRows {
+  Pack<T, size> at[rows_at_once];
+};
+template <int size, class T, class F>
+AG_DEVICE PacksOfRows<size, T> load_rows(const T* p, int64_t columns, const F& row) {
+  PacksOfRows<size, T> x;
+  AG_UNROLL for (int j = 0; j < rows_at_once; ++j) x.at[j] = load<size>(p + row(j) * columns, true);
+  return x;
+}
 
-  double own[sums][size] = {};
-  const int64_t column = first_column + lane * size;
-  const int64_t end = (chunk + 1) * shape.chunk < shape.rows ? (chunk + 1) * shape.chunk : shape.rows;
-  if (column < shape.columns) {
-    for (int64_t r = chunk * shape.chunk + part; r < end; r += parts) {
-      const int64_t row = matrix * shape.rows + r;
-      const auto add = [&](const Pack<T, size>&... packs) {
+// A block has the lanes * size columns of a tile in one chunk of a matrix: `parts` threads share the rows of a column.
+// Two blocks leave each other registers for all loads: without a number, ptxas has some wait for others.
+template <int lanes, int size, int sums, class F, class Finish, class... T>
+__global__ void __launch_bounds__(column_threads, 2)
+    columns_kernel(F f, Finish finish, Matrices shape, const T*... p) {
+  using C = typename decltype(f(int64_t(), Compute<T>()...))::value_type;
+  constexpr int parts = column_threads / lanes, tile = lanes * size;
+  AG_SHARED(C, of_parts, parts * sums * tile);
+  const auto tiles = unsigned((shape.columns + tile - 1) / tile), chunks = unsigned(shape.chunks);
+  const int64_t matrix = blockIdx.x / tiles / chunks, chunk = blockIdx.x / tiles % chunks,
+                first_column = int64_t(blockIdx.x % tiles) * tile;
+  const int lane = int(threadIdx.x % lanes), part = int(threadIdx.x / lanes);
+
+  Pack<C, size> own[sums] = {};
+  const int64_t column = first_column + lane * size, begin = chunk * shape.chunk + part,
+                end = (chunk + 1) * shape.chunk < shape.rows ? (chunk + 1) * shape.chunk : shape.rows;
+  int64_t first = matrix * shape.rows + begin;
+  for (int left = column < shape.columns ? int((end - begin + parts - 1) / parts) : 0; left > 0;
+       left -= rows_at_once, first += rows_at_once * parts) {
+    // Behind the last row it is the first again, whose terms count for nothing then: a branch would have loads wait.
+    const auto row = [&](int j) { return first + (j < left ? j : 0) * parts; };
+    const auto add = [&](const PacksOfRows<size, T>&... x) {
+      AG_UNROLL for (int j = 0; j < rows_at_once; ++j) {
         for (int k = 0; k < size; ++k) {
-          const std::array<double, sums> terms = f(row, Compute<T>(packs.at[k])...);
-          for (int s = 0; s < sums; ++s) own[s][k] += terms[size_t(s)];
+          const std::array<C, sums> terms = f(row(j), Compute<T>(x.at[j].at[k])...);
+          for (int s = 0; s < sums; ++s) own[s].at[k] += j < left ? terms[size_t(s)] : C(0);
         }
-      };
-      add(load<size>(p + row * shape.columns + column, aligned)...);
-    }
+      }
+    };
+    add(load_rows<size>(p + column, shape.columns, row)...);
   }
-  for (int s = 0; s < sums; ++s) {
-    for (int k = 0; k < size; ++k) of_parts[((s * size + k) * parts + part) * 32 + lane] = own[s][k];
-  }
+  for (int s = 0; s < sums; ++s) store(own[s], of_parts + (part * sums + s) * tile + lane * size, true);
   __syncthreads();
-  for (int i = part; i < sums * size; i += parts) {
+  for (int i = int(threadIdx.x); i < sums * tile; i += column_threads) {
     double total = 0;
-    for (int other = 0; other < parts; ++other) total += of_parts[(i * parts + other) * 32 + lane];
-    if (column < shape.columns) finish(matrix * chunks + chunk, i / size, column + i % size, total);
+    for (int other = 0; other < parts; ++other) total += double(of_parts[other * sums * tile + i]);
+    if (first_column + i % tile < shape.columns)
+      finish(matrix * chunks + chunk, i / tile, first_column + i % tile, total);
   }
 }
 
-template <int parts, int size, int sums, class F, class Finish, class... T>
+// In packs where those are aligned and whole: a column's sum does not depend on it.
+template <int lanes, int sums, class F, class Finish, class... T>
 void launch_columns(const Cuda& device, const char* name, const Matrices& shape, F f, Finish finish,
                     const T*... p) {
-  const int64_t tiles = (shape.columns + 32 * size - 1) / (32 * size);
-  launch(name, columns_kernel<parts, size, sums, F, Finish, T...>, device.stream,
-         {unsigned(shape.count * shape.chunks() * tiles), 32 * parts}, f, finish, shape, aligned<size>(p...),
-         p...);
+  constexpr int pack = pack_size<T...>;
+  const auto run = [&]<int size>(std::integral_constant<int, size>) {
+    const int64_t tiles = (shape.columns + lanes * size - 1) / (lanes * size);
+    launch(name, columns_kernel<lanes, size, sums, F, Finish, T...>, device.stream,
+           {unsigned(shape.count * shape.chunks * tiles), column_threads}, f, finish, shape, p...);
+  };
+  if (shape.columns % pack == 0 && aligned<pack>(p...)) {
+    run(std::integral_constant<int, pack>());
+  } else {
+    run(std::integral_constant<int, 1>());
+  }
 }
 
-// finish(matrix, s, column, total) for the totals of partial (count, chunks, sums, columns), sums of chunks.
+// finish(matrix, s, column, total) for the totals of partial (count, chunks, sums, columns), sums of chunks. Few lanes
+// make many blocks of what is little.
 template <int sums, class Finish>
 void sum_chunks(const Cuda& device, const char* name, int64_t count, int64_t chunks, int64_t columns,
                 Finish finish, const double* partial) {
-  launch_columns<32, 1, 1>(
-      device, name, Matrices{count, chunks, sums * columns, chunks},
+  launch_columns<8, 1>(
+      device, name, Matrices{count, chunks, sums * columns, chunks, 1},
       [=] AG_LAMBDA(int64_t, double x) { return std::array<double, 1>{x}; },
       [=] AG_LAMBDA(int64_t matrix, int, int64_t column, double total) {
         finish(matrix, int(column / columns), column % columns, total);
       },
       partial);
+}
+
+// Rows to a chunk, each of whose columns `parts` threads share: all, where a thread has no more than 32 of them, or
+// else as many as leave some 132 multiprocessors a few blocks each, and a thread at most 16.
+inline int64_t rows_of_chunk(int64_t rows, int64_t tiles, int parts) {
+  constexpr int64_t blocks = 512, least = 4, most = 16;
+  if (rows <= 32 * parts) return rows;
+  return parts * std::clamp((rows * tiles + blocks * parts - 1) / (blocks * parts), least, most);
 }
 
 // finish(matrix, s, column, total) for each column of `count` matrices of (rows, columns), total being the sum over its
@@ -82,22 +119,19 @@ template <int sums, class F, class Finish, class... T>
 void column_sums(const Cuda& device, const char* name, int64_t count, int64_t rows, int64_t columns, F f,
                  Finish finish, const T*... p) {
   if (count * columns <= 0) return;
-  constexpr int size = pack_size<T...>;
-  const int64_t chunk = std::max(chunk_of_rows, (rows + most_chunks - 1) / most_chunks);
-  const Matrices shape{count, rows, columns, chunk};
-  const int64_t chunks = shape.chunks();
-  const auto run = [&](auto end) {
-    if (columns % size == 0) {
-      launch_columns<8, size, sums>(device, name, shape, f, end, p...);
-    } else {
-      launch_columns<8, 1, sums>(device, name, shape, f, end, p...);
-    }
-  };
-  if (chunks == 1) return run(finish);
+  constexpr int lanes = 16, tile = lanes * pack_size<T...>;
+  const int64_t tiles = count * ((columns + tile - 1) / tile);
+  const int64_t chunk = rows_of_chunk(rows, tiles, column_threads / lanes),
+                chunks = rows > chunk ? (rows + chunk - 1) / chunk : 1;
+  const Matrices shape{count, rows, columns, chunk, chunks};
+  if (chunks == 1) return launch_columns<lanes, sums>(device, name, shape, f, finish, p...);
   const Scratch<double> partial(device, count * chunks * sums * columns);
-  run([=, to = partial.data()] AG_LAMBDA(int64_t chunk, int s, int64_t column, double total) {
-    to[(chunk * sums + s) * columns + column] = total;
-  });
+  launch_columns<lanes, sums>(
+      device, name, shape, f,
+      [=, to = partial.data()] AG_LAMBDA(int64_t chunk, int s, int64_t column, double total) {
+        to[(chunk * sums + s) * columns + column] = total;
+      },
+      p...);
   sum_chunks<sums>(device, name, count, chunks, columns, finish, partial.data());
 }
 

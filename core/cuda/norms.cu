@@ -107,7 +107,7 @@ void layer_norm_grad(const Cuda& device, T* dx, double beta, Compute<T>* dw, Com
       device, "layer_norm_grad", 1, rows, n,
       [=] AG_LAMBDA(int64_t r, C g, C u) {
         const C h = ((u - moments[r].mean) - moments[r].rest) * moments[r].rstd;
-        return std::array<double, 2>{double(g * h), double(g)};
+        return std::array<C, 2>{g * h, g};
       },
       finish, dy, x);
 }
@@ -144,7 +144,7 @@ void rms_norm_grad(const Cuda& device, T* dx, double beta, Compute<T>* dw, const
   if (!dw) return;
   cuda::column_sums<1>(
       device, "rms_norm_grad", 1, rows, n,
-      [=] AG_LAMBDA(int64_t r, C g, C u) { return std::array<double, 1>{double(g * (u * rstd[r]))}; },
+      [=] AG_LAMBDA(int64_t r, C g, C u) { return std::array<C, 1>{g * (u * rstd[r])}; },
       [=] AG_LAMBDA(int64_t, int, int64_t column, double total) { dw[column] = C(total); }, dy, x);
 }
 

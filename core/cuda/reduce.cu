@@ -1,4 +1,4 @@
-// Reductions. Sums are carried in f64, in an order that depends on the sizes alone.
+// Reductions. Sums are carried in f64, but for the short runs of columns.h, in an order that depends on the sizes alone.
 #include <altgrad/core/internal/kernels/reduce.h>
 
 #include <altgrad/core/cuda/amax.h>
@@ -42,7 +42,7 @@ void sum(const Cuda& device, Compute<T>* y, const T* x, int64_t outer, int64_t n
   } else {
     cuda::column_sums<1>(
         device, "sum", outer, n, inner,
-        [=] AG_LAMBDA(int64_t, Compute<T> u) { return std::array<double, 1>{double(u)}; },
+        [=] AG_LAMBDA(int64_t, Compute<T> u) { return std::array<Compute<T>, 1>{u}; },
         [=] AG_LAMBDA(int64_t matrix, int, int64_t column, double total) {
           y[matrix * inner + column] = Compute<T>(total / divisor);
         },

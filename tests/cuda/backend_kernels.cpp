@@ -153,6 +153,26 @@ void check_loss_with_grad(int64_t rows, int64_t n) {
   CHECK(same_bits(dx, dx_at_once));
 }
 
+// Of numbers in [0, 1), so that nothing cancels, against sums in f64. A running sum in f32 of many rows fails.
+template <class T>
+void check_sums_of_columns(int64_t matrices, int64_t rows, int64_t columns) {
+  using C = Compute<T>;
+  const detail::CurrentCuda current(0);
+  const Tensor x = here::rand({matrices, rows, columns}).to(dtype_of<T>),
+               y = here::full({matrices, columns}, 7, {dtype_of<C>});
+  kernels::sum(current.device(), y.ptr<C>(), x.ptr<T>(), matrices, rows, columns, 2);
+  const std::vector<double> all = values(x.to(DType::f64)), got = values(y.to(DType::f64));
+  std::vector<double> expected(got.size());
+  for (size_t i = 0; i < all.size(); ++i)
+    expected[i / size_t(rows * columns) * size_t(columns) + i % size_t(columns)] += all[i] / 2;
+  const double last_bits = std::is_same_v<T, double> ? 1e-13 : 0x1p-22;
+  double worst = 0;
+  for (size_t i = 0; i < got.size(); ++i)
+    worst = std::max(worst, std::abs(got[i] - expected[i]) - last_bits * expected[i]);
+  CAPTURE(matrices, rows, columns, sizeof(T));
+  CHECK(worst <= 0);
+}
+
 double largest(const Tensor& t) { return max(altgrad::abs(t)).item<double>(); }
 
 }  // namespace
@@ -180,6 +200,17 @@ TEST_CASE("kernels give what they give in f64, to the precision of what they sto
       CHECK(largest(f32[i] - f64[i]) <= 1e-5 * scale);
       if (i < bf16.size()) CHECK(largest(bf16[i] - f64[i]) <= 0x1p-8 * scale);
     }
+  }
+}
+
+TEST_CASE("sums of columns are as good as pairwise sums, of any number of rows and columns", "[backend]") {
+  const std::vector<std::array<int64_t, 3>> shapes{{1, 1, 1},     {1, 5, 7},       {3, 0, 5},
+                                                   {1, 512, 136}, {1, 513, 136},   {2, 1100, 144},
+                                                   {5, 700, 3},   {1, 16384, 264}, {1, 100'003, 3}};
+  for (const auto& [matrices, rows, columns] : shapes) {
+    check_sums_of_columns<float>(matrices, rows, columns);
+    check_sums_of_columns<double>(matrices, rows, columns);
+    check_sums_of_columns<bfloat16>(matrices, rows, columns);
   }
 }
 
