@@ -56,13 +56,12 @@ struct Kind {
   int64_t m, n, k, batch, stride_a, stride_b, stride_c;
   bool trans_a, trans_b;
   uint32_t align_a, align_b, align_c, align_bias;  // the last is 0 where there is no bias
-  bool bias_grad = false;  // is the bias not added, but written, the sums of op(A)'s rows?
 
   auto operator<=>(const Kind&) const = default;
 };
 
 struct Pointers {
-  const void *a, *b, *bias;  // or its gradient
+  const void *a, *b, *bias;
   void* c;
   const float *scale_a = nullptr, *scale_b = nullptr;  // of FP8
 };
@@ -79,26 +78,21 @@ class Plan {
     set(CUBLASLT_MATMUL_DESC_TRANSB, kind.trans_a ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(CUBLASLT_MATMUL_DESC_POINTER_MODE,
         int32_t(kind.device_scalars ? CUBLASLT_POINTER_MODE_DEVICE : CUBLASLT_POINTER_MODE_HOST));
-    if (at.bias)
-      set(CUBLASLT_MATMUL_DESC_EPILOGUE, kind.bias_grad ? CUBLASLT_EPILOGUE_BGRADB : CUBLASLT_EPILOGUE_BIAS);
+    if (at.bias) set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
     set_pointers(at);  // the bias's alignment counts when the algorithm is chosen
     b_ = layout(kind.type_b, kind.trans_b ? kind.k : kind.n, kind.trans_b ? kind.n : kind.k, kind.batch,
                 kind.stride_b);
     a_ = layout(kind.type_a, kind.trans_a ? kind.m : kind.k, kind.trans_a ? kind.k : kind.m, kind.batch,
                 kind.stride_a);
     c_ = layout(kind.result, kind.n, kind.m, kind.batch, kind.stride_c);
-    chosen_ = choose(kind);
+    choose(kind);
   }
-
-  // Has cuBLASLt an algorithm for it?
-  bool exists() const { return chosen_ == CUBLAS_STATUS_SUCCESS; }
 
   // 0 or 1 in memory of the device.
   const float* number(bool one) const { return context_.numbers.data() + one; }
 
   // Threads take turns, as some pointers are part of the descriptor.
   void run(cudaStream_t stream, const void* alpha, const void* beta, const Pointers& at) {
-    check(chosen_, "no algorithm");
     const std::lock_guard lock(mutex_);
     set_pointers(at);
     check(cublasLtMatmul(context_.handle, product_, alpha, at.b, b_, at.a, a_, beta, at.c, c_, at.c, c_,
@@ -134,7 +128,7 @@ class Plan {
 
   // Sums may be cut where their parts are kept in the workspace, in the type that they are computed in: parts in C's
   // own type would be rounded, and those that are added in place lie in it.
-  cublasStatus_t choose(const Kind& kind) {
+  void choose(const Kind& kind) {
     cublasLtMatmulPreference_t preference;
     check(cublasLtMatmulPreferenceCreate(&preference), "a preference");
     const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto x) {
@@ -151,10 +145,9 @@ class Plan {
     const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(context_.handle, product_, b_, a_, c_, c_,
                                                                  preference, 1, &best, &found);
     check(cublasLtMatmulPreferenceDestroy(preference), "a preference");
-    if (status != CUBLAS_STATUS_SUCCESS) return status;
-    if (found == 0) return CUBLAS_STATUS_NOT_SUPPORTED;
+    check(status, "no algorithm");
+    check(found > 0 ? best.state : CUBLAS_STATUS_NOT_SUPPORTED, "no algorithm");
     algorithm_ = best.algo;
-    return best.state;
   }
 
   const Context& context_;
@@ -163,7 +156,6 @@ class Plan {
   cublasLtMatmulDesc_t product_ = nullptr;
   cublasLtMatrixLayout_t a_ = nullptr, b_ = nullptr, c_ = nullptr;
   cublasLtMatmulAlgo_t algorithm_;
-  cublasStatus_t chosen_ = CUBLAS_STATUS_NOT_SUPPORTED;
 };
 
 // The product's plan, of the current device. Plans live as long as the process, as devices do.
@@ -274,23 +266,6 @@ void multiply_as_set(const Cuda& device, T* c, const T* a, const T* b, const T* 
   multiply(device, c, a, b, bias, g);
 }
 
-// linear_grad as one product: its epilogue writes db, in the product's type and from sums in it, which is f32. Gives
-// false, with nothing done, where cuBLASLt has none such; of which sizes and alignments it has, it does not say.
-bool multiply_with_sums(const Cuda& device, float* dw, float* db, const bfloat16* dy, const bfloat16* x,
-                        const Gemm& g) {
-  if (g.m == 0 || g.n == 0 || g.k == 0) return false;
-  const Pointers at{dy, x, db, dw};
-  Plan& p = plan(device, {device.index,  CUDA_R_16BF,  CUDA_R_16BF,   CUDA_R_32F,    CUBLAS_COMPUTE_32F,
-                          false,         g.m,          g.n,           g.k,           g.batch,
-                          g.stride_a,    g.stride_b,   g.stride_c,    g.trans_a,     g.trans_b,
-                          alignment(dy), alignment(x), alignment(dw), alignment(db), true},
-                 at);
-  if (!p.exists()) return false;
-  const float scalars[] = {float(g.alpha), float(g.beta)};
-  p.run(device.stream, scalars, scalars + 1, at);
-  return true;
-}
-
 // ---- FP8: A and B^T by rows, in codes, with all sizes multiples of 16 ----
 
 constexpr int64_t unit = 16;
@@ -339,11 +314,7 @@ void linear(const Cuda& device, T* y, const T* x, const T* w, const T* bias, int
 template <class T>
 void linear_grad(const Cuda& device, Compute<T>* dw, double beta, Compute<T>* db, const T* dy, const T* x,
                  int64_t rows, int64_t n, int64_t k) {
-  const Gemm g{.m = n, .n = k, .k = rows, .trans_a = true, .beta = beta};
-  if constexpr (std::is_same_v<T, bfloat16>) {
-    if (dw && db && multiply_with_sums(device, dw, db, dy, x, g)) return;
-  }
-  if (dw) gemm(device, dw, dy, x, g);
+  if (dw) gemm(device, dw, dy, x, {.m = n, .n = k, .k = rows, .trans_a = true, .beta = beta});
   if (db) sum(device, db, dy, 1, rows, n, 1);
 }
 

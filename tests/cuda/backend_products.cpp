@@ -59,8 +59,7 @@ TEST_CASE("products of bf16 into bf16 are rounded once, to C's own values and th
   }
 }
 
-TEST_CASE("the gradients of a weight and a bias beside bf16 are one product, where cuBLASLt has that",
-          "[backend]") {
+TEST_CASE("the gradients of a weight and a bias beside bf16 are a product and sums of columns", "[backend]") {
   const detail::CurrentCuda current(0);
   const auto small_integers = [](const Shape& shape) {  // all sums of them are exact
     return here::randint(9, shape).to(DType::f32) - 4.0;
@@ -75,29 +74,30 @@ TEST_CASE("the gradients of a weight and a bias beside bf16 are one product, whe
     synchronize(device());
     return simulator::counts().launches - before;
   };
-  for (const auto& [rows, n, k] : std::vector<std::array<int64_t, 3>>{{70, 24, 40}, {9, 5, 3}, {1, 7, 2}}) {
-    for (const bool one_product : {true, false}) {
-      for (const double beta : {0.0, 1.0}) {
-        // A plan is for its sizes: those of products that cuBLASLt lacks are their own.
-        const int64_t in = one_product ? k : k + 1;
-        CAPTURE(rows, n, in, beta);
-        const Changed changed(simulator::settings().operand_sums, one_product);
-        const Tensor dy = small_integers({rows, n}), x = small_integers({rows, in}),
-                     before = small_integers({n, in});
-        const Tensor expected = before * beta + matmul(dy.transpose(), x), sums = sum(dy, {0});
-        Tensor dw = before.clone(), db = here::full({n}, 7);
-        const int64_t launches = run(dw, beta, db, dy, x);
-        CHECK((launches == 1) == one_product);
-        CHECK(values(dw) == values(expected));
-        CHECK(values(db) == values(sums));
+  for (const auto& [rows, n, k] :
+       std::vector<std::array<int64_t, 3>>{{70, 24, 40}, {9, 5, 3}, {1, 7, 2}, {1300, 16, 8}}) {
+    for (const double beta : {0.0, 1.0}) {
+      CAPTURE(rows, n, k, beta);
+      const Tensor dy = small_integers({rows, n}), x = small_integers({rows, k}),
+                   before = small_integers({n, k});
+      const Tensor expected = before * beta + matmul(dy.transpose(), x),
+                   sums = matmul(here::ones({1, rows}), dy);
+      const int64_t of_sums = rows > 1000 ? 2 : 1;  // launches
+      Tensor dw = before.clone(), db = here::full({n}, 7);
+      run(dw, beta, db, dy, x);  // the first makes what all share
+      CHECK(values(dw) == values(expected));
+      CHECK(values(db) == values(sums));
 
-        dw = before.clone();
-        CHECK(run(dw, beta, {}, dy, x) == 1);
-        CHECK(values(dw) == values(expected));
-        db = here::full({n}, 7);
-        run({}, 0, db, dy, x);
-        CHECK(values(db) == values(sums));
-      }
+      dw = before.clone(), db = here::full({n}, 7);
+      CHECK(run(dw, beta, db, dy, x) == 1 + of_sums);
+      CHECK(values(dw) == values(expected));
+      CHECK(values(db) == values(sums));
+      dw = before.clone();
+      CHECK(run(dw, beta, {}, dy, x) == 1);
+      CHECK(values(dw) == values(expected));
+      db = here::full({n}, 7);
+      CHECK(run({}, 0, db, dy, x) == of_sums);
+      CHECK(values(db) == values(sums));
     }
   }
   const Tensor nothing = here::zeros({3, 0}), dy = small_integers({3, 5}), db = here::full({5}, 7);

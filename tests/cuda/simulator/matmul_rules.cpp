@@ -86,8 +86,6 @@ const char* wrong_epilogue(const Product& p) {
                   CUBLASLT_EPILOGUE_DGELU, CUBLASLT_EPILOGUE_DGELU_BGRAD, CUBLASLT_EPILOGUE_BGRADA,
                   CUBLASLT_EPILOGUE_BGRADB}))
     return "an epilogue that is not simulated";
-  if (!settings().operand_sums && (desc.epilogue & (epilogue_a_sums | epilogue_b_sums)) != 0)
-    return "sums of an operand, which this product has not";
   const uint32_t other = is_fp8(p.a.type) ? uint32_t(CUDA_R_16BF) : p.d.type;
   const bool has_bias =
       (desc.epilogue & (epilogue_bias | epilogue_bias_grad | epilogue_a_sums | epilogue_b_sums)) != 0;

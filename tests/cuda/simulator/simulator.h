@@ -23,8 +23,6 @@ struct Settings {
   int devices = 1;
   int major = 8, minor = 0;         // compute capability
   size_t memory = size_t(8) << 30;  // bytes of a device; cudaMalloc gives out no more
-  // Has cuBLASLt products with sums of an operand? It lacks them for some sizes and alignments, and does not say which.
-  bool operand_sums = true;
 };
 Settings& settings();
 
