@@ -46,6 +46,7 @@ sanitize() {
     >"$log" 2>&1 || status=$?
   printf '%s %s: %s%s\n' "$2" "$3" "$(sed -n 's/^=* *\(.*SUMMARY: .*\)/\1/p' "$log" | tail -n 1)" \
     "$(case $status in 0) ;; 124) echo ' not finished after 300 s' ;; *) echo " status $status" ;; esac)"
+  sed -nE 's/^=+ +at ([^+]*).*/\1/p' "$log" | sort | uniq -c | sort -rn | head -n 3  # the kernels that it names
   return "$status"
 }
 export -f sanitize
