@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <string_view>
 
 #include "flags.h"
 #include "load_model.h"
@@ -87,15 +88,19 @@ int run(const Flags& flags) {
   model.eval();
   model.to(flags.device == "cuda" ? ag::Device::cuda() : ag::Device::cpu());
   const ag::Tensor prompt = vocabulary.encode(flags.prompt);
+  if (prompt.numel() == 0) ag::fail("--prompt is empty: there must be a token to begin with");
   std::vector<int64_t> ids;
   for (int64_t r = 0; r < flags.rows; ++r)
     ids.insert(ids.end(), prompt.data<int64_t>().begin(), prompt.data<int64_t>().end());
 
-  // One row is written as it comes, several one after the other, at their end.
+  // One row is written as it comes, behind its prompt, several one after the other, at their end.
   std::vector<std::string> texts(size_t(flags.rows), "");
+  auto write = [&, begun = false](const std::string& text) mutable {
+    std::fputs((begun ? text : flags.prompt + text).c_str(), stdout), std::fflush(stdout);
+    begun = true;
+  };
   std::vector<Clock::time_point> times;
   int64_t drawn = 0;
-  size_t written = 0;
   ag::models::GenerateOptions sampling = flags.sampling;
   ag::Generator generator(flags.seed);
   sampling.generator = &generator;
@@ -105,19 +110,18 @@ int run(const Flags& flags) {
     const std::string piece = vocabulary.decode(row, token);
     const size_t unread = text.size() - std::min(text.size(), flags.stop.size());
     text += piece;
-    if (flags.rows == 1) std::fputs(piece.c_str(), stdout), std::fflush(stdout), written = text.size();
+    if (flags.rows == 1) write(piece);
     ++drawn;
     if (row == 0 || times.size() < 2) times.push_back(Clock::now());
     return flags.stop.empty() || text.find(flags.stop, unread) == std::string::npos;
   };
-  if (flags.rows == 1) std::fputs(flags.prompt.c_str(), stdout);
   const auto begin = Clock::now();
   model.generate(ag::Tensor::from(ids, {flags.rows, prompt.numel()}), flags.tokens, sampling);
   const auto seconds = [](Clock::duration time) { return std::chrono::duration<double>(time).count(); };
-  for (size_t r = 0; r < texts.size(); ++r) texts[r] += vocabulary.finish(r);
-  if (flags.rows == 1) std::puts(texts[0].c_str() + written), std::fflush(stdout);
+  if (flags.rows == 1) write(vocabulary.finish(0) + "\n");
   for (size_t r = 0; flags.rows > 1 && r < texts.size(); ++r)
-    std::printf("--- %zu ---\n%s%s\n", r + 1, flags.prompt.c_str(), texts[r].c_str());
+    std::printf("--- %zu ---\n%s%s%s\n", r + 1, flags.prompt.c_str(), texts[r].c_str(),
+                vocabulary.finish(r).c_str());
   if (drawn > flags.rows) {
     std::fprintf(stderr, "prompt of %ld tokens in %.3f s, then %.1f tokens/s\n", long(prompt.numel()),
                  seconds(times.front() - begin),
@@ -171,8 +175,9 @@ int main(int argc, char** argv) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help
     std::fprintf(stderr, "generate: %s\n", error.what());
     return 2;
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "generate: %s\n", error.what());
+  } catch (const std::exception& error) {  // GPT::generate says its name itself
+    const bool is_named = std::string_view(error.what()).starts_with("generate: ");
+    std::fprintf(stderr, "%s%s\n", is_named ? "" : "generate: ", error.what());
     return 1;
   }
 }

@@ -37,7 +37,9 @@ grep -qE '^1 2 3( [0-9]+){5}$' log || fail "tokens are not written as numbers"
 
 expect 1 "top_p must be in [0, 1], got nan" $generate --top-p nan
 expect 1 "repetition_penalty" $generate --penalty 0
-expect 1 "with a token at least" ./generate --model none --data text.txt --prompt "" --tokens 5
+grep -q "^12" log && fail "the prompt is written before options are looked at"
+grep -q "generate: generate" errors && fail "generate says its name twice"
+expect 1 "--prompt is empty" ./generate --model none --data text.txt --prompt "" --tokens 5
 expect 1 "quantized already" ./generate --model E4M3 --data text.txt --prompt 12 --format E4M3
 expect 1 "is not in" ./generate --model none --data text.txt --prompt x
 expect 1 "must be numbers" ./generate --model none --prompt x
