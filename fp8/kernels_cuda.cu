@@ -145,7 +145,7 @@ struct RoundTile : Round<T> {
   RoundTile(const Codes& codes, const T* from, const ElementRounder<float>& rounding)
       : Round<T>(from, rounding),
         to(codes),
-        across(unsigned((codes.columns + width - 1) / width)),
+        across(std::max(1u, unsigned((codes.columns + width - 1) / width))),
         aligned(codes.columns % run == 0 && cuda::aligned<run>(from, static_cast<const uint8_t*>(codes.y))),
         aligned_t(codes.rows % run_t == 0 && cuda::aligned<run_t>(codes.y_t)) {}
   int64_t parts() const { return (to.rows + height - 1) / height * across; }

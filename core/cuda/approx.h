@@ -54,4 +54,15 @@ AG_DEVICE T rounded(Compute<T> x) {
   return T(x);
 }
 
+// Two bfloat16s, of which the first is in the low half.
+AG_DEVICE uint32_t pair_of(float first, float second) {
+#if defined(__CUDACC__)
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  return pair;
+#else
+  return uint32_t(rounded<bfloat16>(first).bits) | uint32_t(rounded<bfloat16>(second).bits) << 16;
+#endif
+}
+
 }  // namespace altgrad::cuda

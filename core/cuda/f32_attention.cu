@@ -1,7 +1,7 @@
 // Causal attention of floats by tiles: what flash_attention.cu and flash_attention_grad.cu compute, with scores,
 // weights and sums in f32; products are in f32, too, or in tf32 by tensor cores (f32_tiles.h). A warp has 16 rows,
-// queries or keys. The weights of a tile go through shared memory, where only their own warp sees them. Inf and NaN in v
-// reach the rows before them in the same tile there as well.
+// queries or keys. The weights of a tile go through shared memory, where only their own warp sees them. Inf and NaN
+// reach other rows of the same tile there as well.
 #include <altgrad/core/cuda/f32_tiles.h>
 #include <altgrad/core/internal/math.h>
 #include <altgrad/core/matmul_precision.h>

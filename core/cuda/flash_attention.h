@@ -55,7 +55,8 @@ namespace flash {
 
 constexpr int warps = 4, threads = 32 * warps;
 constexpr int m = 16;  // rows of a warp, queries or keys, whose sums its registers hold
-// How many blocks a multiprocessor shall have registers for: what one waits for, others hide.
+// How many blocks a multiprocessor of sm_90 shall have registers for, and has shared memory for: what one waits for,
+// others hide.
 template <int columns>
 constexpr int blocks_at_once = columns <= 64 ? 3 : 2;
 constexpr float none = -std::numeric_limits<float>::infinity();  // a score that is left out
@@ -128,7 +129,7 @@ AG_DEVICE void load_rows(typename Math::Value* to, const Matrix<const typename M
 }
 
 // Tiles of the same rows of two matrices in shared memory, as many as there are stages: those that products are made
-// of, and one that is on its way.
+// of, and those that are on their way.
 template <class Math, int rows, int columns, int stages = 2>
 struct Tiles {
   using Value = typename Math::Value;

@@ -3,7 +3,8 @@
 // block has some keys and goes through the queries from them on, for dk and dv. Both make the weights again:
 //   p = exp(scale q k^T - lse), dp = dy v^T, ds = p (dp - delta), delta = sum(dy y),
 //   dq = scale ds k, dk = scale ds^T q, dv = p^T dy.
-// The second makes p^T and ds^T, of its keys' rows, which as they lie in registers are left operands.
+// The second makes p^T and ds^T, of its keys' rows, which as they lie in registers are left operands. Products with
+// weights of 0 are made in the tile of a row's own position: Inf and NaN in q, k, v and dy reach its other rows there.
 #include <altgrad/core/cuda/flash_attention.h>
 #include <altgrad/core/cuda/packs.h>
 
@@ -118,6 +119,7 @@ __global__ void __launch_bounds__(threads, blocks_at_once<columns>)
       add(tile, std::true_type());
     }
   }
+  wait_for_copies();  // none is left behind, though nobody needs the last
   store_rows<Math>(head.q(dqkv), first, dq, scale);
 }
 
@@ -176,6 +178,7 @@ __global__ void __launch_bounds__(threads, blocks_at_once<columns>)
     }
     add(tile);
   }
+  wait_for_copies();
   store_rows<Math>(head.k(dqkv), first, dk, scale);
   store_rows<Math>(head.v(dqkv), first, dv, 1);
 }

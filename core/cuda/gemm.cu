@@ -4,6 +4,7 @@
 // order: what a product gives follows from its sizes and alignments, never from what ran before.
 #include <altgrad/core/internal/kernels/gemm.h>
 
+#include <altgrad/core/cuda/approx.h>
 #include <altgrad/core/cuda/launch.h>
 #include <altgrad/core/internal/instantiate.h>
 #include <altgrad/core/internal/kernels/reduce.h>
@@ -192,17 +193,14 @@ uint32_t alignment(const void* p) {
 void to_bf16(const Cuda& device, bfloat16* y, const float* x, int64_t n) {
   const bool aligned = alignment(x) >= sizeof(float4);
   cuda::each(device, "to_bf16", (n + 7) / 8, [=] AG_LAMBDA(int64_t i) {
-    const auto pair = [](float low, float high) {
-      return uint32_t(bfloat16(low).bits) | uint32_t(bfloat16(high).bits) << 16;
-    };
     const int64_t first = 8 * i, end = first + 8 < n ? first + 8 : n;
     if (aligned && end - first == 8) {
       const auto* const from = reinterpret_cast<const float4*>(x + first);
       const float4 u = from[0], v = from[1];
-      *reinterpret_cast<uint4*>(y + first) =
-          uint4{pair(u.x, u.y), pair(u.z, u.w), pair(v.x, v.y), pair(v.z, v.w)};
+      *reinterpret_cast<uint4*>(y + first) = uint4{cuda::pair_of(u.x, u.y), cuda::pair_of(u.z, u.w),
+                                                   cuda::pair_of(v.x, v.y), cuda::pair_of(v.z, v.w)};
     } else {
-      for (int64_t j = first; j < end; ++j) y[j] = bfloat16(x[j]);
+      for (int64_t j = first; j < end; ++j) y[j] = cuda::rounded<bfloat16>(x[j]);
     }
   });
 }
@@ -280,7 +278,7 @@ void pad(const Cuda& device, uint8_t* y, const uint8_t* x, int64_t rows, int64_t
   });
 }
 
-// PaddedCodes (rows, columns) as they are, or padded in memory of their own, where cuBLASLt does not take them.
+// Codes (rows, columns) as they are, or padded in memory of their own, where cuBLASLt does not take them.
 class PaddedCodes {
  public:
   PaddedCodes(const Cuda& device, const uint8_t* x, int64_t rows, int64_t columns) : data_(x) {
@@ -335,7 +333,7 @@ void gemm(const Cuda& device, bfloat16* c, const bfloat16* a, const bfloat16* b,
   cuda::each(device, "bias", g.n,
              [=, to = rounded.data(), product = product.data(), scale_a = g.scale_a,
               scale_b = g.scale_b] AG_LAMBDA(int64_t i) {
-               to[i] = bfloat16(bias[i]);
+               to[i] = cuda::rounded<bfloat16>(bias[i]);
                if (i == 0 && scale_a && scale_b) *product = *scale_a * *scale_b;
              });
   multiply<bfloat16>(device, c, a, b, rounded.data(), scaled);

@@ -290,8 +290,8 @@ void launch_rows(const Cuda& device, const char* name, int64_t rows, int64_t n, 
   });
 }
 
-// f(r, row) for r < rows, by all threads that share row r. Of T are the rows that the pointers p point to, all of which f
-// reads or writes in packs.
+// f(r, row) for r < rows, by all threads that share row r. Of T are the rows among what the pointers p point to, all of which
+// f reads or writes in packs.
 template <class T, class F, class... P>
 void each_row(const Cuda& device, const char* name, int64_t rows, int64_t n, F f, const P*... p) {
   launch_rows<T>(device, name, rows, n, 0, f, p...);

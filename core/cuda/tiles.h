@@ -14,17 +14,6 @@ namespace altgrad::cuda {
 AG_DEVICE int lane() { return int(threadIdx.x) % 32; }
 AG_DEVICE int warp() { return int(threadIdx.x) / 32; }
 
-// Of bfloat16s the first is in the low half.
-AG_DEVICE uint32_t pair_of(float first, float second) {
-#if defined(__CUDACC__)
-  uint32_t pair;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
-  return pair;
-#else
-  return uint32_t(bfloat16(first).bits) | uint32_t(bfloat16(second).bits) << 16;
-#endif
-}
-
 // The four lanes that share a row get its sum, or the largest of its numbers.
 template <class F>
 AG_DEVICE float reduce_row(float x, F combine AG_PLACE) {
