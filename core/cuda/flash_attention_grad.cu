@@ -21,7 +21,7 @@ constexpr int stages = columns <= 96 ? 4 : 3;
 
 // What the weights and their gradients of a query are made of: p = 2^(log2(e) scale q k^T - base), base = log2(e) lse.
 struct alignas(16) Query {
-  float base, delta, unused[2];  // 16 bytes are copied, of which none may be without a value
+  float base, delta, unused, unused_too;  // 16 bytes are copied, of which none may be without a value
   AG_DEVICE float p(float score, float scale) const { return exp2_approx(scale * score - base); }
 };
 
@@ -43,7 +43,7 @@ AG_DEVICE void find_queries(Query* own, Query* of_head, const Matrix<const Value
       of_y[i][c] = load<8>(y.row(row) + column, count > 0, count);
     }
   }
-  if (lane() < m) own[lane()] = {log2_e * (of_query.top + of_query.log_sum), 0, {}};
+  if (lane() < m) own[lane()] = {log2_e * (of_query.top + of_query.log_sum), 0, 0, 0};
   AG_AT_PLACE(__syncwarp, all_lanes);
   AG_UNROLL for (int i = 0; i < m / high; ++i) {
     float delta = 0;
