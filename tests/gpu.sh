@@ -38,7 +38,7 @@ section "Steps"
 
 section "compute-sanitizer"
 # Programs of small sizes that run most kinds of kernels.
-sanitized="attention test_attention test_bf16_ops test_fused test_kv_cache test_layer_ops test_optim test_codes test_weight_codes"
+sanitized="attention native_fp8 test_attention test_bf16_ops test_fused test_kv_cache test_layer_ops test_optim test_codes test_weight_codes"
 export limit=300  # seconds; what is not finished by then is named, and has not failed
 # sanitize SANITIZER TOOL PROGRAM: prints what the tool has found.
 # shellcheck disable=SC2317  # bash -c calls it

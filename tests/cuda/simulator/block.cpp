@@ -19,8 +19,12 @@ Thread* self = nullptr;
 
 Settings& settings() {
   static Settings all = [] {
-    const char* const order = std::getenv("ALTGRAD_SIMULATOR_ORDER");
-    return Settings{.order = order ? std::strtoull(order, nullptr, 10) : ascending};
+    const auto number = [](const char* name, uint64_t otherwise) {
+      const char* const text = std::getenv(name);
+      return text ? std::strtoull(text, nullptr, 10) : otherwise;
+    };
+    return Settings{.order = number("ALTGRAD_SIMULATOR_ORDER", ascending),
+                    .minor = int(number("ALTGRAD_SIMULATOR_MINOR", 0))};
   }();
   return all;
 }

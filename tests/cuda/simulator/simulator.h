@@ -21,7 +21,7 @@ struct Settings {
   // is one.
   uint64_t order;
   int devices = 1;
-  int major = 8, minor = 0;         // compute capability
+  int major = 8, minor = 0;         // compute capability; the latter begins as ALTGRAD_SIMULATOR_MINOR
   size_t memory = size_t(8) << 30;  // bytes of a device; cudaMalloc gives out no more
 };
 Settings& settings();
