@@ -82,7 +82,7 @@ void layer_norm_grad(const Cuda& device, T* dx, double beta, Compute<T>* dw, Com
                      int64_t n) {
   using C = Compute<T>;
   const auto grad = [=] AG_LAMBDA(int64_t r, auto row, auto&& sums) {
-    const auto old = row.keep_if(dx && beta != 0, dx + r * n);
+    const auto old = row.keep_if(dx && beta != 0, dx ? dx + r * n : dx);
     const C m = moments[r].mean, rest = moments[r].rest, s = moments[r].rstd;
     const auto times = [](C u, C v) { return u * v; };
     const auto given = row.keep(Same(), dy + r * n);
