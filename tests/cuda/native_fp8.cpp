@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <random>
 
+#include "catch.h"
 #include "values.h"
 
 using namespace altgrad;
