@@ -105,11 +105,28 @@ void give_turn(Thread& t) {
     free_fibers.push_back(std::exchange(self->fiber, nullptr));
 }
 
+// Who goes on where `self` waits, after it in the order of turns; none where the scheduler has to see to it.
+Thread* next_ready() {
+  if (block.next_fresh < block.order.size() || block.error) return nullptr;
+  const auto ready_in = [](size_t begin, size_t end) -> Thread* {
+    for (size_t i = begin; i < end; ++i)
+      if (Thread& t = block.threads[size_t(block.order[i])]; t.state == State::ready) return &t;
+    return nullptr;
+  };
+  Thread* const next = ready_in(self->turn + 1, block.order.size());
+  return next ? next : ready_in(0, self->turn);
+}
+
+// A thread that waits goes on in the next one itself: by way of the scheduler it would be two switches.
 void wait(const char* what, Location where, State state) {
   self->what = what;
   self->where = where;
   self->state = state;
-  Fiber::leave(false);
+  Thread* const next = next_ready();
+  if (!next) return Fiber::leave(false);
+  Fiber& own = *std::exchange(self, next)->fiber;
+  threadIdx = next->index;
+  own.pass_to(*next->fiber);
 }
 
 [[noreturn]] void fail_stuck() {
@@ -157,8 +174,10 @@ void prepare_block(std::mt19937_64& random) {
   }
   for (Warp& w : block.warps) w.arrived = w.number = 0;
   block.barrier = {};
-  if (settings().order > descending || block.number == 0)
+  if (settings().order > descending || block.number == 0) {
     block.order = in_order(block.threads.size(), random);
+    for (size_t i = 0; i < block.order.size(); ++i) block.threads[size_t(block.order[i])].turn = i;
+  }
   block.next_fresh = 0;
   block.done = 0;
   reset_shared(block.launch->shared_bytes);

@@ -103,7 +103,10 @@ void commit_copies();
 bool take_copy(int pending, AsyncCopy& copy);
 
 // Throws an Error where p is not aligned.
-void check_alignment(const char* what, const void* p, size_t bytes, Location where);
+[[noreturn]] void fail_alignment(const char* what, size_t bytes, Location where);
+inline void check_alignment(const char* what, const void* p, size_t bytes, Location where) {
+  if (reinterpret_cast<uintptr_t>(p) % bytes != 0) fail_alignment(what, bytes, where);
+}
 
 template <class T>
 concept Atomic = std::integral<T>;  // sums of floats would depend on who comes first

@@ -79,10 +79,11 @@ namespace altgrad::simulator {
 namespace {
 
 constexpr size_t guard_bytes = 64 << 10;  // a page, whatever its size
-constexpr size_t stack_bytes = SIMULATOR_ASAN ? 256 << 10 : 64 << 10;
+constexpr size_t stack_bytes = SIMULATOR_ASAN ? 256 << 10 : 128 << 10;
 
 Fiber* running = nullptr;
 void* resumer_sp = nullptr;
+size_t fibers_made = 0;
 [[maybe_unused]] const void* resumer_stack = nullptr;
 [[maybe_unused]] size_t resumer_stack_bytes = 0;
 [[maybe_unused]] void* resumer_tsan = nullptr;
@@ -95,6 +96,7 @@ Fiber::Fiber() {
   if (p == MAP_FAILED) throw std::bad_alloc();
   mprotect(p, guard_bytes, PROT_NONE);
   memory_ = static_cast<char*>(p);
+  shift_ = fibers_made++ * 1088 % 32768;
 #if SIMULATOR_TSAN
   tsan_ = __tsan_create_fiber(0);
 #endif
@@ -115,8 +117,8 @@ Fiber::~Fiber() {
 void Fiber::begin(void (*main)()) {
   // The functions that it stopped in the middle of have left red zones at the stack's end, where it begins again.
   [[maybe_unused]] constexpr size_t left = 4096;
-  ASAN_UNPOISON_MEMORY_REGION(memory_ + guard_bytes + stack_bytes - left, left);
-  void** const frame = reinterpret_cast<void**>(memory_ + guard_bytes + stack_bytes) - frame_words;
+  ASAN_UNPOISON_MEMORY_REGION(memory_ + guard_bytes + stack_bytes - shift_ - left, left);
+  void** const frame = reinterpret_cast<void**>(memory_ + guard_bytes + stack_bytes - shift_) - frame_words;
   std::fill_n(frame, frame_words, nullptr);
   frame[return_word] = reinterpret_cast<void*>(main);
   sp_ = frame;
@@ -133,6 +135,21 @@ void Fiber::resume() {
   __tsan_switch_to_fiber(tsan_, __tsan_switch_to_fiber_no_sync);
 #endif
   altgrad_simulator_switch(&resumer_sp, sp_);
+#if SIMULATOR_ASAN
+  __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
+#endif
+}
+
+void Fiber::pass_to(Fiber& next) {
+  running = &next;
+#if SIMULATOR_ASAN
+  void* fake_stack = nullptr;
+  __sanitizer_start_switch_fiber(&fake_stack, next.memory_ + guard_bytes, stack_bytes);
+#endif
+#if SIMULATOR_TSAN
+  __tsan_switch_to_fiber(next.tsan_, __tsan_switch_to_fiber_no_sync);
+#endif
+  altgrad_simulator_switch(&sp_, next.sp_);
 #if SIMULATOR_ASAN
   __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
 #endif

@@ -125,9 +125,8 @@ void exchange_rows(uint32_t (&fragments)[4], const uint16_t (&row)[8], bool tran
   leave_collective();
 }
 
-void check_alignment(const char* what, const void* p, size_t bytes, Location where) {
-  if (reinterpret_cast<uintptr_t>(p) % bytes != 0)
-    fail(std::string(what) + ": an address that is not aligned to " + std::to_string(bytes), where);
+void fail_alignment(const char* what, size_t bytes, Location where) {
+  fail(std::string(what) + ": an address that is not aligned to " + std::to_string(bytes), where);
 }
 
 void begin_copy(AsyncCopy copy) { self->copies.emplace_back(self->copy_group, copy); }
