@@ -31,6 +31,7 @@ detail::WeightCodes CodedLinear::codes() const {
 }
 
 Tensor CodedLinear::weight() const { return detail::decoded(codes()); }
+float CodedLinear::scale() const { return codes().scale.item<float>(); }
 
 Tensor CodedLinear::forward(const Tensor& x) {
   const detail::WeightCodes weight = codes();

@@ -18,8 +18,10 @@ class CodedLinear final : public nn::ModuleOf<CodedLinear, nn::Layer> {
   int64_t in_features() const;
   int64_t out_features() const;
   const Format& format() const { return format_; }
-  /// The weight as it is rounded (out, in), f32.
+  /// The weight as it is rounded (out, in), f32: codes times scale().
   Tensor weight() const;
+  float scale() const;
+  const Quantizer& input() const { return input_; }  ///< how it rounds its input
 
   Tensor forward(const Tensor& x) override;
   void visit(nn::Visitor& v) override;

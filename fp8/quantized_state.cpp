@@ -135,7 +135,19 @@ void add_history(StateDict& state, const std::string& name, float amax) {
 
 // ---- Layers ----
 
-// The QuantizedLinears whose weights are theirs alone, by the name before their weight's: "h.0." or "".
+using NamedModules = std::vector<std::pair<std::string, nn::Module*>>;
+
+// visit() hands out members to be edited; none is here.
+NamedModules with_root(const nn::Module& model) {
+  NamedModules modules = model.named_modules();
+  modules.emplace_back("", const_cast<nn::Module*>(&model));
+  return modules;
+}
+
+// What stands before the names of a layer's tensors: "h.0." or "".
+std::string prefix_of(const std::string& path) { return path.empty() ? "" : path + '.'; }
+
+// The QuantizedLinears whose weights are theirs alone, by their prefixes.
 std::map<std::string, QuantizedLinear*> layers_of(const nn::Module& model) {
   class Count final : public nn::Visitor {
    public:
@@ -144,14 +156,12 @@ std::map<std::string, QuantizedLinear*> layers_of(const nn::Module& model) {
    private:
     void on_parameter(std::string_view, Tensor& tensor) override { ++uses[tensor.id()]; }
   } count;
-  auto modules = model.named_modules();
-  modules.emplace_back(
-      "", const_cast<nn::Module*>(&model));  // visit() hands out members to be edited; none is here
+  const NamedModules modules = with_root(model);
   for (const auto& [path, module] : modules) module->visit(count);
   std::map<std::string, QuantizedLinear*> layers;
   for (const auto& [path, module] : modules) {
     const auto layer = dynamic_cast<QuantizedLinear*>(module);
-    if (layer && count.uses[layer->weight().id()] == 1) layers.emplace(path.empty() ? "" : path + '.', layer);
+    if (layer && count.uses[layer->weight().id()] == 1) layers.emplace(prefix_of(path), layer);
   }
   return layers;
 }
@@ -162,33 +172,32 @@ float eval_scale(const Quantizer& quantizer, const Tensor& x) {
   return compute_scale(held > 0 ? held : amax(x), *quantizer.format);
 }
 
-void store_layer(QuantizedState& state, const std::string& prefix, const QuantizedLinear& layer) {
-  const auto& [weight, input, grad, native] = layer.quantizers();
+void store_layer(QuantizedState& state, const std::string& prefix, const Tensor& w, const Format& format,
+                 float scale, CastOptions cast, const Quantizer& input) {
   const std::string name = prefix + "weight";
-  const Format& format = *weight.format;
-  CastOptions cast = weight.cast;
   if (cast.rounding == Rounding::stochastic) cast.rounding = Rounding::nearest_even;
-  if (!std::isfinite(amax(layer.weight()))) fail("it holds Inf or NaN");
-  const float scale = eval_scale(weight, layer.weight());
-  const Tensor codes = encode(layer.weight().detach(), format, scale, cast);
+  const Tensor codes = encode(w.detach(), format, scale, cast);
   check_codes(codes, format);
   state.tensors[name] = codes;
   state.tensors[name + "_scale"] = scale_tensor(scale);
   store_format(state, name, format);
   if (input.format && input.scaling != Scaling::current && input.history.amax() > 0)
     state.tensors[prefix + "input_scale"] = scale_tensor(compute_scale(input.history.amax(), *input.format));
-  for (const char* own : {"_weight_amax", "_weight_amax_counts", "_input_amax", "_input_amax_counts",
-                          "_grad_amax", "_grad_amax_counts"})
+  for (const char* own : {"weight_codes", "_weight_amax", "_weight_amax_counts", "_input_amax",
+                          "_input_amax_counts", "_grad_amax", "_grad_amax_counts"})
     state.tensors.erase(prefix + own);
+}
+
+void store_layer(QuantizedState& state, const std::string& prefix, const QuantizedLinear& layer) {
+  const auto& [weight, input, grad, native] = layer.quantizers();
+  if (!std::isfinite(amax(layer.weight()))) fail("it holds Inf or NaN");
+  store_layer(state, prefix, layer.weight(), *weight.format, eval_scale(weight, layer.weight()), weight.cast,
+              input);
 }
 
 }  // namespace
 
 QuantizedState quantized_state_dict(const nn::Module& model) {
-  for (const auto& [path, module] : model.named_modules())
-    if (dynamic_cast<CodedLinear*>(module))
-      fail("quantized_state_dict: ", path,
-           " has its weight in codes alone: take the state before drop_masters");
   QuantizedState state{model.state_dict(), {}, {}};
   for (const auto& [prefix, layer] : layers_of(model)) {
     try {
@@ -197,6 +206,10 @@ QuantizedState quantized_state_dict(const nn::Module& model) {
       fail("quantized_state_dict: ", prefix, "weight: ", e.what());
     }
   }
+  for (const auto& [path, module] : with_root(model))
+    if (const auto layer = dynamic_cast<CodedLinear*>(module))
+      store_layer(state, prefix_of(path), layer->weight(), layer->format(), layer->scale(), {},
+                  layer->input());
   return state;
 }
 

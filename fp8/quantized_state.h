@@ -23,8 +23,8 @@ struct QuantizedState {
 /// The model's state_dict with, for each QuantizedLinear, its weight in codes (u8) as it multiplies them in eval mode,
 /// rounded to nearest where its rounding is stochastic; the weight's scale; and the input's, where inputs are rounded by a
 /// scale that its history makes. Histories are left out. A weight that another module shares (a tied head's) stays as it
-/// is, and so does its layer. Throws std::invalid_argument where a format has more than 8 bits, a weight holds what its
-/// format has no number for, or drop_masters has left a layer its codes alone.
+/// is, and so does its layer. A CodedLinear is saved as the QuantizedLinear that it was. Throws std::invalid_argument where
+/// a format has more than 8 bits, or a weight holds what its format has no number for.
 QuantizedState quantized_state_dict(const nn::Module& model);
 
 /// Loads such a state as load_state_dict does, strictly, and throws as it does, before anything has changed. A

@@ -109,6 +109,11 @@ json quantization(const CodedLayers& layers) {
 GPTConfig parse_config(const std::string& text) {
   const json object = parse_object(text);
   const Fields fields(object);
+  // First, as the FP8 folders that save_gpt2 writes for others are OPT's besides.
+  if (fields.find("quantization_config"))
+    fail(
+        "has a quantization_config: the weights are codes, which are not read from such folders; a file of "
+        "save_safetensors keeps codes for altgrad (fp8::quantized_state_dict, load_quantized)");
   check_architecture(fields);
   const GPTConfig config{.n_layer = fields.size("n_layer"),
                          .n_head = fields.size("n_head"),
@@ -125,8 +130,6 @@ GPTConfig parse_config(const std::string& text) {
   fields.require("add_cross_attention", false);
   fields.require("tie_word_embeddings", true);
   fields.require("pruned_heads", json::object());
-  if (fields.find("quantization_config"))
-    fail("has a quantization_config: the weights are codes, which are not read");
   return config;
 }
 

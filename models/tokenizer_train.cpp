@@ -1,11 +1,12 @@
 // Learning merges (Sennrich et al. 2016, on bytes): the distinct pieces of the text with their counts, and the pairs
-// within them by count. A merge changes only the pieces that have its pair.
+// within them by count and place. A merge looks at the places of its pair alone, however long their pieces are.
 #include <altgrad/models/tokenizer.h>
 
 #include <altgrad/core/error.h>
 #include <altgrad/models/internal/bpe.h>
 
 #include <algorithm>
+#include <optional>
 #include <queue>
 #include <unordered_map>
 #include <utility>
@@ -22,31 +23,38 @@ struct PairHash {
 
 class Trainer {
  public:
-  Trainer(std::string_view text, const detail::Pattern& pattern) {
-    std::unordered_map<std::string_view, size_t> index;
+  Trainer(const std::string& who, std::string_view text, const detail::Pattern& pattern) {
+    std::unordered_map<std::string_view, int64_t> pieces;
+    std::vector<std::string_view> in_order;
     detail::Pattern::Matcher matcher(pattern);
     matcher.start(text);
+    size_t bytes = 0;
     for (std::string_view piece; !(piece = matcher.next()).empty();) {
-      const auto [found, is_new] = index.emplace(piece, words_.size());
-      if (is_new) {
-        words_.emplace_back();
-        for (const unsigned char byte : piece) words_.back().ids.push_back(byte);
+      const auto [found, is_new] = pieces.emplace(piece, 0);
+      if (is_new) in_order.push_back(piece), bytes += piece.size();
+      ++found->second;
+    }
+    if (bytes >= nowhere)
+      fail(who, ": the text has ", bytes, " bytes of different words, at most ", nowhere - 1);
+    parts_.reserve(bytes);
+    for (const std::string_view piece : in_order) {
+      counts_.push_back(pieces[piece]);
+      for (size_t i = 0; i < piece.size(); ++i) {
+        const auto place = uint32_t(parts_.size());
+        parts_.push_back({static_cast<unsigned char>(piece[i]), uint32_t(counts_.size() - 1),
+                          i > 0 ? place - 1 : nowhere, i + 1 < piece.size() ? place + 1 : nowhere});
       }
-      ++words_[found->second].count;
     }
-    for (size_t word = 0; word < words_.size(); ++word) {
-      add_pairs(words_[word], +1);
-      for (const Pair& pair : pairs_of(words_[word])) words_with_[pair].push_back(word);
-    }
-    for (const auto& [pair, count] : counts_) candidates_.push({count, pair});
+    for (uint32_t place = 0; place < parts_.size(); ++place) count_pair(place, +1);
+    for (const auto& [pair, uses] : uses_) candidates_.push({uses.count, pair});
   }
 
   // The most frequent pair, of those the smallest; its count is 0 where none is left. Candidates may have had larger
   // counts when they came in.
   std::pair<int64_t, Pair> best() {
     while (!candidates_.empty()) {
-      Candidate top = candidates_.top();
-      const int64_t count = counts_[top.pair];
+      const Candidate top = candidates_.top();
+      const int64_t count = uses_[top.pair].count;
       if (count == top.count) return {count, top.pair};
       candidates_.pop();
       if (count > 0) candidates_.push({count, top.pair});
@@ -54,34 +62,41 @@ class Trainer {
     return {0, {}};
   }
 
+  // From left to right, so that of a pair's places that overlap the first one is merged.
   void merge(const Pair& pair, int32_t merged) {
-    for (const size_t index : std::exchange(words_with_[pair], {})) {
-      Word& word = words_[index];
-      add_pairs(word, -1);
-      size_t n = 0;
-      for (size_t i = 0; i < word.ids.size(); ++i) {
-        const bool here = i + 1 < word.ids.size() && Pair(word.ids[i], word.ids[i + 1]) == pair;
-        word.ids[n++] = here ? merged : word.ids[i];
-        i += here;
-      }
-      word.ids.resize(n);
-      add_pairs(word, +1);
-      for (const Pair& now : pairs_of(word)) {
-        if (now.first != merged && now.second != merged) continue;
-        words_with_[now].push_back(index);
-        made_.push_back(now);
-      }
+    std::vector<uint32_t> places = std::exchange(uses_[pair].places, {});
+    std::sort(places.begin(), places.end());
+    std::vector<Pair> made;
+    for (const uint32_t place : places) {
+      Part& left = parts_[place];
+      if (left.id != pair.first || left.next == nowhere || parts_[left.next].id != pair.second) continue;
+      Part& right = parts_[left.next];
+      const uint32_t touched[] = {left.previous, place};  // where the pairs change that begin there
+      count_pair(left.next, -1);
+      for (const uint32_t at : touched) count_pair(at, -1);
+      left.id = merged;
+      right.id = gone;
+      left.next = right.next;
+      if (left.next != nowhere) parts_[left.next].previous = place;
+      for (const uint32_t at : touched)
+        if (const std::optional<Pair> now = count_pair(at, +1)) made.push_back(*now);
     }
-    std::sort(made_.begin(), made_.end());
-    made_.erase(std::unique(made_.begin(), made_.end()), made_.end());
-    for (const Pair& made : made_) candidates_.push({counts_[made], made});
-    made_.clear();
+    std::sort(made.begin(), made.end());
+    made.erase(std::unique(made.begin(), made.end()), made.end());
+    for (const Pair& now : made) candidates_.push({uses_[now].count, now});
+    uses_.erase(pair);
   }
 
  private:
-  struct Word {
-    std::vector<int32_t> ids;
+  static constexpr uint32_t nowhere = UINT32_MAX;
+  static constexpr int32_t gone = -1;  // the id of a part that another one has taken in
+  struct Part {
+    int32_t id;
+    uint32_t word, previous, next;
+  };
+  struct Uses {
     int64_t count = 0;
+    std::vector<uint32_t> places;  // where the pair begins, or has begun
   };
   struct Candidate {
     int64_t count;
@@ -91,23 +106,20 @@ class Trainer {
     }
   };
 
-  static std::vector<Pair> pairs_of(const Word& word) {  // each once
-    std::vector<Pair> pairs;
-    for (size_t i = 0; i + 1 < word.ids.size(); ++i) pairs.emplace_back(word.ids[i], word.ids[i + 1]);
-    std::sort(pairs.begin(), pairs.end());
-    pairs.erase(std::unique(pairs.begin(), pairs.end()), pairs.end());
-    return pairs;
-  }
-  void add_pairs(const Word& word, int64_t sign) {
-    for (size_t i = 0; i + 1 < word.ids.size(); ++i)
-      counts_[{word.ids[i], word.ids[i + 1]}] += sign * word.count;
+  // The pair that begins at a place, if one does, comes up or goes with each repetition of its word.
+  std::optional<Pair> count_pair(uint32_t place, int sign) {
+    if (place == nowhere || parts_[place].next == nowhere) return {};
+    const Pair pair = {parts_[place].id, parts_[parts_[place].next].id};
+    Uses& uses = uses_[pair];
+    uses.count += sign * counts_[parts_[place].word];
+    if (sign > 0) uses.places.push_back(place);
+    return pair;
   }
 
-  std::vector<Word> words_;
-  std::unordered_map<Pair, int64_t, PairHash> counts_;
-  std::unordered_map<Pair, std::vector<size_t>, PairHash> words_with_;
+  std::vector<int64_t> counts_;  // of each word
+  std::vector<Part> parts_;      // of one word after the other
+  std::unordered_map<Pair, Uses, PairHash> uses_;
   std::priority_queue<Candidate> candidates_;
-  std::vector<Pair> made_;
 };
 
 }  // namespace
@@ -118,7 +130,7 @@ Tokenizer Tokenizer::train(std::string_view text, int64_t vocab_size) {
   if (vocab_size < least || vocab_size > most)
     fail(who, ": vocab_size must be in [", least, ", ", most, "], got ", vocab_size);
   const detail::Pattern pattern(who, gpt2_pattern);
-  Trainer trainer(text, pattern);
+  Trainer trainer(who, text, pattern);
   detail::Vocabulary v{.pattern = gpt2_pattern};
   for (int byte = 0; byte < 256; ++byte) v.tokens.emplace_back(1, char(byte));
   while (int64_t(v.tokens.size()) + 1 < vocab_size) {

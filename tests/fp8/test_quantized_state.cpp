@@ -265,7 +265,20 @@ TEST_CASE("a model whose weights have no codes is refused by name", "[fp8_state]
   nn::Sequential model = trained(fp8::E4M3, {.overflow = fp8::Overflow::to_special});
   model.parameter("0.weight").fill_(1000);
   CHECK(throws([&] { fp8::quantized_state_dict(model); }, {"0.weight: ", "is no number of E4M3"}));
-  nn::Sequential coded = trained(fp8::E4M3);
-  fp8::drop_masters(coded);
-  CHECK(throws([&] { fp8::quantized_state_dict(coded); }, {"quantized_state_dict: 0 has", "drop_masters"}));
+}
+
+TEST_CASE("a model of codes alone has the state that it had before", "[fp8_state]") {
+  manual_seed(6);
+  for (const Format& format : {fp8::E4M3, fp8::E5M2, fp8::E3M4, fp8::format("E0M7"), fp8::float8_e4m3fnuz}) {
+    for (const auto rounding : {fp8::Rounding::nearest_even, fp8::Rounding::toward_zero}) {
+      CAPTURE(format.name);
+      nn::Sequential model = trained(format, {.input_format = fp8::E4M3, .rounding = rounding});
+      const QuantizedState before = fp8::quantized_state_dict(model);
+      fp8::drop_masters(model);
+      const QuantizedState after = fp8::quantized_state_dict(model);
+      CHECK(same_state(after.tensors, before.tensors));
+      CHECK(after.dtypes == before.dtypes);
+      CHECK(after.metadata == before.metadata);
+    }
+  }
 }

@@ -115,7 +115,8 @@ TEST_CASE("a config.json that asks for other maths is refused with field and val
   CHECK(refused_with("add_cross_attention", true, {"is true;"}));
   CHECK(refused_with("tie_word_embeddings", false, {"is false;"}));
   CHECK(refused_with("pruned_heads", {{"0", {1}}}, {"a JSON object"}));
-  CHECK(refused_with("quantization_config", {{"quant_method", "fp8"}}, {"codes, which are not read"}));
+  CHECK(refused_with("quantization_config", {{"quant_method", "fp8"}},
+                     {"codes, which are not read", "load_quantized"}));
 }
 
 TEST_CASE("weights that are not those of the config are refused with their names", "[gpt2]") {

@@ -396,6 +396,12 @@ TEST_CASE("train learns what counting all pairs anew for each merge does", "[tok
     CHECK(tokens == expected);
     CHECK(tokenizer.decode_bytes(tokenizer.encode(sample)) == sample);
   }
+  // A word is as long as the text where nothing in it is a space: no merge may go through all of it.
+  std::string genome;
+  for (int i = 0; i < 200000; ++i) genome += "acgt"[random() % 4];
+  const Tokenizer of_one_word = Tokenizer::train(genome, 2000);
+  CHECK(of_one_word.vocab_size() == 2000);
+  CHECK(of_one_word.decode_bytes(of_one_word.encode(genome)) == genome);
   CHECK(Tokenizer::train("", 257).vocab_size() == 257);
   CHECK(throws([] { Tokenizer::train("text", 256); }, {"Tokenizer::train", "256", "[257, "}));
   CHECK(throws([] { Tokenizer::train("text", int64_t(1) << 40); }, {"Tokenizer::train", "1099511627776"}));
