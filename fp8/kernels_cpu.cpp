@@ -188,11 +188,9 @@ void record_amax(const Cpu&, const fp8::detail::History& history, const float* a
 void pack_codes(const Cpu&, uint8_t* panels, const uint8_t* codes, uint32_t sign_code, int64_t n, int64_t k) {
   parallel_tasks(divide_up(n, coded_panel), [=](int64_t panel) {
     const int64_t first = panel * coded_panel, end = std::min(n, first + coded_panel);
-    uint8_t* const out = panels + first * k;
-    std::fill_n(out, k * coded_panel, uint8_t(0));
+    std::fill_n(panels + first * k, k * coded_panel, uint8_t(0));
     for (int64_t j = first; j < end; ++j) {
-      for (int64_t i = 0; i < k; ++i)
-        out[i * coded_panel + j - first] = byte_code(codes[j * k + i], sign_code);
+      for (int64_t i = 0; i < k; ++i) panels[coded_place(j, i, k)] = byte_code(codes[j * k + i], sign_code);
     }
   });
 }

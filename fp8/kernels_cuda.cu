@@ -379,7 +379,7 @@ void pack_codes(const Cuda& device, uint8_t* panels, const uint8_t* codes, uint3
   const int64_t bytes = (n + coded_panel - 1) / coded_panel * coded_panel * k;
   cuda::each(device, "pack_codes", bytes, [=] AG_LAMBDA(int64_t at) {
     const int64_t i = at / coded_panel % k, j = at / coded_panel / k * coded_panel + at % coded_panel;
-    panels[at] = j < n ? byte_code(codes[j * k + i], sign_code) : uint8_t(0);
+    panels[coded_place(j, i, k)] = j < n ? byte_code(codes[j * k + i], sign_code) : uint8_t(0);
   });
 }
 
@@ -399,7 +399,7 @@ void coded_linear(const Cuda& device, float* y, const float* x, const CodedWeigh
              [=] AG_LAMBDA(int64_t panel) {
                AG_SHARED(float, parts, coded_rows* cuda::most_threads);
                const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
-               const uint8_t* const codes = w.panels + panel * coded_panel * w.k + lane;
+               const uint8_t* const codes = w.panels + coded_place(panel * coded_panel + lane, 0, w.k);
                const float factor = *w.scale * w.unit;
                float sum[coded_rows] = {};
                for (int64_t i = warp; i < w.k; i += warps) {

@@ -149,7 +149,7 @@ void coded_matmul(float* y, const float* x, const CodedMatrix& w, int64_t m, int
       float sum[coded_panel] = {};
       for (int64_t i = 0; i < k; ++i) {
         for (int64_t j = 0; j < coded_panel; ++j)
-          sum[j] += x[r * k + i] * coded_value(part.codes[i * coded_panel + j], part.shift, part.factor);
+          sum[j] += x[r * k + i] * coded_value(w.codes[coded_place(column + j, i, k)], w.shift, w.factor);
       }
       for (int64_t j = 0; j < columns; ++j) y[r * n + column + j] = sum[j] + (added ? added[j] : 0);
     }
