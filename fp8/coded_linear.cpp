@@ -42,7 +42,7 @@ Tensor CodedLinear::forward(const Tensor& x) {
 }
 
 void CodedLinear::visit(nn::Visitor& v) {
-  v.buffer("weight_codes", panels_);
+  v.buffer("weight_panels", panels_);
   v.buffer("weight_scale", scale_);
   v("bias", bias_);
   input_.history.visit(v, "_input_amax", "_input_amax_counts");

@@ -183,7 +183,7 @@ void store_layer(QuantizedState& state, const std::string& prefix, const Tensor&
   store_format(state, name, format);
   if (input.format && input.scaling != Scaling::current && input.history.amax() > 0)
     state.tensors[prefix + "input_scale"] = scale_tensor(compute_scale(input.history.amax(), *input.format));
-  for (const char* own : {"weight_codes", "_weight_amax", "_weight_amax_counts", "_input_amax",
+  for (const char* own : {"weight_panels", "_weight_amax", "_weight_amax_counts", "_input_amax",
                           "_input_amax_counts", "_grad_amax", "_grad_amax_counts"})
     state.tensors.erase(prefix + own);
 }

@@ -202,9 +202,9 @@ TEST_CASE("drop_masters keeps what a model computes and frees its weights in f32
 
     // It is moved, copied and saved with the model.
     nn::Sequential copy = nn::clone(net);
-    CHECK_FALSE(copy.state_dict().at("0.weight_codes").is(net.state_dict().at("0.weight_codes")));
+    CHECK_FALSE(copy.state_dict().at("0.weight_panels").is(net.state_dict().at("0.weight_panels")));
     check_same(copy(x), expected, in_bf16);
-    copy.state_dict().at("0.weight_codes").fill_(0);
+    copy.state_dict().at("0.weight_panels").fill_(0);
     CHECK_FALSE(same_bits(copy(x), expected));
     copy.load_state_dict(net.state_dict());
     check_same(copy(x), expected, in_bf16);
