@@ -37,8 +37,7 @@ inline altgrad::models::GPT load_model(const std::string& path) {
       fs::is_directory(path, error) ? (fs::path(path) / "checkpoint.safetensors").string() : path;
   if (!fs::exists(file, error))
     ag::fail_runtime("--model: there is no ", file, ", and no config.json of a GPT-2");
-  ag::Metadata metadata;
-  const ag::StateDict tensors = ag::load_safetensors(file, &metadata);
+  ag::Metadata metadata = ag::load_safetensors_metadata(file);
   Options trained;
   ag::models::GPTConfig config;
   try {
@@ -73,9 +72,13 @@ inline altgrad::models::GPT load_model(const std::string& path) {
   }();
   if (trained.quantized()) ag::fp8::quantize_model(model, ag::fp8::format(trained.format), trained.surgery());
   ag::StateDict state;
-  for (const std::string_view prefix : {"model.", "ema."})  // averages take the place of weights
-    for (const auto& [name, tensor] : tensors)
-      if (name.starts_with(prefix)) state[name.substr(prefix.size())] = tensor;
+  for (const std::string prefix : {"ema.", "model."}) {  // averages take the place of weights
+    const auto is_used = [&](std::string_view name) {
+      return name.starts_with(prefix) && !state.contains(std::string(name.substr(prefix.size())));
+    };
+    for (const auto& [name, tensor] : ag::load_safetensors(file, nullptr, {.only = is_used}))
+      state.emplace(name.substr(prefix.size()), tensor);
+  }
   model.load_state_dict(state);
   return model;
 }

@@ -42,6 +42,7 @@ StateDict load_safetensors(const std::string& path, Metadata* metadata, StoredDT
   StoredDTypes codes;
   for (const SafetensorsFile::Entry& e : file.tensors()) {
     const std::string name(file[e.name]), dtype(file[e.dtype]);
+    if (options.only && !options.only(name)) continue;
     if (is_code_dtype(dtype)) {
       if (!dtypes)
         fail("tensor ", in_quotes(name), ": ", dtype,

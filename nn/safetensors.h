@@ -5,6 +5,9 @@
 
 #include <altgrad/nn/module.h>
 
+#include <functional>
+#include <string_view>
+
 ALTGRAD_API_BEGIN
 namespace altgrad {
 
@@ -26,6 +29,8 @@ void save_safetensors(const std::string& path, const StateDict& tensors, const M
                       const StoredDTypes& dtypes = {});
 struct LoadSafetensors {
   bool keep_bf16 = false;  ///< BF16 as bf16, bit for bit, in half the memory; ops want f32
+  /// The tensors that are read, by name; empty: all. The whole header is checked all the same.
+  std::function<bool(std::string_view name)> only = {};
 };
 
 /// Tensors are on the CPU. F32, F64, I64 and U8 are held as they are, bit for bit; F16 and, but for keep_bf16, BF16

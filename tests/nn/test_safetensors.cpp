@@ -111,6 +111,29 @@ TEST_CASE("nothing at all can be saved and loaded", "[safetensors]") {
   CHECK(metadata.empty());
 }
 
+TEST_CASE("only the tensors that are asked for are read, and all are checked", "[safetensors]") {
+  const TempFolder folder;
+  const Tensor codes = Tensor::zeros({2}, {.dtype = DType::u8});
+  save_safetensors(folder / "a", {{"model.w", Tensor::ones({3})}, {"m.codes", codes}, {"n.codes", codes}},
+                   {{"k", "v"}}, {{"m.codes", "F8_E4M3"}, {"n.codes", "F8_E5M2"}});
+  const auto under = [](std::string prefix) {
+    return LoadSafetensors{.only = [=](std::string_view name) { return name.starts_with(prefix); }};
+  };
+  Metadata metadata;
+  const StateDict model = load_safetensors(folder / "a", &metadata, under("model."));  // no place for dtypes
+  CHECK(metadata == Metadata{{"k", "v"}});
+  REQUIRE(model.size() == 1);
+  CHECK(values<float>(model.at("model.w")) == std::vector<float>{1, 1, 1});
+  StoredDTypes dtypes;
+  CHECK(load_safetensors(folder / "a", nullptr, &dtypes, under("m.")).size() == 1);
+  CHECK(dtypes == StoredDTypes{{"m.codes", "F8_E4M3"}});
+  CHECK(load_safetensors(folder / "a", nullptr, under("none")).empty());
+  CHECK(throws([&] { load_safetensors(folder / "a", nullptr, under("n.")); }, {"\"n.codes\"", "dtypes"}));
+  const std::string bytes = read_bytes(folder / "a");
+  write_bytes(folder / "short", bytes.substr(0, bytes.size() - 1));
+  CHECK(throws([&] { load_safetensors(folder / "short", nullptr, under("model.")); }, {"codes"}));
+}
+
 TEST_CASE("the same tensors give the same bytes, with data and tensors aligned", "[safetensors]") {
   const TempFolder folder;
   const StateDict t = {{"a", Tensor::ones({3}, {.dtype = DType::u8})},
