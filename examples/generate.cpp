@@ -23,13 +23,15 @@ struct Flags {
   std::string model, tokenizer, data, prompt, stop, format = "none", device = "cpu";
   int64_t tokens = 200, rows = 1, threads = 0;
   uint64_t seed = 1337;
+  bool special = false;
   ag::models::GenerateOptions sampling = {.temperature = 0.8};
 };
 
 // Text as tokens, and back.
 class Vocabulary {
  public:
-  explicit Vocabulary(const Flags& flags) {
+  explicit Vocabulary(const Flags& flags)
+      : special_(flags.special ? ag::models::Special::all : ag::models::Special::none) {
     if (!flags.tokenizer.empty()) {
       tokenizer_.emplace(open_tokenizer(flags.tokenizer));
       streams_.assign(size_t(flags.rows), ag::models::DecodeStream(*tokenizer_));
@@ -38,7 +40,7 @@ class Vocabulary {
     }
   }
   ag::Tensor encode(const std::string& prompt) const {
-    if (tokenizer_) return tokenizer_->encode(prompt);
+    if (tokenizer_) return tokenizer_->encode(prompt, {.special = special_});
     if (text_) return text_->encode(prompt);
     std::vector<int64_t> ids;
     std::istringstream words(prompt);
@@ -66,6 +68,7 @@ class Vocabulary {
   }
 
  private:
+  const ag::models::Special special_;
   std::optional<ag::models::Tokenizer> tokenizer_;
   std::vector<ag::models::DecodeStream> streams_;  // of each row
   std::optional<ag::models::CharDataset> text_;
@@ -143,6 +146,8 @@ int main(int argc, char** argv) {
       "where it has one");
   app.add_option("--data", flags.data, "the text that it was trained on; default: tokens are numbers");
   app.add_option("--prompt", flags.prompt, "what to continue")->required();
+  app.add_flag("--special", flags.special,
+               "special tokens' names in --prompt, <|endoftext|> say, are those tokens");
   app.add_option("--tokens", flags.tokens, "to generate, at most")
       ->check(whole<int64_t>(0, INT32_MAX))
       ->capture_default_str();
@@ -170,6 +175,7 @@ int main(int argc, char** argv) {
     app.parse(argc, argv);
     if (flags.tokenizer.empty() && flags.data.empty() && has_tokenizer(flags.model))
       flags.tokenizer = flags.model;
+    if (flags.special && flags.tokenizer.empty()) ag::fail("--special needs a --tokenizer");
     return run(flags);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help

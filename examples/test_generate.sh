@@ -42,6 +42,7 @@ grep -q "generate: generate" errors && fail "generate says its name twice"
 expect 1 "--prompt is empty" ./generate --model none --data text.txt --prompt "" --tokens 5
 expect 1 "quantized already" ./generate --model E4M3 --data text.txt --prompt 12 --format E4M3
 expect 1 "is not in" ./generate --model none --data text.txt --prompt x
+expect 1 "--special needs a --tokenizer" $generate --special
 expect 1 "must be numbers" ./generate --model none --prompt x
 expect 1 "no format" ./generate --model none --data text.txt --prompt 1 --format E9M9
 expect 1 "text.txt" ./generate --model text.txt --prompt 1

@@ -63,4 +63,12 @@ prints 1 "vocabulary of 61" $train --data text.txt --tokenizer "$vocabulary" --i
 prints 0 "parameters in bf16" ./export --model words --out exported --tokenizer "$vocabulary" --dtype bf16
 prints 0 "1 2" ./generate --model exported --prompt "1 2" --tokens 20
 prints 0 "1 2" ./generate --model words --tokenizer "$vocabulary" --prompt "1 2" --tokens 20
+# The name of a special token is text, of several tokens, unless it is asked to be that token.
+for prompt in "1 2<|endoftext|>" "1 2"; do
+  prints 0 "tokens/s" ./generate --model exported --prompt "$prompt" --tokens 2
+  sed -n 's/^prompt of \([0-9]*\) tokens.*/\1/p' log >>counts
+done
+prints 0 "tokens/s" ./generate --model exported --prompt "1 2<|endoftext|>" --special --tokens 2
+grep -q "^prompt of $(($(tail -n 1 counts) + 1)) tokens" log || fail "--special: $(cat log), without it $(xargs <counts)"
+[ "$(head -n 1 counts)" -gt $(($(tail -n 1 counts) + 1)) ] || fail "text has become a special token"
 prints 1 "without --tokenizer or --data" ./generate --model words --prompt "one two"
