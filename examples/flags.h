@@ -39,10 +39,32 @@ inline std::string fraction(const std::string& text) {
              : altgrad::concat("must be a number between 0 and 1, got ", text);
 }
 
+// A config file, every key of which must be a flag that may stand in one: CLI11 itself says of others that "INI was not
+// able to parse" them, and not in which file.
+class ConfigFile final : public CLI::ConfigTOML {
+ public:
+  explicit ConfigFile(const CLI::App& app) : app_(app) {}
+  std::vector<CLI::ConfigItem> from_config(std::istream& in) const override {
+    std::vector<CLI::ConfigItem> items = CLI::ConfigTOML::from_config(in);
+    for (const CLI::ConfigItem& item : items) {
+      const CLI::Option* flag = item.parents.empty() ? app_.get_option_no_throw("--" + item.name) : nullptr;
+      if (!flag || !flag->get_configurable()) {
+        throw CLI::ConfigError(altgrad::concat(app_["--config"]->as<std::string>(),
+                                               ": no flag that a file may set is called ",
+                                               item.parents.empty() ? item.name : item.parents.front()));
+      }
+    }
+    return items;
+  }
+
+ private:
+  const CLI::App& app_;
+};
+
 inline void add_flags(CLI::App& app, Options& o) {
   const auto positive = whole<int64_t>(1, int64_t(1) << 40);
+  app.config_formatter(std::make_shared<ConfigFile>(app));
   app.set_config("--config", "", "file of flags, NAME = VALUE (TOML or INI); the command line overrides it");
-  app.allow_config_extras(CLI::config_extras_mode::error);
   app.add_option(
       "--data", o.data,
       "text to train on, by byte; or tokens, nanoGPT's or llm.c's: a .bin file, a glob of them, or a "

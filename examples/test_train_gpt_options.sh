@@ -34,6 +34,8 @@ for line in 'no_such_key = 1' '[section]' 'resume = true' 'eval-only = true' 'st
   key=$(echo "$line" | tr -d '[]' | cut -d ' ' -f 1)
   expect 2 "$key" $train --config bad.toml --out errors_out
 done
+printf 'steps = 3\n\nstep_count = 4\n' >bad.toml
+expect 2 "train_gpt: bad.toml: no flag that a file may set is called step_count" $train --config bad.toml --out errors_out
 # CLI11's files cannot hold a #.
 cp text.txt 'a # text.txt'
 expect 0 "" ./train_gpt --data 'a # text.txt' --batch 2 --block 16 --steps 2 --sample 0 --out hash
