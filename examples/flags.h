@@ -149,8 +149,7 @@ inline void add_flags(CLI::App& app, Options& o) {
       ->configurable(false);
   app.add_flag("--eval-only", o.eval_only,
                "train nothing: evaluate the checkpoint in --out, or, where there is none, what --init-from "
-               "names, on all of "
-               "the validation data")
+               "names, in f32 unless there is a --format, on all of the validation data")
       ->configurable(false);
 }
 

@@ -25,7 +25,10 @@ seq 1 2000 >text.txt
 prints 0 "" ./prepare text.txt --tokenizer characters --out tokens
 prints 0 "2 layers, 2 heads, 32 wide" $train --data tokens --init-from "$gpt2" --steps 20 --out run
 prints 0 "8 of 9 Linear layers quantized" $train --data tokens --init-from "$gpt2" --steps 20 --out run
-prints 0 "at step 0" $train --data tokens --init-from "$gpt2" --out none --eval-only
+prints 0 "gpt2, a GPT in f32, weights at step 0" $train --data tokens --init-from "$gpt2" --out none --eval-only
+prints 0 "gpt2, a GPT, E4M3 weights, E4M3 inputs, f32 gradients, weights at step 0" $train --data tokens --init-from "$gpt2" \
+  --out none --eval-only --format E4M3
+prints 1 "need a --format" $train --data tokens --init-from "$gpt2" --out none --eval-only --inputs E4M3
 prints 0 "Final validation loss" $train --data tokens --init-from "$gpt2" --steps 30 --out run --resume
 prints 1 'has --init-from "' $train --data tokens --steps 30 --out run --resume
 prints 1 "vocabulary of 61" $train --data tokens --vocab 62 --init-from "$gpt2"

@@ -20,15 +20,18 @@ int main(int argc, char** argv) {
       "Print the version, how it was built, what it runs on");
   try {
     app.parse(argc, argv);
+    const fs::path checkpoint = fs::path(options.out) / "checkpoint.safetensors";
+    std::error_code error;
+    const bool has_checkpoint = fs::exists(checkpoint, error);
+    // Other people's weights are measured as they are.
+    if (options.eval_only && !has_checkpoint && app.count("--format") == 0) options.format = "none";
     if (!options.quantized() && (options.input_format() != "none" || options.grads != "none")) {
       ag::fail("--inputs and --grads need a --format for the weights");
     }
     if (options.dtype == "bf16" && options.device == "cpu") ag::fail("--dtype bf16 needs --device cuda");
-    const fs::path checkpoint = fs::path(options.out) / "checkpoint.safetensors";
-    std::error_code error;
     for (const auto& [asked, flag] :
          {std::pair{options.resume, "--resume"}, {options.eval_only, "--eval-only"}}) {
-      if (asked && !fs::exists(checkpoint, error) && !(options.eval_only && options.init_from))
+      if (asked && !has_checkpoint && !(options.eval_only && options.init_from))
         ag::fail_runtime(flag, ": there is no ", checkpoint.string());
     }
     if (options.threads > 0) ag::set_num_threads(int(options.threads));
