@@ -17,12 +17,14 @@
 #include "open_tokenizer.h"
 #include "options.h"
 #include "token_file.h"
+#include "token_meta.h"
 
 struct Corpus {
   altgrad::models::TokenDataset train, val;
   std::optional<altgrad::models::CharDataset> chars;  // where it is text, by byte
   std::optional<altgrad::models::Tokenizer> tokenizer;
   std::string name, hash;
+  std::vector<std::string> texts = {};  // of each token, where meta.json tells them
 
   int64_t vocab_size() const { return train.vocab_size(); }
 
@@ -30,21 +32,36 @@ struct Corpus {
   altgrad::Tensor encode(std::string_view text) const {
     if (tokenizer) return tokenizer->encode(text);
     if (chars) return chars->encode(text);
-    altgrad::fail(name, " holds tokens: without --tokenizer, text cannot be encoded as they were");
+    if (texts.empty())
+      altgrad::fail(name, " holds tokens: without --tokenizer, text cannot be encoded as they were");
+    std::vector<int64_t> ids;
+    while (!text.empty()) {  // no character's UTF-8 begins with another's
+      const auto token = std::ranges::find_if(
+          texts, [&](const std::string& t) { return !t.empty() && text.starts_with(t); });
+      if (token == texts.end()) altgrad::fail(name, " has no token for what begins ", text.substr(0, 20));
+      ids.push_back(token - texts.begin());
+      text.remove_prefix(token->size());
+    }
+    return altgrad::Tensor::from(ids, {int64_t(ids.size())});
   }
   // Where it cannot be made text of, numbers.
   std::string decode(const altgrad::Tensor& ids) const {
     if (tokenizer) return tokenizer->decode(ids);
     if (chars) return chars->decode(ids);
-    std::string numbers;
-    for (const int64_t id : ids.to(altgrad::Device::cpu()).data<int64_t>()) {
-      numbers.append(numbers.empty() ? "" : " ").append(std::to_string(id));
+    std::string text;
+    const altgrad::Tensor here = ids.to(altgrad::Device::cpu());
+    for (const int64_t id : here.data<int64_t>()) {
+      if (texts.empty())
+        text.append(text.empty() ? "" : " ").append(std::to_string(id));
+      else
+        text += id < int64_t(texts.size()) ? texts[size_t(id)] : "\uFFFD";
     }
-    return numbers;
+    return text;
   }
   // Of the text that ids stand for, where that is known.
   std::optional<int64_t> bytes(const altgrad::Tensor& ids) const {
     if (tokenizer) return int64_t(tokenizer->decode_bytes(ids).size());
+    if (!texts.empty()) return int64_t(decode(ids).size());
     return chars ? std::optional(ids.numel()) : std::nullopt;
   }
 };
@@ -124,19 +141,28 @@ inline Corpus token_corpus(const std::string& train, const std::optional<std::st
 
 inline Corpus open_corpus(const Options& o) {
   const int64_t block = o.recipe().block;
-  std::optional<altgrad::models::Tokenizer> tokenizer;
-  if (o.tokenizer)
-    tokenizer = open_tokenizer(*o.tokenizer);
-  else if (o.init_from && has_tokenizer(*o.init_from))
-    tokenizer = open_tokenizer(*o.init_from);
-  const std::optional<int64_t> vocab = o.vocab || !tokenizer ? o.vocab : tokenizer->vocab_size();
+  const std::filesystem::path data = o.data;
   std::error_code error;
-  if (std::filesystem::is_directory(o.data, error)) {
-    const std::filesystem::path folder = o.data;
-    return token_corpus(folder / "train*.bin", o.val.value_or(folder / "val*.bin"), block, vocab, o.data,
-                        tokenizer);
+  const bool is_folder = std::filesystem::is_directory(data, error);
+  const bool has_tokens = is_folder || o.data.ends_with(".bin");
+  const auto meta = has_tokens ? token_meta(is_folder ? data : data.parent_path()) : std::nullopt;
+  std::optional<std::string> named = o.tokenizer;
+  if (!named && o.init_from && has_tokenizer(*o.init_from)) named = o.init_from;
+  if (!named && meta && meta->texts.empty() && is_tokenizer(meta->tokenizer)) named = meta->tokenizer;
+  std::optional<altgrad::models::Tokenizer> tokenizer;
+  if (named) tokenizer = open_tokenizer(*named);
+  if (named && meta && meta->vocab_size.value_or(tokenizer->vocab_size()) != tokenizer->vocab_size()) {
+    altgrad::fail("the tokenizer ", *named, " has a vocabulary of ", tokenizer->vocab_size(), ", ",
+                  meta->file, " tells one of ", *meta->vocab_size, "; are the tokens its own?");
   }
-  if (o.data.ends_with(".bin")) return token_corpus(o.data, o.val, block, vocab, o.data, tokenizer);
+  if (has_tokens) {
+    const std::optional<int64_t> vocab = o.vocab || !tokenizer ? o.vocab : tokenizer->vocab_size();
+    const std::optional<std::string> val = is_folder ? o.val.value_or(data / "val*.bin") : o.val;
+    Corpus corpus =
+        token_corpus(is_folder ? data / "train*.bin" : data, val, block, vocab, o.data, tokenizer);
+    if (meta && !tokenizer) corpus.texts = meta->texts;
+    return corpus;
+  }
   if (o.val || o.vocab) altgrad::fail("--val and --vocab need tokens in --data: .bin files");
   if (o.init_from && !tokenizer) {
     altgrad::fail("--init-from: there is no tokenizer in ", *o.init_from,

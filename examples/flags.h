@@ -76,7 +76,8 @@ inline void add_flags(CLI::App& app, Options& o) {
   app.add_option(
       "--tokenizer", o.tokenizer,
       "what makes text of tokens, and tokens of a text in --data: a folder of vocab.json and merges.txt, a "
-      "tokenizer.json, or a file of ranks; default: --init-from, where it has one");
+      "tokenizer.json, or a file of ranks; default: --init-from, where it has one, or what meta.json beside "
+      "--data names");
   app.add_option("--init-from", o.init_from,
                  "begin with the weights of a GPT-2 folder of Hugging Face's, and with its sizes; --size "
                  "then gives the recipe of training alone");

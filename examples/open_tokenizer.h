@@ -13,6 +13,12 @@ inline bool has_tokenizer(const std::string& folder) {
   return false;
 }
 
+// Is there something that open_tokenizer may open?
+inline bool is_tokenizer(const std::string& path) {
+  std::error_code error;
+  return std::filesystem::is_regular_file(path, error) || has_tokenizer(path);
+}
+
 // A folder of vocab.json and merges.txt or of tokenizer.json alone, a tokenizer.json itself, or a file of ranks. Throws
 // as Tokenizer's functions do.
 inline altgrad::models::Tokenizer open_tokenizer(const std::string& path) {

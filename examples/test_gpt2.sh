@@ -37,6 +37,21 @@ prints 1 "load_gpt2: cannot read nowhere" $train --data tokens --init-from nowhe
 prints 1 "there is no tokenizer in" $train --data text.txt --init-from "$gpt2"
 prints 0 "tokens/s" ./generate --model run --prompt "1 2 3" --tokens 9
 
+# Tokens that are characters are written as such; they are of 7 bytes in 4 here.
+printf 'a\303\251\342\202\254b%.0s' $(seq 1 320) >characters.txt
+prints 0 "" ./prepare characters.txt --tokenizer characters --out characters
+echo '{"context": "a\u00e9", "endings": ["\u20ac", "b"], "label": 0}' >choices.jsonl
+prints 1 "characters has no token for what begins  " $train --data characters --choices choices.jsonl --out none
+prints 0 "" $train --data characters --steps 10 --out written
+LC_ALL=C grep -q "$(printf '\342\202\254')" written/sample.txt && ! grep -q '[0-9]' written/sample.txt ||
+  fail "not characters: $(cat written/sample.txt)"
+prints 0 "bits per byte" $train --data characters --out written --eval-only
+sed -n 's/^Validation loss \([0-9.]*\),.*bits per byte \([0-9.]*\),.*/\1 \2/p' log |
+  awk '{ d = $2 - $1 / log(2) * 4 / 7 } END { exit !(NF == 2 && d < 2e-4 && d > -2e-4) }' || fail "bits per byte: $(cat log)"
+printf ' ' >>characters.txt  # which choices put before an ending
+prints 0 "" ./prepare characters.txt --tokenizer characters --out characters
+prints 0 "Right endings in choices.jsonl" $train --data characters --choices choices.jsonl --steps 10 --out written
+
 # What was trained is handed on: in f32 the model says the same, and in FP8 codes it is a folder for others.
 prints 0 "Final" $train --data tokens --init-from "$gpt2" --steps 20 --format none --ema 0.9 --out plain
 prints 0 "tokens/s" ./generate --model plain --prompt "1 2 3" --tokens 9 --temperature 0
@@ -63,6 +78,13 @@ cat words-in-files/train.bin words-in-files/val.bin >all.bin
 prints 0 "--- sample" $train --data all.bin --tokenizer "$vocabulary" --steps 20 --out files
 cmp words/sample.txt files/sample.txt || fail "the same tokens, another sample"
 prints 1 "vocabulary of 61" $train --data text.txt --tokenizer "$vocabulary" --init-from "$gpt2"
+# Tokens say whose they are: of another's it is refused, and nothing is made; without --tokenizer it is taken.
+prints 1 "has a vocabulary of 700, tokens/meta.json tells one of 11" $train --data tokens --tokenizer "$vocabulary" --out none
+[ ! -e none ] || fail "an error has left a folder"
+prints 0 "--- sample" $train --data words-in-files --tokenizer "$vocabulary" --steps 20 --out named
+prints 0 "--- sample" $train --data words-in-files --steps 20 --out by-default
+cmp named/sample.txt by-default/sample.txt || fail "the tokenizer that meta.json names is not taken"
+prints 0 "bits per byte" $train --data words-in-files --eval-only --steps 20 --out by-default
 prints 0 "parameters in bf16" ./export --model words --out exported --tokenizer "$vocabulary" --dtype bf16
 prints 0 "1 2" ./generate --model exported --prompt "1 2" --tokens 20
 prints 0 "1 2" ./generate --model words --tokenizer "$vocabulary" --prompt "1 2" --tokens 20

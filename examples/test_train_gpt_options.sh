@@ -54,6 +54,12 @@ expect 1 "no file matches none/train*.bin" $run --data none --vocab 8 --out erro
 expect 1 "--val and --vocab need tokens" $run --data text.txt --vocab 8 --out errors_out
 expect 1 "--val and --vocab need tokens" $run --val tokens/val.bin --out errors_out
 expect 1 "tokens/meta.json" env sh -c 'echo "{}" >tokens/meta.json; "$@"' sh $run --data tokens --out errors_out
+for meta in 'tokenizer' '[8]' '{"vocab_size": "8"}' '{"vocab_size": 0}' '{"vocab_size": 8, "tokenizer": 1}' \
+  '{"vocab_size": 8, "tokenizer": "characters"}' '{"vocab_size": 2, "tokenizer": "characters", "characters": ["a", 1]}' \
+  '{"vocab_size": 8, "tokenizer": "characters", "characters": ["a"]}'; do
+  echo "$meta" >tokens/meta.json
+  expect 1 "train_gpt: tokens/meta.json" $run --data tokens --vocab 8 --out errors_out
+done
 echo '{"vocab_size": 8, "tokenizer": "none"}' >tokens/meta.json
 expect 0 "" $run --data tokens --out folder
 grep -q "^tokens: 2800 tokens to train on, 350 to validate, vocabulary of 8$" log || fail "another data set: $(sed -n 3p log)"
@@ -68,6 +74,14 @@ expect 1 "has tokens of --data 3150, not 3149" $more --data tokens --resume --st
 expect 0 "" $run --data tokens --eval-only --out folder  # other data may be evaluated
 expect 1 "cannot be encoded" env sh -c 'echo "{\"ctx\":\"1\",\"endings\":[\"2\"],\"label\":0}" >c.jsonl; "$@"' sh \
   $run --data tokens --choices c.jsonl --out errors_out
+
+# What meta.json says of the tokens makes text of them.
+echo '{"vocab_size": 256, "tokenizer": "bytes"}' >tokens/meta.json
+expect 0 "" $run --data tokens/train.bin --out bytes
+[ "$(wc -c <bytes/sample.txt)" -eq 7 ] || fail "not six bytes and a newline: $(od -c bytes/sample.txt)"
+expect 0 "" $run --data tokens/train.bin --eval-only --out bytes
+bits=$(sed -n 's/^Validation loss \([0-9.]*\),.*bits per byte \([0-9.]*\),.*/\1 \2/p' log)
+echo "$bits" | awk '{ d = $2 - $1 / log(2) } END { exit !(NF == 2 && d < 2e-4 && d > -2e-4) }' || fail "bits per byte: $(cat log)"
 
 # Batches that are accumulated make the step of a larger batch, up to rounding.
 plain="./train_gpt --data text.txt --block 8 --eval-batches 1 --sample 0 --format none"
