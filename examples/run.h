@@ -124,8 +124,11 @@ struct Run {
     }
     const ag::models::GPTConfig ours = o.model(config.vocab_size);
     config.dropout = ours.dropout, config.activations = ours.activations;
+    // The tensors themselves, so that there is one copy: what a new model would be filled with is never touched.
+    const ag::nn::init::Skip all_are_there;
     ag::models::GPT gpt(config);
-    gpt.load_state_dict(loaded.state_dict());
+    for (const auto& [name, weight] : loaded.named_parameters()) gpt.parameter(name) = weight;
+    gpt.parameter("lm_head.weight") = gpt.parameter("transformer.wte.weight");  // one tensor there, too
     return gpt;
   }
   // Seeds everything: the same weights and, later, the same batches for the same --seed.

@@ -23,7 +23,7 @@ train="./train_gpt --batch 2 --block 16 --eval-every 10 --eval-batches 2 --sampl
 # A GPT-2 of two layers goes on with tokens that are below its vocabulary of 61, in 8 bits.
 seq 1 2000 >text.txt
 prints 0 "" ./prepare text.txt --tokenizer characters --out tokens
-prints 0 "2 layers, 2 heads, 32 wide" $train --data tokens --init-from "$gpt2" --steps 20 --out run
+prints 0 "2 layers, 2 heads, 32 wide, 29472 parameters" $train --data tokens --init-from "$gpt2" --steps 20 --out run
 prints 0 "8 of 9 Linear layers quantized" $train --data tokens --init-from "$gpt2" --steps 20 --out run
 prints 0 "gpt2, a GPT in f32, weights at step 0" $train --data tokens --init-from "$gpt2" --out none --eval-only
 prints 0 "gpt2, a GPT, E4M3 weights, E4M3 inputs, f32 gradients, weights at step 0" $train --data tokens --init-from "$gpt2" \
@@ -36,6 +36,14 @@ prints 1 "sees 64 tokens at most" ./train_gpt --data tokens --init-from "$gpt2" 
 prints 1 "load_gpt2: cannot read nowhere" $train --data tokens --init-from nowhere
 prints 1 "there is no tokenizer in" $train --data text.txt --init-from "$gpt2"
 prints 0 "tokens/s" ./generate --model run --prompt "1 2 3" --tokens 9
+
+# It begins with the folder's weights: a step that changes nothing leaves a model that says the same.
+prints 0 "Final" $train --data tokens --init-from "$gpt2" --format none --lr 1e-30 --steps 1 --out same
+for model in "$gpt2" same; do
+  prints 0 "tokens/s" ./generate --model "$model" --prompt "1 2 3" --tokens 9 --temperature 0
+  head -n 1 log >>said
+done
+[ "$(uniq said | wc -l)" -eq 1 ] || fail "--init-from begins with other weights: $(cat said)"
 
 # Tokens that are characters are written as such; they are of 7 bytes in 4 here.
 printf 'a\303\251\342\202\254b%.0s' $(seq 1 320) >characters.txt
