@@ -79,8 +79,8 @@ inline void add_flags(CLI::App& app, Options& o) {
       "tokenizer.json, or a file of ranks; default: --init-from, where it has one, or what meta.json beside "
       "--data names");
   app.add_option("--init-from", o.init_from,
-                 "begin with the weights of a GPT-2 folder of Hugging Face's, and with its sizes; --size "
-                 "then gives the recipe of training alone");
+                 "begin with the weights of a GPT-2 folder of Hugging Face's, and with its sizes, which a "
+                 "checkpoint to go on from must have, too; --size then gives the recipe of training alone");
   app.add_option("--size", o.size, "tiny (4 layers, 128 wide), baby (6, 384) or gpt2 (12, 768)")
       ->check(CLI::IsMember({"tiny", "baby", "gpt2"}))
       ->capture_default_str();
@@ -146,11 +146,13 @@ inline void add_flags(CLI::App& app, Options& o) {
   app.add_option("--csv", o.csv, "a file of the metrics as CSV, too");
   app.add_option("--tensorboard", o.tensorboard, "a folder for the metrics as TensorBoard reads them, too");
   app.add_flag("--resume", o.resume,
-               "go on from the checkpoint in --out, with the same flags; --steps may be larger")
+               "go on from the checkpoint in --out: flags of model, training and formats that are not given "
+               "are its; --steps may be larger")
       ->configurable(false);
   app.add_flag("--eval-only", o.eval_only,
-               "train nothing: evaluate the checkpoint in --out, or, where there is none, what --init-from "
-               "names, in f32 unless there is a --format, on all of the validation data")
+               "train nothing: evaluate the checkpoint in --out, with its flags as --resume has them, or, "
+               "where there is none, what --init-from names, in f32 unless there is a --format, on all of "
+               "the validation data")
       ->configurable(false);
 }
 

@@ -26,6 +26,18 @@ inline std::string sizes_text(const altgrad::models::GPTConfig& c) {
       .dump();
 }
 
+// Those of such a text. Throws an exception of nlohmann's where it is none.
+inline altgrad::models::GPTConfig sizes_of(const std::string& text) {
+  const auto c = nlohmann::json::parse(text);
+  return {.n_layer = c.at("n_layer"),
+          .n_head = c.at("n_head"),
+          .n_embd = c.at("n_embd"),
+          .block_size = c.at("block_size"),
+          .vocab_size = c.at("vocab_size"),
+          .bias = c.at("bias"),
+          .gelu = c.at("gelu") == "tanh" ? altgrad::Gelu::tanh : altgrad::Gelu::erf};
+}
+
 // Of a checkpoint, under the surgery that it was trained with. Throws std::invalid_argument where the file is none of
 // train_gpt's.
 inline altgrad::models::GPT load_model(const std::string& path) {
@@ -51,14 +63,7 @@ inline altgrad::models::GPT load_model(const std::string& path) {
     trained.history = settings.at("--history");
     trained.skip = settings.at("--skip").get<std::vector<std::string>>();
     if (const auto sizes = metadata.find("extra.model"); sizes != metadata.end()) {
-      const auto c = nlohmann::json::parse(sizes->second);
-      config = {.n_layer = c.at("n_layer"),
-                .n_head = c.at("n_head"),
-                .n_embd = c.at("n_embd"),
-                .block_size = c.at("block_size"),
-                .vocab_size = c.at("vocab_size"),
-                .bias = c.at("bias"),
-                .gelu = c.at("gelu") == "tanh" ? ag::Gelu::tanh : ag::Gelu::erf};
+      config = sizes_of(sizes->second);
     } else {  // of before the sizes were kept
       config = trained.model(settings.at("vocabulary of --data"));
       config.activations = {};

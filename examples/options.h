@@ -32,6 +32,7 @@ struct Options {
   int64_t accumulate = 1, history = 16, threads = 0, eval_every = 250, eval_batches = 20, sample = 500;
   uint64_t seed = 1337;
   bool resume = false, eval_only = false;
+  std::optional<altgrad::models::GPTConfig> sizes;  // a checkpoint's, which is gone on from
 
   // The recipe with what the flags override.
   Recipe recipe() const {
@@ -46,14 +47,18 @@ struct Options {
   }
   altgrad::models::GPTConfig model(int64_t vocab_size) const {
     const Recipe r = recipe();
-    return {.n_layer = r.n_layer,
-            .n_head = r.n_head,
-            .n_embd = r.n_embd,
-            .block_size = r.block,
-            .vocab_size = vocab_size,
-            .dropout = r.dropout,
-            .bias = false,
-            .activations = dtype == "bf16" ? altgrad::DType::bf16 : altgrad::DType::f32};
+    return trained(sizes.value_or(altgrad::models::GPTConfig{.n_layer = r.n_layer,
+                                                             .n_head = r.n_head,
+                                                             .n_embd = r.n_embd,
+                                                             .block_size = r.block,
+                                                             .vocab_size = vocab_size,
+                                                             .bias = false}));
+  }
+  // A model of these sizes as it is trained.
+  altgrad::models::GPTConfig trained(altgrad::models::GPTConfig config) const {
+    config.dropout = recipe().dropout;
+    config.activations = dtype == "bf16" ? altgrad::DType::bf16 : altgrad::DType::f32;
+    return config;
   }
   bool quantized() const { return format != "none"; }
   std::string input_format() const { return inputs.value_or(quantized() ? "E4M3" : "none"); }

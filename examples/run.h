@@ -91,10 +91,11 @@ struct Run {
     const std::string path = checkpoint(), where = flag + ": " + path;
     const ag::Metadata metadata = ag::load_safetensors_metadata(path);
     nlohmann::ordered_json settings = run_settings(o, corpus);
+    settings.erase("--steps");      // more may be made than were asked for
+    settings.erase("--init-from");  // the weights that it began with have been trained since
     if (o.eval_only && !corpus.chars)
       forget_data(settings);  // other tokens may be evaluated, of that vocabulary
-    const auto saved = metadata.find("extra.settings");
-    require_settings(settings, saved == metadata.end() ? "" : saved->second, where);
+    require_settings(settings, saved_settings(metadata, where), where);
     best_val_loss = saved_number<double>(metadata, "best_val_loss", "a loss", where);
     if (metadata.contains("extra.evaluations_since_best")) {  // earlier checkpoints have none
       evaluations_since_best =
@@ -113,7 +114,7 @@ struct Run {
   // Throws where its model cannot be trained on this data.
   ag::models::GPT initialised_from(const std::string& folder) const {
     const ag::models::GPT loaded = ag::models::load_gpt2(folder);
-    ag::models::GPTConfig config = loaded.config();
+    const ag::models::GPTConfig config = o.trained(loaded.config());
     if (config.vocab_size < corpus.vocab_size()) {
       ag::fail("--init-from: ", folder, " has a vocabulary of ", config.vocab_size, ", ", corpus.name,
                " one of ", corpus.vocab_size(), "; is --tokenizer the model's?");
@@ -122,8 +123,6 @@ struct Run {
       ag::fail("--init-from: ", folder, " sees ", config.block_size, " tokens at most, --block is ",
                recipe.block);
     }
-    const ag::models::GPTConfig ours = o.model(config.vocab_size);
-    config.dropout = ours.dropout, config.activations = ours.activations;
     // The tensors themselves, so that there is one copy: what a new model would be filled with is never touched.
     const ag::nn::init::Skip all_are_there;
     ag::models::GPT gpt(config);
@@ -134,8 +133,8 @@ struct Run {
   // Seeds everything: the same weights and, later, the same batches for the same --seed.
   ag::models::GPT initial_model() {
     ag::manual_seed(o.seed);
-    ag::models::GPT gpt =
-        o.init_from ? initialised_from(*o.init_from) : ag::models::GPT(o.model(corpus.vocab_size()));
+    ag::models::GPT gpt = o.init_from && !o.sizes ? initialised_from(*o.init_from)
+                                                  : ag::models::GPT(o.model(corpus.vocab_size()));
     gpt.to(device);
     if (o.quantized()) report = ag::fp8::quantize_model(gpt, ag::fp8::format(o.format), o.surgery());
     return gpt;

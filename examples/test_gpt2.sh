@@ -30,7 +30,13 @@ prints 0 "gpt2, a GPT, E4M3 weights, E4M3 inputs, f32 gradients, weights at step
   --out none --eval-only --format E4M3
 prints 1 "need a --format" $train --data tokens --init-from "$gpt2" --out none --eval-only --inputs E4M3
 prints 0 "Final validation loss" $train --data tokens --init-from "$gpt2" --steps 30 --out run --resume
-prints 1 'has --init-from "' $train --data tokens --steps 30 --out run --resume
+ln -s "$gpt2" elsewhere  # where its weights are does not matter, these are in the checkpoint; its sizes do
+prints 0 "elsewhere, a GPT, E4M3 weights" $train --data tokens --init-from elsewhere --steps 31 --out run --resume
+prints 0 "2 layers, 2 heads, 32 wide" $train --data tokens --steps 32 --out run --resume
+prints 0 "elsewhere, a GPT, E4M3 weights, E4M3 inputs, f32 gradients, weights at step 32" ./train_gpt --data tokens --out run --eval-only
+prints 0 "" $train --data tokens --steps 1 --format none --out tiny
+prints 0 "" ./export --model tiny --out other
+prints 1 'has a model of {"bias":true,"block_size":64,' $train --data tokens --init-from other --out run --resume
 prints 1 "vocabulary of 61" $train --data tokens --vocab 62 --init-from "$gpt2"
 prints 1 "sees 64 tokens at most" ./train_gpt --data tokens --init-from "$gpt2" --block 65
 prints 1 "load_gpt2: cannot read nowhere" $train --data tokens --init-from nowhere

@@ -27,12 +27,14 @@ expect 1 "past --steps 1" $flags --out parts --resume --steps 1
 expect 1 "has --format \"E4M3\", not \"E5M2\"" $long --out parts --resume --format E5M2
 cp parts/metrics.jsonl kept
 echo '{"step":1000000,"train_loss":1.0}' >>parts/metrics.jsonl  # as if written after the checkpoint
-expect 0 "" $long --out parts --resume
+# What is not given is the checkpoint's; the rest says what is evaluated and written.
+expect 0 "" ./train_gpt --data text.txt --eval-every 10 --eval-batches 2 --sample 20 --out parts --resume
 head -n "$stopped" parts/metrics.jsonl | cmp - kept || fail "the metrics before the stop have changed"
 for run in whole parts; do without_times $run/metrics.jsonl >$run/losses; done
 cmp whole/losses parts/losses || fail "a resumed run has other losses"
 cmp whole/checkpoint.safetensors parts/checkpoint.safetensors || fail "a resumed run has another checkpoint"
 cmp whole/sample.txt parts/sample.txt || fail "a resumed run has another sample"
+sed 's/^out=.*/out="parts"/' whole/config.toml | cmp - parts/config.toml || fail "a resumed run has another config"
 
 # The curves of several runs in one picture.
 expect 0 "" ./plot_loss both.svg "two < three" short=short/metrics.jsonl whole=whole/metrics.jsonl
@@ -122,6 +124,7 @@ with 'best_val_loss":"...' 'best_val_loss":"nan' 1 '"best_val_loss" must be a lo
 with 'best_val_loss' 'worst_val_los' 1 '"best_val_loss" must be a loss, got ""'
 with '"extra.settings":"{' '"extra.settings":"[' 1 'is not a checkpoint of this program'
 with 'extra.settings' 'extra.sittings' 1 'is not a checkpoint of this program'
+with 'extra.model":"{' 'extra.model":"[' 1 'which are no sizes'
 with '--dropout' '--drapout' 1 'does not say its --dropout'
 cp good fixed/checkpoint.safetensors
 cp text.txt first
@@ -129,6 +132,8 @@ sed 's/^1000$/1001/' first >text.txt  # as long, of the same bytes
 expect 1 "has hash of --data" $resume
 with 'hash of --data' 'hush of --data' 0 ''  # of before there was a hash
 cp first text.txt
+with '--steps' '--stips' 0 ''  # nor were these kept
+with 'extra.model' 'extra.madel' 0 ''
 # crafted VALUE: a checkpoint with nothing but settings, whose --size is VALUE.
 crafted() {
   printf '{"__metadata__":{"altgrad_checkpoint":"1","extra.settings":"{\\"--size\\":%s}"}}' "$1" >header
@@ -142,6 +147,8 @@ crafted "$(repeated '[')$(repeated ']')"
 expect 1 "is not a checkpoint of this program" $resume
 crafted "$(repeated '{\\"a\\":')1$(repeated '}')"
 expect 1 "is not a checkpoint of this program" $resume
+crafted '\"huge\"'
+expect 1 'fixed/checkpoint.safetensors has --size "huge", which is no value of it' $resume
 crafted "\\\"$(repeated 'long')\\\""
 expect 1 'has --size "long' $resume
 [ "$(wc -c <errors)" -lt 400 ] || fail "an error as long as what it is about"

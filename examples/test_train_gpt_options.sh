@@ -115,7 +115,7 @@ expect 1 "has --ema 0.9, not 0.99" $again --ema 0.99
 expect 1 "has --accumulate 2, not 3" $again --accumulate 3
 expect 1 'has --schedule "wsd", not "cosine"' $again --schedule cosine
 echo '1000000,1,,1,1,1' >>parts.csv
-expect 0 "" $long --out parts --csv parts.csv --tensorboard parts/events --resume
+expect 0 "" $train --patience 100 --out parts --csv parts.csv --tensorboard parts/events --resume
 for run in whole parts; do
   without_times $run/metrics.jsonl >$run/losses
   cut -d , -f 1-4 $run.csv >$run/rows
@@ -176,6 +176,14 @@ sed -n 's/^Validation loss \([0-9.]*\), perplexity \([0-9.]*\), bits per byte \(
   awk -v final="$final" 'function far(a, b, d) { return a - b > d || b - a > d }
     END { exit NF != 4 || far($1, final, 0.05) || far($2, exp($1), 1e-3) || far($3, $1 / log(2), 2e-4) || $4 != 59 }' ||
   fail "an evaluation of $(cat log), where the run's end has $final"
+# The flags are the checkpoint's: a --block, too, that is another size's recipe.
+expect 0 "" ./train_gpt --data text.txt --size baby --block 64 --batch 1 --steps 1 --eval-batches 1 --sample 0 --format none --out baby
+expect 0 "" ./train_gpt --data text.txt --out baby --eval-only
+grep -q "^baby GPT in f32, weights at step 1$" log && grep -q "windows of 64 tokens" log || fail "evaluated otherwise: $(cat log)"
+expect 1 'has --format "none", not "E4M3"' ./train_gpt --data text.txt --out baby --eval-only --format E4M3
+expect 1 'has --format "E4M3", not "none"' ./train_gpt --data text.txt --out evaluated --eval-only --format none
+echo 'format = "E5M2"' >given.toml
+expect 1 'has --format "none", not "E5M2"' ./train_gpt --data text.txt --config given.toml --out baby --eval-only
 expect 1 "--eval-only: there is no errors_out/checkpoint.safetensors" $train --eval-only --out errors_out
 expect 1 "--choices: cannot read missing.jsonl: No such file" $train --choices missing.jsonl --out errors_out
 echo '{"context": "one", "endings": ["two"], "label": 1}' >bad.jsonl
