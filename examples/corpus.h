@@ -148,7 +148,9 @@ inline Corpus open_corpus(const Options& o) {
   const auto meta = has_tokens ? token_meta(is_folder ? data : data.parent_path()) : std::nullopt;
   std::optional<std::string> named = o.tokenizer;
   if (!named && o.init_from && has_tokenizer(*o.init_from)) named = o.init_from;
-  if (!named && meta && meta->texts.empty() && is_tokenizer(meta->tokenizer)) named = meta->tokenizer;
+  // Without PCRE2, such tokens stay numbers.
+  if (HAS_PCRE2 && !named && meta && meta->texts.empty() && is_tokenizer(meta->tokenizer))
+    named = meta->tokenizer;
   std::optional<altgrad::models::Tokenizer> tokenizer;
   if (named) tokenizer = open_tokenizer(*named);
   if (named && meta && meta->vocab_size.value_or(tokenizer->vocab_size()) != tokenizer->vocab_size()) {
