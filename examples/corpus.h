@@ -24,7 +24,7 @@ struct Corpus {
   std::optional<altgrad::models::CharDataset> chars;  // where it is text, by byte
   std::optional<altgrad::models::Tokenizer> tokenizer;
   std::string name, hash;
-  std::vector<std::string> texts = {};  // of each token, where meta.json tells them
+  std::vector<std::string> texts = {};  // of each token, where these are bytes or characters
 
   int64_t vocab_size() const { return train.vocab_size(); }
 
@@ -34,15 +34,7 @@ struct Corpus {
     if (chars) return chars->encode(text);
     if (texts.empty())
       altgrad::fail(name, " holds tokens: without --tokenizer, text cannot be encoded as they were");
-    std::vector<int64_t> ids;
-    while (!text.empty()) {  // no character's UTF-8 begins with another's
-      const auto token = std::ranges::find_if(
-          texts, [&](const std::string& t) { return !t.empty() && text.starts_with(t); });
-      if (token == texts.end()) altgrad::fail(name, " has no token for what begins ", text.substr(0, 20));
-      ids.push_back(token - texts.begin());
-      text.remove_prefix(token->size());
-    }
-    return altgrad::Tensor::from(ids, {int64_t(ids.size())});
+    return encode_texts(texts, text, name);
   }
   // Where it cannot be made text of, numbers.
   std::string decode(const altgrad::Tensor& ids) const {
@@ -106,7 +98,8 @@ inline Corpus text_corpus(const std::string& path, int64_t block, std::string na
                           const std::optional<altgrad::models::Tokenizer>& tokenizer = {}) {
   if (!tokenizer) {
     const altgrad::models::CharDataset chars(path, block);
-    return {chars.dataset("train"), chars.dataset("val"), chars, {}, std::move(name), file_hash(path)};
+    return {chars.dataset("train"), chars.dataset("val"), chars,          {},
+            std::move(name),        file_hash(path),      texts_of(chars)};
   }
   std::ifstream in(path, std::ios::binary);
   std::ostringstream text;
@@ -149,8 +142,14 @@ inline Corpus open_corpus(const Options& o) {
   std::optional<std::string> named = o.tokenizer;
   if (!named && o.init_from && has_tokenizer(*o.init_from)) named = o.init_from;
   // Without PCRE2, such tokens stay numbers.
-  if (HAS_PCRE2 && !named && meta && meta->texts.empty() && is_tokenizer(meta->tokenizer))
-    named = meta->tokenizer;
+  if (ALTGRAD_BPE && !named && meta && meta->texts.empty() && !meta->tokenizer.empty()) {
+    if (is_tokenizer(meta->tokenizer)) {
+      named = meta->tokenizer;
+    } else {
+      std::printf("%s names the tokenizer %s, which is not there: tokens stay numbers\n", meta->file.c_str(),
+                  meta->tokenizer.c_str());
+    }
+  }
   std::optional<altgrad::models::Tokenizer> tokenizer;
   if (named) tokenizer = open_tokenizer(*named);
   if (named && meta && meta->vocab_size.value_or(tokenizer->vocab_size()) != tokenizer->vocab_size()) {
@@ -158,6 +157,9 @@ inline Corpus open_corpus(const Options& o) {
                   meta->file, " tells one of ", *meta->vocab_size, "; are the tokens its own?");
   }
   if (has_tokens) {
+    const auto of_val = o.val ? token_meta(std::filesystem::path(*o.val).parent_path()) : std::nullopt;
+    if (meta && of_val && (meta->vocab_size != of_val->vocab_size || meta->texts != of_val->texts))
+      altgrad::fail("--val: ", of_val->file, " tells of other tokens than ", meta->file);
     const std::optional<int64_t> vocab = o.vocab || !tokenizer ? o.vocab : tokenizer->vocab_size();
     const std::optional<std::string> val = is_folder ? o.val.value_or(data / "val*.bin") : o.val;
     Corpus corpus =

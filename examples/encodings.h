@@ -136,7 +136,7 @@ class Tokens final : public Encoding {
   bool wide() const override { return tokenizer_.vocab_size() > 65536; }
   void describe(nlohmann::ordered_json& meta) const override {
     meta["vocab_size"] = tokenizer_.vocab_size();
-    meta["tokenizer"] = path_;
+    meta["tokenizer"] = std::filesystem::absolute(path_).lexically_normal().string();
     if (!separator().empty()) meta["separator"] = separator()[0];
   }
 

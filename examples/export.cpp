@@ -16,7 +16,12 @@ struct Flags {
 };
 
 void write(const Flags& flags) {
+  std::error_code error;
+  if (std::filesystem::equivalent(flags.model, flags.out, error))
+    ag::fail("--out is --model: what is there would be overwritten");
   ag::models::GPT model = load_model(flags.model);
+  // First, as it may be one that has no such files.
+  if (!flags.tokenizer.empty()) open_tokenizer(flags.tokenizer).save(flags.out);
   const bool in_codes = flags.dtype == "fp8";
   if (in_codes) {
     // What was quantized in training keeps its histories, and its inputs' scales with them.
@@ -33,7 +38,6 @@ void write(const Flags& flags) {
     std::printf("%ld parameters in %s, as GPT2LMHeadModel: %s\n", long(model.num_parameters()),
                 flags.dtype.c_str(), flags.out.c_str());
   }
-  if (!flags.tokenizer.empty()) open_tokenizer(flags.tokenizer).save(flags.out);
 }
 
 }  // namespace

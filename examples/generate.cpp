@@ -13,6 +13,7 @@
 #include "flags.h"
 #include "load_model.h"
 #include "open_tokenizer.h"
+#include "token_meta.h"
 
 namespace ag = altgrad;
 namespace fs = std::filesystem;
@@ -31,17 +32,33 @@ struct Flags {
 class Vocabulary {
  public:
   explicit Vocabulary(const Flags& flags)
-      : special_(flags.special ? ag::models::Special::all : ag::models::Special::none) {
+      : special_(flags.special ? ag::models::Special::all : ag::models::Special::none), data_(flags.data) {
     if (!flags.tokenizer.empty()) {
       tokenizer_.emplace(open_tokenizer(flags.tokenizer));
       streams_.assign(size_t(flags.rows), ag::models::DecodeStream(*tokenizer_));
     } else if (!flags.data.empty()) {
-      text_.emplace(flags.data, /*block_size=*/1, /*val_fraction=*/0);
+      std::error_code error;
+      if (fs::is_directory(flags.data, error)) {
+        if (const auto meta = token_meta(flags.data)) texts_ = meta->texts;
+        if (texts_.empty()) ag::fail("--data: ", flags.data, " has no meta.json of bytes or characters");
+      } else {
+        texts_ = texts_of(ag::models::CharDataset(flags.data, /*block_size=*/1, /*val_fraction=*/0));
+      }
     }
+  }
+  // Throws where the model's tokens are others. `alphabet` is of the text that it was trained on, where that is known.
+  void check(const Flags& flags, int64_t model_vocab, const std::string& alphabet) const {
+    const int64_t own = tokenizer_ ? tokenizer_->vocab_size() : int64_t(texts_.size());
+    if (own > model_vocab || (!texts_.empty() && own < model_vocab)) {
+      ag::fail(tokenizer_ ? flags.tokenizer : flags.data, " has a vocabulary of ", own, ", the model one of ",
+               model_vocab);
+    }
+    if (!texts_.empty() && !alphabet.empty() && texts_hash(texts_) != alphabet)
+      ag::fail("--data: ", flags.data, " has other tokens than the text that the model was trained on");
   }
   ag::Tensor encode(const std::string& prompt) const {
     if (tokenizer_) return tokenizer_->encode(prompt, {.special = special_});
-    if (text_) return text_->encode(prompt);
+    if (!texts_.empty()) return encode_texts(texts_, prompt, data_);
     std::vector<int64_t> ids;
     std::istringstream words(prompt);
     for (std::string word; words >> word;) {
@@ -56,7 +73,7 @@ class Vocabulary {
   // What a row's next token adds to its text.
   std::string decode(int64_t row, int64_t token) {
     if (tokenizer_) return token < tokenizer_->vocab_size() ? streams_[size_t(row)].step(token) : "\uFFFD";
-    return text_ ? text_->decode(ag::Tensor::from({token}, {1})) : " " + std::to_string(token);
+    return texts_.empty() ? " " + std::to_string(token) : texts_[size_t(token)];
   }
   // What a row's text ends with.
   std::string finish(size_t row) { return tokenizer_ ? streams_[row].finish() : ""; }
@@ -71,14 +88,17 @@ class Vocabulary {
   const ag::models::Special special_;
   std::optional<ag::models::Tokenizer> tokenizer_;
   std::vector<ag::models::DecodeStream> streams_;  // of each row
-  std::optional<ag::models::CharDataset> text_;
+  const std::string data_;
+  std::vector<std::string> texts_;  // of each token, where there is no tokenizer
 };
 
 int run(const Flags& flags) {
   using Clock = std::chrono::steady_clock;
   if (flags.threads > 0) ag::set_num_threads(int(flags.threads));
   Vocabulary vocabulary(flags);
-  ag::models::GPT model = load_model(flags.model);
+  std::string alphabet;
+  ag::models::GPT model = load_model(flags.model, &alphabet);
+  vocabulary.check(flags, model.config().vocab_size, alphabet);
   if (flags.format != "none") {
     const ag::fp8::SurgeryReport report =
         ag::fp8::quantize_model(model, ag::fp8::format(flags.format), {.skip_patterns = {"lm_head"}});
@@ -144,7 +164,10 @@ int main(int argc, char** argv) {
       "--tokenizer", flags.tokenizer,
       "a folder of vocab.json and merges.txt, a tokenizer.json, or a file of ranks; default: --model, "
       "where it has one");
-  app.add_option("--data", flags.data, "the text that it was trained on; default: tokens are numbers");
+  app.add_option(
+      "--data", flags.data,
+      "the text that it was trained on, or prepare's folder of its bytes or characters; default: tokens are "
+      "numbers");
   app.add_option("--prompt", flags.prompt, "what to continue")->required();
   app.add_flag("--special", flags.special,
                "special tokens' names in --prompt, <|endoftext|> say, are those tokens");
@@ -153,7 +176,8 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--temperature", sampling.temperature, "0 takes the most likely token")
       ->capture_default_str();
-  app.add_option("--top-k", sampling.top_k, "sample among the k most likely tokens");
+  app.add_option("--top-k", sampling.top_k, "sample among the k most likely tokens")
+      ->check(whole<int64_t>(1, INT32_MAX));
   app.add_option("--top-p", sampling.top_p, "sample among the most likely ones of this probability together");
   app.add_option("--min-p", sampling.min_p,
                  "sample among those of this share of the most likely one's probability");

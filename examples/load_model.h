@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <string_view>
 
@@ -13,6 +14,8 @@
 constexpr const char* model_help =
     "a GPT-2 folder of Hugging Face's, a folder that train_gpt wrote, or a checkpoint, with the averages of "
     "its weights where it has some";
+
+constexpr const char* alphabet_setting = "alphabet of --data";
 
 // The sizes of a model and its GELU, which a checkpoint holds as text.
 inline std::string sizes_text(const altgrad::models::GPTConfig& c) {
@@ -26,21 +29,37 @@ inline std::string sizes_text(const altgrad::models::GPTConfig& c) {
       .dump();
 }
 
-// Those of such a text. Throws an exception of nlohmann's where it is none.
-inline altgrad::models::GPTConfig sizes_of(const std::string& text) {
+// Those of such a text, of a file's model. Throws an exception where it is none, or the file holds other layers: a model
+// of a billion layers would be made before they are missed.
+inline altgrad::models::GPTConfig sizes_of(const std::string& text, const std::string& file) {
   const auto c = nlohmann::json::parse(text);
-  return {.n_layer = c.at("n_layer"),
-          .n_head = c.at("n_head"),
-          .n_embd = c.at("n_embd"),
-          .block_size = c.at("block_size"),
-          .vocab_size = c.at("vocab_size"),
-          .bias = c.at("bias"),
-          .gelu = c.at("gelu") == "tanh" ? altgrad::Gelu::tanh : altgrad::Gelu::erf};
+  const auto size = [&](const char* name) {
+    if (!c.at(name).is_number_integer()) altgrad::fail(name, " is no whole number");
+    return c.at(name).get<int64_t>();
+  };
+  if (c.at("gelu") != "tanh" && c.at("gelu") != "erf") altgrad::fail("gelu is neither tanh nor erf");
+  const altgrad::models::GPTConfig config = {
+      .n_layer = size("n_layer"),
+      .n_head = size("n_head"),
+      .n_embd = size("n_embd"),
+      .block_size = size("block_size"),
+      .vocab_size = size("vocab_size"),
+      .bias = c.at("bias"),
+      .gelu = c.at("gelu") == "tanh" ? altgrad::Gelu::tanh : altgrad::Gelu::erf};
+  std::set<std::string> layers;
+  const auto look = [&, layer = std::string_view("model.transformer.h.")](std::string_view name) {
+    if (name.starts_with(layer)) layers.emplace(name.substr(0, name.find('.', layer.size())));
+    return false;
+  };
+  altgrad::load_safetensors(file, nullptr, {.only = look});
+  if (int64_t(layers.size()) != config.n_layer)
+    altgrad::fail("n_layer is ", config.n_layer, ", the tensors have ", layers.size(), " layers");
+  return config;
 }
 
-// Of a checkpoint, under the surgery that it was trained with. Throws std::invalid_argument where the file is none of
-// train_gpt's.
-inline altgrad::models::GPT load_model(const std::string& path) {
+// Of a checkpoint, under the surgery that it was trained with. `alphabet` becomes the hash of what its tokens stand for, or
+// empty. Throws std::invalid_argument where the file is none of train_gpt's.
+inline altgrad::models::GPT load_model(const std::string& path, std::string* alphabet = nullptr) {
   namespace ag = altgrad;
   namespace fs = std::filesystem;
   std::error_code error;
@@ -52,6 +71,8 @@ inline altgrad::models::GPT load_model(const std::string& path) {
   ag::Metadata metadata = ag::load_safetensors_metadata(file);
   Options trained;
   ag::models::GPTConfig config;
+  ag::fp8::QuantizeOptions surgery;
+  std::optional<ag::fp8::Format> format;
   try {
     const auto settings = nlohmann::json::parse(metadata["extra.settings"]);
     trained.size = settings.at("--size");
@@ -62,20 +83,22 @@ inline altgrad::models::GPT load_model(const std::string& path) {
     trained.scaling = settings.at("--scaling");
     trained.history = settings.at("--history");
     trained.skip = settings.at("--skip").get<std::vector<std::string>>();
+    if (trained.quantized()) format = ag::fp8::format(trained.format), surgery = trained.surgery();
+    if (alphabet) *alphabet = settings.value(alphabet_setting, "");
     if (const auto sizes = metadata.find("extra.model"); sizes != metadata.end()) {
-      config = sizes_of(sizes->second);
+      config = sizes_of(sizes->second, file);
     } else {  // of before the sizes were kept
       config = trained.model(settings.at("vocabulary of --data"));
       config.activations = {};
     }
-  } catch (const std::exception&) {
-    ag::fail("--model: ", file, " is no checkpoint of train_gpt");
+  } catch (const std::exception& e) {
+    ag::fail("--model: ", file, " is no checkpoint of train_gpt: ", e.what());
   }
   ag::models::GPT model = [&] {
     const ag::nn::init::Skip all_are_loaded;
     return ag::models::GPT(config);
   }();
-  if (trained.quantized()) ag::fp8::quantize_model(model, ag::fp8::format(trained.format), trained.surgery());
+  if (format) ag::fp8::quantize_model(model, *format, surgery);
   ag::StateDict state;
   for (const std::string prefix : {"ema.", "model."}) {  // averages take the place of weights
     const auto is_used = [&](std::string_view name) {

@@ -33,6 +33,7 @@ inline nlohmann::ordered_json run_settings(const Options& o, const Corpus& corpu
   settings.update({{"vocabulary of --data", corpus.vocab_size()},
                    {"tokens of --data", corpus.train.size() + corpus.val.size()},
                    {hash_setting, corpus.hash}});
+  if (!corpus.tokenizer && !corpus.texts.empty()) settings[alphabet_setting] = texts_hash(corpus.texts);
   return settings;
 }
 
@@ -79,7 +80,7 @@ inline void require_settings(const nlohmann::ordered_json& settings, const nlohm
                              const std::string& where) {
   for (const auto& [name, value] : settings.items()) {
     if (!saved.contains(name)) {
-      if (name == hash_setting) continue;  // a checkpoint of before there was one
+      if (name == hash_setting || name == alphabet_setting) continue;  // a checkpoint of before there was one
       if (earlier_settings().contains(name) && earlier_settings()[name] == value) continue;
       altgrad::fail(where, " does not say its ", name);
     }
@@ -96,10 +97,10 @@ inline void take_settings(CLI::App& app, Options& o, const std::string& checkpoi
   const nlohmann::ordered_json saved = saved_settings(metadata, where), flags = flag_settings(o);
   if (const auto sizes = metadata.find("extra.model"); sizes != metadata.end()) {
     try {
-      o.sizes = sizes_of(sizes->second);
-    } catch (const nlohmann::json::exception&) {
+      o.sizes = sizes_of(sizes->second, checkpoint);
+    } catch (const std::exception& e) {
       altgrad::fail(where, " has a model of ", shortened(settings_text(sizes->second)),
-                    ", which are no sizes");
+                    ", which are no sizes: ", e.what());
     }
     if (o.init_from) {  // whose weights are not needed, but there is no other way to its sizes
       const std::string has = sizes_text(*o.sizes),

@@ -43,6 +43,13 @@ expect 1 "--prompt is empty" ./generate --model none --data text.txt --prompt ""
 expect 1 "quantized already" ./generate --model E4M3 --data text.txt --prompt 12 --format E4M3
 expect 1 "is not in" ./generate --model none --data text.txt --prompt x
 expect 1 "--special needs a --tokenizer" $generate --special
+expect 2 "--top-k" $generate --top-k 99999999999999999999
+# Another text's tokens are not the model's, be they as many or not.
+printf 'a1b2\n' >short.txt
+tr '\n' ' ' <text.txt >other.txt
+expect 1 "other.txt has other tokens than the text" ./generate --model none --data other.txt --prompt 12
+expect 1 "short.txt has a vocabulary of 5, the model one of 11" ./generate --model none --data short.txt --prompt 1
+expect 1 "has no meta.json of bytes or characters" ./generate --model none --data . --prompt 1
 expect 1 "must be numbers" ./generate --model none --prompt x
 expect 1 "no format" ./generate --model none --data text.txt --prompt 1 --format E9M9
 expect 1 "text.txt" ./generate --model text.txt --prompt 1

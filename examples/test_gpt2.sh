@@ -55,13 +55,22 @@ done
 printf 'a\303\251\342\202\254b%.0s' $(seq 1 320) >characters.txt
 prints 0 "" ./prepare characters.txt --tokenizer characters --out characters
 echo '{"context": "a\u00e9", "endings": ["\u20ac", "b"], "label": 0}' >choices.jsonl
-prints 1 "characters has no token for what begins  " $train --data characters --choices choices.jsonl --out none
+prints 1 "begins with what is not in characters" $train --data characters --choices choices.jsonl --out none
 prints 0 "" $train --data characters --steps 10 --out written
 LC_ALL=C grep -q "$(printf '\342\202\254')" written/sample.txt && ! grep -q '[0-9]' written/sample.txt ||
   fail "not characters: $(cat written/sample.txt)"
 prints 0 "bits per byte" $train --data characters --out written --eval-only
 sed -n 's/^Validation loss \([0-9.]*\),.*bits per byte \([0-9.]*\),.*/\1 \2/p' log |
   awk '{ d = $2 - $1 / log(2) * 4 / 7 } END { exit !(NF == 2 && d < 2e-4 && d > -2e-4) }' || fail "bits per byte: $(cat log)"
+prints 0 "a" ./generate --model written --data characters --prompt "a$(printf '\303\251')" --tokens 4
+! head -n 1 log | grep -q '[0-9]' || fail "generate writes no characters: $(cat log)"
+# As many characters, numbered otherwise.
+printf 'b\342\202\254\303\251a%.0s' $(seq 1 320) >reversed.txt
+prints 0 "" ./prepare reversed.txt --tokenizer characters --out reversed
+prints 1 'has alphabet of --data "' $train --data reversed --out written --eval-only
+prints 1 "reversed has other tokens than the text" ./generate --model written --data reversed --prompt a
+prints 1 "--val: tokens/meta.json tells of other tokens than characters/meta.json" \
+  $train --data characters --val tokens/val.bin --out none
 printf ' ' >>characters.txt  # which choices put before an ending
 prints 0 "" ./prepare characters.txt --tokenizer characters --out characters
 prints 0 "Right endings in choices.jsonl" $train --data characters --choices choices.jsonl --steps 10 --out written
@@ -76,7 +85,13 @@ head -n 1 log | cmp - trained || fail "the exported model goes on otherwise"
 prints 0 "8 Linear layers in E4M3" ./export --model run --out fp8 --dtype fp8
 grep -q '"quant_method": "compressed-tensors"' fp8/config.json || fail "fp8/config.json does not say how to read it"
 prints 1 "there is no nope" ./export --model nope --out none2
+prints 1 "missing" ./export --model plain --out none2 --tokenizer missing
 [ ! -e none2 ] || fail "an error has left a folder"
+prints 1 "--out is --model" ./export --model folder --out ./folder --dtype fp8
+prints 0 "tokens/s" ./generate --model folder --prompt "1 2 3" --tokens 9
+# A checkpoint that says other sizes than its tensors have is refused before a model of these is made.
+LC_ALL=C sed 's/\(n_layer[\": ]*\)2/\19/' plain/checkpoint.safetensors >nine.safetensors
+prints 1 "n_layer is 9, the tensors have 2 layers" ./generate --model nine.safetensors --prompt 1
 prints 0 "tokens/s" ./generate --model "$gpt2" --prompt "1 2 3" --tokens 9 --format E4M3 --temperature 0
 grep -qE "^1 2 3( [0-9]+){9}\$" log || fail "not the prompt and 9 tokens"
 
@@ -99,6 +114,13 @@ prints 0 "--- sample" $train --data words-in-files --tokenizer "$vocabulary" --s
 prints 0 "--- sample" $train --data words-in-files --steps 20 --out by-default
 cmp named/sample.txt by-default/sample.txt || fail "the tokenizer that meta.json names is not taken"
 prints 0 "bits per byte" $train --data words-in-files --eval-only --steps 20 --out by-default
+sed "s|\"tokenizer\": \"[^\"]*|&.gone|" words-in-files/meta.json >meta && mv meta words-in-files/meta.json
+prints 0 "" $train --data words-in-files --steps 10 --out gone
+grep -q "^words-in-files/meta.json names the tokenizer .*gone, which is not there: tokens stay numbers" log ||
+  fail "a tokenizer that is not there: $(cat log)"
+(cd "$(dirname "$vocabulary")" && "$dir/prepare" "$dir/text.txt" --tokenizer "$(basename "$vocabulary")" --out "$dir/relative") >log 2>&1 ||
+  fail "prepare: $(cat log)"
+grep -q '"tokenizer": "/' relative/meta.json || fail "meta.json names a tokenizer from where it was made: $(cat relative/meta.json)"
 prints 0 "parameters in bf16" ./export --model words --out exported --tokenizer "$vocabulary" --dtype bf16
 prints 0 "1 2" ./generate --model exported --prompt "1 2" --tokens 20
 prints 0 "1 2" ./generate --model words --tokenizer "$vocabulary" --prompt "1 2" --tokens 20

@@ -1,7 +1,7 @@
 // What the tokens of data stand for, as prepare says it in the meta.json beside them.
 #pragma once
 
-#include <altgrad/core/error.h>
+#include <altgrad/models/data.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -10,7 +10,10 @@
 #include <optional>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <vector>
+
+#include "data_hash.h"
 
 struct TokenMeta {
   std::string file;
@@ -41,8 +44,10 @@ inline std::optional<TokenMeta> token_meta(const std::filesystem::path& folder) 
     if (!tokenizer.is_string()) wrong("\"tokenizer\" must be a text");
     meta.tokenizer = tokenizer;
   }
-  if (meta.tokenizer == "bytes")
+  if (meta.tokenizer == "bytes") {
+    if (meta.vocab_size.value_or(256) != 256) wrong("\"vocab_size\" of bytes must be 256");
     for (int byte = 0; byte < 256; ++byte) meta.texts.emplace_back(1, char(byte));
+  }
   if (meta.tokenizer == "characters") {
     const Json characters = json.value("characters", Json());
     const auto is_text = [](const Json& value) { return value.is_string(); };
@@ -52,4 +57,32 @@ inline std::optional<TokenMeta> token_meta(const std::filesystem::path& folder) 
     meta.texts = characters;
   }
   return meta;
+}
+
+// The bytes that the tokens of a text stand for.
+inline std::vector<std::string> texts_of(const altgrad::models::CharDataset& chars) {
+  std::vector<std::string> texts;
+  for (int64_t id = 0; id < chars.vocab_size(); ++id)
+    texts.push_back(chars.decode(altgrad::Tensor::from({id}, {1})));
+  return texts;
+}
+
+inline std::string texts_hash(const std::vector<std::string>& texts) {
+  Fnv1a hash;
+  for (const std::string& text : texts) hash.add(text.c_str(), text.size() + 1);
+  return hash.text();
+}
+
+// Throws std::invalid_argument where `text` holds what is no token of `name`.
+inline altgrad::Tensor encode_texts(const std::vector<std::string>& texts, std::string_view text,
+                                    const std::string& name) {
+  std::vector<int64_t> ids;
+  while (!text.empty()) {  // no character's UTF-8 begins with another's
+    const auto token =
+        std::ranges::find_if(texts, [&](const std::string& t) { return !t.empty() && text.starts_with(t); });
+    if (token == texts.end()) altgrad::fail(text.substr(0, 20), " begins with what is not in ", name);
+    ids.push_back(token - texts.begin());
+    text.remove_prefix(token->size());
+  }
+  return altgrad::Tensor::from(ids, {int64_t(ids.size())});
 }

@@ -63,7 +63,11 @@ std::vector<std::string> drop_masters(nn::Module& root) {
     const auto quantized = std::dynamic_pointer_cast<QuantizedLinear>(module);
     if (!quantized) return module;
     replaced.push_back(path);
-    return std::shared_ptr<nn::Module>(std::make_shared<CodedLinear>(*quantized));
+    try {
+      return std::shared_ptr<nn::Module>(std::make_shared<CodedLinear>(*quantized));
+    } catch (const std::invalid_argument& e) {
+      fail("drop_masters: ", path, ": ", e.what());
+    }
   });
   if (replaced.empty()) fail("drop_masters: the model has no QuantizedLinear; see quantize_model");
   return replaced;

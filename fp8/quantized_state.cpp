@@ -123,6 +123,8 @@ float amax_for(float scale, const Format& format) {
   for (int i = 0; i < 2; ++i) amax = std::nextafter(amax, 0.f);
   for (int i = 0; i < 5 && amax < infinity; ++i, amax = std::nextafter(amax, infinity))
     if (compute_scale(amax, format) == scale) return amax;
+  if (std::abs(compute_scale(middle, format) - scale) > 1e-6f * scale)
+    fail("a layer under surgery has its scale by an amax, and none makes ", scale);
   return middle;
 }
 
@@ -228,6 +230,8 @@ void load_quantized(nn::Module& model, const QuantizedState& state) {
       check_codes(codes, format);
       const float scale = checked_scale(state.tensors, scale_name);
       Tensor numbers = decode(codes, format, scale);
+      if (numbers.numel() > 0 && !std::isfinite(amax(numbers)))
+        fail("codes times the scale ", scale, " are beyond the largest number of f32");
       plain.erase(scale_name);
 
       const std::string prefix = name.ends_with("weight") ? name.substr(0, name.size() - 6) : name + '.';

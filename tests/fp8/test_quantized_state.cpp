@@ -200,6 +200,11 @@ TEST_CASE("a quantized state that is wrong is refused, and the model is as it wa
       CHECK(refuses(scale(name, Tensor::ones({1, 1})), {name, "(1, 1)"}));
       CHECK(refuses(scale(name, Tensor::ones({1}, {.dtype = DType::f64})), {name, "f64"}));
     }
+    CHECK(refuses(scale("0.weight_scale", Tensor::full({1}, 1e38)), {"beyond the largest number of f32"}));
+    if (surgery) {  // whose scales are made of an amax: none gives these
+      CHECK(refuses(scale("0.weight_scale", Tensor::full({1}, 1e-42)), {"by an amax, and none makes 1.0"}));
+      CHECK(refuses(scale("0.input_scale", Tensor::full({1}, 3e38)), {"by an amax, and none makes 3e+38"}));
+    }
     CHECK(
         refuses([](QuantizedState& s) { s.tensors.erase("0.weight_scale"); }, {"0.weight_scale is missing"}));
     CHECK(refuses(scale("0.weight_scale", Tensor()), {"0.weight_scale is missing"}));
