@@ -8,9 +8,11 @@
 #include "reference.h"
 #include "thread_count.h"
 
+#include <array>
 #include <cmath>
 #include <cstdlib>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -60,6 +62,31 @@ struct Case {
   bool bias = false;
 };
 
+// Plain loops in f64: the sums, and the largest sum of squared terms. The same for all products of a shape.
+struct PlainProduct {
+  std::vector<double> sums;
+  double squares = 0;
+};
+const PlainProduct& plain_product(const Case& s, MatrixView<float> a, MatrixView<float> b) {
+  static std::map<std::array<int64_t, 5>, PlainProduct> known;
+  const auto [found, is_new] = known.try_emplace({s.m, s.n, s.k, s.trans_a, s.trans_b});
+  PlainProduct& product = found->second;
+  for (int64_t i = 0; is_new && i < s.m; ++i) {
+    for (int64_t j = 0; j < s.n; ++j) {
+      double sum = 0, squares = 0;
+      for (int64_t p = 0; p < s.k; ++p) {
+        const double term =
+            double(a.data[i * a.row + p * a.column]) * double(b.data[p * b.row + j * b.column]);
+        sum += term;
+        squares += term * term;
+      }
+      product.sums.push_back(sum);
+      product.squares = std::max(product.squares, squares);
+    }
+  }
+  return product;
+}
+
 // With `pad` columns after each matrix's own, filled with NaN: the largest |difference| from f64, in units of the largest
 // sum that such terms would make with random signs (a sum may cancel out, its rounding does not); Inf where memory beside
 // C was written.
@@ -81,21 +108,15 @@ double error(const Product& product, const Case& s, int64_t pad) {
       s.trans_b ? MatrixView<float>{b.data(), 1, s.k + pad} : MatrixView<float>{b.data(), s.n + pad, 1};
 
   const Tensor bias = randn({s.n}, 4).to(DType::f32);
-  std::vector<double> expected(s.m * s.n);
-  double largest = 0;
+  const PlainProduct& plain = plain_product(s, A, B);
+  std::vector<double> expected = plain.sums;
+  double largest = std::abs(s.alpha) * std::sqrt(plain.squares);
   for (int64_t i = 0; i < s.m; ++i) {
     for (int64_t j = 0; j < s.n; ++j) {
-      double sum = 0, squares = 0;
-      for (int64_t p = 0; p < s.k; ++p) {
-        const double term =
-            double(A.data[i * A.row + p * A.column]) * double(B.data[p * B.row + j * B.column]);
-        sum += term;
-        squares += term * term;
-      }
       float& old = c[i * (s.n + pad) + j];
-      expected[i * s.n + j] =
-          s.alpha * sum + (s.beta == 0 ? 0 : s.beta * double(old)) + (s.bias ? bias.ptr<float>()[j] : 0);
-      largest = std::max({largest, std::abs(expected[i * s.n + j]), std::abs(s.alpha) * std::sqrt(squares)});
+      double& y = expected[i * s.n + j];
+      y = s.alpha * y + (s.beta == 0 ? 0 : s.beta * double(old)) + (s.bias ? bias.ptr<float>()[j] : 0);
+      largest = std::max(largest, std::abs(y));
       if (s.beta == 0) old = nan;  // must not be read
     }
   }
