@@ -53,8 +53,7 @@ struct Corpus {
   // Of the text that ids stand for, where that is known.
   std::optional<int64_t> bytes(const altgrad::Tensor& ids) const {
     if (tokenizer) return int64_t(tokenizer->decode_bytes(ids).size());
-    if (!texts.empty()) return int64_t(decode(ids).size());
-    return chars ? std::optional(ids.numel()) : std::nullopt;
+    return texts.empty() ? std::nullopt : std::optional(int64_t(decode(ids).size()));
   }
 };
 

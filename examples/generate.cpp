@@ -1,6 +1,6 @@
 // Continues a prompt with a GPT-2 of Hugging Face's or a model that train_gpt has trained, writing text as it comes. The
-// tokens are a tokenizer's, or bytes of --data, the text that it was trained on, or, without either, numbers. What is said
-// about the run goes to stderr.
+// tokens are a tokenizer's, or the bytes or characters of --data, or, without either, numbers. What is said about the run
+// goes to stderr.
 #include <altgrad/altgrad.h>
 
 #include <charconv>

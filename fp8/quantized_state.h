@@ -31,8 +31,8 @@ QuantizedState quantized_state_dict(const nn::Module& model);
 /// QuantizedLinear of the format of the codes gets the numbers they stand for, and histories that give the scales again:
 /// quantized_state_dict of it has the same codes (with current scaling, as long as the largest code is among them). Any
 /// other layer gets the numbers. Also throws std::invalid_argument where codes lack a dtype or format, are of another than
-/// their QuantizedLinear's or stand for no finite number, and where a scale is missing, not f32 (1), or not positive and
-/// finite.
+/// their QuantizedLinear's or stand for no finite number, alone or times their scale, and where a scale is missing, not f32
+/// (1), not positive and finite, or, for a QuantizedLinear, one that no amax makes.
 void load_quantized(nn::Module& model, const QuantizedState& state);
 
 }  // namespace altgrad::fp8
