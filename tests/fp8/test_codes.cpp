@@ -70,31 +70,56 @@ std::vector<std::pair<const char*, Product>> products() {
   return all;
 }
 
-void check(const Product& product, int64_t m, int64_t n, int64_t k, bool trans_a, bool trans_b, double alpha,
-           double beta, bool with_bias = false) {
+// Two matrices, a bias and the plain loops' product, in f64.
+struct Operands {
+  int64_t m, n, k;
+  bool trans_a, trans_b;
+  std::vector<bfloat16> a, b;
+  Tensor bias;
+  std::vector<double> sums;
+
+  Operands(int64_t rows, int64_t columns, int64_t terms, bool a_transposed, bool b_transposed)
+      : m(rows),
+        n(columns),
+        k(terms),
+        trans_a(a_transposed),
+        trans_b(b_transposed),
+        a(trans_a ? random_codes(k, m, 1) : random_codes(m, k, 1)),
+        b(trans_b ? random_codes(n, k, 2) : random_codes(k, n, 2)),
+        bias(host(100 * randn({n}, 3).to(DType::f32))) {
+    for (int64_t i = 0; i < m; ++i) {
+      for (int64_t j = 0; j < n; ++j) {
+        double sum = 0;
+        for (int64_t p = 0; p < k; ++p) {
+          sum += double(a[size_t(trans_a ? p * m + i : i * k + p)]) *
+                 double(b[size_t(trans_b ? j * k + p : p * n + j)]);
+        }
+        sums.push_back(sum);
+      }
+    }
+  }
+};
+
+struct Variant {
+  double alpha, beta;
+  bool with_bias;
+};
+
+void check(const Product& product, const Operands& operands, const Variant& variant) {
+  const auto& [m, n, k, trans_a, trans_b, a, b, bias, sums] = operands;
+  const auto& [alpha, beta, with_bias] = variant;
   CAPTURE(m, n, k, trans_a, trans_b, alpha, beta, with_bias);
-  const auto a = trans_a ? random_codes(k, m, 1) : random_codes(m, k, 1);
-  const auto b = trans_b ? random_codes(n, k, 2) : random_codes(k, n, 2);
-  const int64_t lda = trans_a ? m : k, ldb = trans_b ? k : n;
   const float before = beta == 0 ? NAN : 100.f;  // NaN must not be read
   std::vector<float> c(m * n + 1, before);
-  const Tensor bias = host(100 * randn({n}, 3).to(DType::f32));
   product(c.data(), a.data(), b.data(), with_bias ? bias.ptr<float>() : nullptr,
           {m, n, k, trans_a, trans_b, alpha, beta});
   double worst = 0, largest = 0;
-  for (int64_t i = 0; i < m; ++i) {
-    for (int64_t j = 0; j < n; ++j) {
-      double sum = 0;
-      for (int64_t p = 0; p < k; ++p) {
-        sum += double(a[size_t(trans_a ? p * lda + i : i * lda + p)]) *
-               double(b[size_t(trans_b ? j * ldb + p : p * ldb + j)]);
-      }
-      const double expected =
-          alpha * sum + (beta == 0 ? 0 : beta * before) + (with_bias ? bias.ptr<float>()[j] : 0);
-      const double off = std::abs(c[i * n + j] - expected);
-      worst = off <= worst ? worst : off;
-      largest = std::max(largest, std::abs(expected));
-    }
+  for (int64_t i = 0; i < m * n; ++i) {
+    const double expected = alpha * sums[size_t(i)] + (beta == 0 ? 0 : beta * before) +
+                            (with_bias ? bias.ptr<float>()[i % n] : 0);
+    const double off = std::abs(c[size_t(i)] - expected);
+    worst = off <= worst ? worst : off;
+    largest = std::max(largest, std::abs(expected));
   }
   REQUIRE(worst <= 3e-7 * largest);
   REQUIRE((std::isnan(before) ? std::isnan(c[m * n]) : c[m * n] == before));
@@ -104,23 +129,23 @@ void check(const Product& product, int64_t m, int64_t n, int64_t k, bool trans_a
 
 TEST_CASE("products of bf16 agree with plain loops in f64", "[codes]") {
   if (!kernels::has_bf16(Cpu{})) SKIP_TEST(no_bf16);
-  for (const auto& [name, product] : products()) {
-    INFO(name);
-    for (const bool trans_a : {false, true}) {
-      for (const bool trans_b : {false, true}) {
-        for (const int64_t m : {1, 13, 15, 32, 33, 65}) {
-          for (const int64_t n : {1, 16, 31, 33, 65}) {
-            for (const int64_t k : {1, 2, 31, 32, 65}) check(product, m, n, k, trans_a, trans_b, 1, 0);
-          }
+  const auto check_all = [](const Operands& operands, const std::vector<Variant>& variants) {
+    for (const auto& [name, product] : products()) {
+      INFO(name);
+      for (const Variant& variant : variants) check(product, operands, variant);
+    }
+  };
+  for (const bool trans_a : {false, true}) {
+    for (const bool trans_b : {false, true}) {
+      for (const int64_t m : {1, 13, 15, 32, 33, 65}) {
+        for (const int64_t n : {1, 16, 31, 33, 65}) {
+          for (const int64_t k : {1, 2, 31, 32, 65}) check_all({m, n, k, trans_a, trans_b}, {{1, 0, false}});
         }
-        for (const auto& [m, n, k] : std::vector<std::array<int64_t, 3>>{
-                 {300, 40, 1100}, {31, 530, 65}, {460, 33, 70}, {5, 7, 2050}}) {
-          check(product, m, n, k, trans_a, trans_b, 0.37, 0);
-          check(product, m, n, k, trans_a, trans_b, 1, 1);
-          check(product, m, n, k, trans_a, trans_b, 2, -0.5);
-          check(product, m, n, k, trans_a, trans_b, 1, 0, true);
-          check(product, m, n, k, trans_a, trans_b, 2, -0.5, true);
-        }
+      }
+      for (const auto& [m, n, k] :
+           std::vector<std::array<int64_t, 3>>{{300, 40, 1100}, {31, 530, 65}, {460, 33, 70}, {5, 7, 2050}}) {
+        check_all({m, n, k, trans_a, trans_b},
+                  {{0.37, 0, false}, {1, 1, false}, {2, -0.5, false}, {1, 0, true}, {2, -0.5, true}});
       }
     }
   }
