@@ -21,7 +21,6 @@
 
 struct Corpus {
   altgrad::models::TokenDataset train, val;
-  std::optional<altgrad::models::CharDataset> chars;  // where it is text, by byte
   std::optional<altgrad::models::Tokenizer> tokenizer;
   std::string name, hash;
   std::vector<std::string> texts = {};  // of each token, where these are bytes or characters
@@ -31,7 +30,6 @@ struct Corpus {
   // Throws std::invalid_argument where text cannot become tokens of this data.
   altgrad::Tensor encode(std::string_view text) const {
     if (tokenizer) return tokenizer->encode(text);
-    if (chars) return chars->encode(text);
     if (texts.empty())
       altgrad::fail(name, " holds tokens: without --tokenizer, text cannot be encoded as they were");
     return encode_texts(texts, text, name);
@@ -39,7 +37,6 @@ struct Corpus {
   // Where it cannot be made text of, numbers.
   std::string decode(const altgrad::Tensor& ids) const {
     if (tokenizer) return tokenizer->decode(ids);
-    if (chars) return chars->decode(ids);
     std::string text;
     const altgrad::Tensor here = ids.to(altgrad::Device::cpu());
     for (const int64_t id : here.data<int64_t>()) {
@@ -97,7 +94,7 @@ inline Corpus text_corpus(const std::string& path, int64_t block, std::string na
                           const std::optional<altgrad::models::Tokenizer>& tokenizer = {}) {
   if (!tokenizer) {
     const altgrad::models::CharDataset chars(path, block);
-    return {chars.dataset("train"), chars.dataset("val"), chars,          {},
+    return {chars.dataset("train"), chars.dataset("val"), {},
             std::move(name),        file_hash(path),      texts_of(chars)};
   }
   std::ifstream in(path, std::ios::binary);
@@ -112,7 +109,7 @@ inline Corpus text_corpus(const std::string& path, int64_t block, std::string na
   tokens.rename();
   const altgrad::models::TokenDataset data(file.path(), block, tokenizer->vocab_size());
   const auto [train, val] = data.split(0.1);
-  return {train, val, {}, tokenizer, std::move(name), tokens_hash({&data})};
+  return {train, val, tokenizer, std::move(name), tokens_hash({&data})};
 }
 
 // Files of tokens. Of one file without a --val, the last tenth validates.
@@ -125,10 +122,10 @@ inline Corpus token_corpus(const std::string& train, const std::optional<std::st
   if (!val) {
     auto [first, last] = data.split(0.1);
     const bool one_file = std::filesystem::is_regular_file(train, error);
-    return {first, last, {}, tokenizer, name, one_file ? file_hash(train) : tokens_hash({&data})};
+    return {first, last, tokenizer, name, one_file ? file_hash(train) : tokens_hash({&data})};
   }
   const TokenDataset validation(*val, block, data.vocab_size());
-  return {data, validation, {}, tokenizer, name, tokens_hash({&data, &validation})};
+  return {data, validation, tokenizer, name, tokens_hash({&data, &validation})};
 }
 
 inline Corpus open_corpus(const Options& o) {

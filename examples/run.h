@@ -93,9 +93,10 @@ struct Run {
     nlohmann::ordered_json settings = run_settings(o, corpus);
     settings.erase("--steps");      // more may be made than were asked for
     settings.erase("--init-from");  // the weights that it began with have been trained since
-    if (o.eval_only && !corpus.chars)
-      forget_data(settings);  // other tokens may be evaluated, of that vocabulary
-    require_settings(settings, saved_settings(metadata, where), where);
+    const nlohmann::ordered_json saved = saved_settings(metadata, where);
+    // Other data may be evaluated, of that vocabulary: where it is known what its tokens stand for, if they are the same.
+    if (o.eval_only && (corpus.texts.empty() || saved.contains(alphabet_setting))) forget_data(settings);
+    require_settings(settings, saved, where);
     best_val_loss = saved_number<double>(metadata, "best_val_loss", "a loss", where);
     if (metadata.contains("extra.evaluations_since_best")) {  // earlier checkpoints have none
       evaluations_since_best =

@@ -180,6 +180,12 @@ sed -n 's/^Validation loss \([0-9.]*\), perplexity \([0-9.]*\), bits per byte \(
 expect 0 "" ./train_gpt --data text.txt --size baby --block 64 --batch 1 --steps 1 --eval-batches 1 --sample 0 --format none --out baby
 expect 0 "" ./train_gpt --data text.txt --out baby --eval-only
 grep -q "^baby GPT in f32, weights at step 1$" log && grep -q "windows of 64 tokens" log || fail "evaluated otherwise: $(cat log)"
+# Another text may be evaluated that has the same bytes.
+cat text.txt text.txt >twice.txt
+expect 0 "" ./train_gpt --data twice.txt --out baby --eval-only
+tr e '\001' <text.txt >other.txt
+expect 1 'has alphabet of --data "' ./train_gpt --data other.txt --out baby --eval-only
+expect 1 'has tokens of --data ' ./train_gpt --data twice.txt --size baby --block 64 --batch 1 --steps 2 --out baby --resume
 expect 1 'has --format "none", not "E4M3"' ./train_gpt --data text.txt --out baby --eval-only --format E4M3
 expect 1 'has --format "E4M3", not "none"' ./train_gpt --data text.txt --out evaluated --eval-only --format none
 echo 'format = "E5M2"' >given.toml

@@ -165,7 +165,7 @@ TEST_CASE("choices say what is wrong with a line", "[examples]") {
       {R"({"endings": ["two"], "label": 0})", "\"context\" must be a text"},
       {R"({"context": 1, "endings": ["two"], "label": 0})", "\"context\" must be a text"},
       {R"({"context": "", "endings": ["two"], "label": 0})", "the context is empty"},
-      {R"({"context": "xyz", "endings": ["two"], "label": 0})", "byte 120 at 0"},
+      {R"({"context": "xyz", "endings": ["two"], "label": 0})", "xyz begins with what is not in text"},
       {R"({"context": "one", "label": 0})", "\"endings\" must be a list"},
       {R"({"context": "one", "endings": [], "label": 0})", "\"endings\" must be a list"},
       {R"({"context": "one", "endings": ["two", 3], "label": 0})", "\"endings\" must be a list"},
