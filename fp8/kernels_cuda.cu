@@ -257,7 +257,7 @@ void launch_blocks(const Cuda& device, int64_t blocks, F f) {
 // About as many blocks as a GPU holds, each with a part after the other: each reads the history, and leaves its amax.
 template <class Round>
 int64_t blocks_of(const Round& round) {
-  constexpr int64_t most = 1 << 9;
+  constexpr int64_t most = std::min<int64_t>(1 << 9, cuda::most_blocks);
   return std::min(round.parts(), most);
 }
 

@@ -239,9 +239,9 @@ void cached_attention(const Cuda& device, T* y, const T* keys, const T* values, 
                  own = cuda::Larger()(own, s[j]);
                });
                const C top = cuda::block_reduce(own, none, cuda::Larger());
+               // Behind its barriers all threads' weights are there.
                const C total =
                    cuda::row_sum<C>(count, [&](int64_t j) { return s[j] = math::exp_bounded(s[j] - top); });
-               __syncthreads();  // all threads' weights are there
                cuda::each_of_row(head_size, [&](int64_t c) {
                  C sum = 0;
                  for (int64_t j = 0; j < count; ++j) sum += s[j] * C(values[at + j * head_size + c]);

@@ -48,12 +48,23 @@ std::vector<Tensor> results_of_ops(DType dtype) {
                w = Tensor::randn({301}, options, generator).requires_grad(true),
                wide = Tensor::randn({3, 2056}, options, generator).requires_grad(true),
                ids = Tensor::randint(70, {99}, device(), generator);
+  // So many positions to a row that threads share them, and more of either than blocks take in one turn.
+  const Tensor few = Tensor::randn({5, 40}, options, generator).requires_grad(true),
+               many = Tensor::randint(5, {900}, device(), generator),
+               weights = Tensor::randn({900, 40}, options, generator);
   Tape tape;
   const Tensor y = rms_norm(x, w) * softmax(x) + log_softmax(x), z = index_select(y, 0, ids);
   const Tensor total = sum(z) + mean(max(x, {1})) + var(x) + mean(layer_norm(where(greater(x, w), x, w), w)) +
-                       cross_entropy(wide, ids.narrow(0, 0, 3)) * 0.3;
+                       cross_entropy(wide, ids.narrow(0, 0, 3)) * 0.3 +
+                       sum(index_select(few, 0, many) * weights);
   tape.backward(total);
-  return {total, x.grad(), w.grad(), wide.grad(), argmax(x), fp8::encode(x.detach(), fp8::E5M2, 0.1f)};
+  return {total,
+          x.grad(),
+          w.grad(),
+          wide.grad(),
+          few.grad(),
+          argmax(x),
+          fp8::encode(x.detach(), fp8::E5M2, 0.1f)};
 }
 
 // By tiles, over several blocks, and with a head that is narrower than its tiles.

@@ -107,6 +107,14 @@ __global__ void ticket_kernel(unsigned* y, unsigned* counter) {
   y[blockIdx.x * blockDim.x + threadIdx.x] = atomicAdd(counter, 1u);
 }
 
+__global__ void warp_ticket_kernel(unsigned* y, unsigned* counter) {
+  __syncwarp();
+  for (int i = 0; i < 8; ++i) {
+    if (threadIdx.x % 32 == 0) y[atomicAdd(counter, 1u)] = threadIdx.x / 32;
+    __syncwarp();
+  }
+}
+
 template <bool tf32>
 __global__ void fragments_kernel(float* d, const uint32_t* a, const uint32_t* b) {
   float sums[4];
@@ -210,6 +218,9 @@ void number_threads(int64_t* y, dim3 grid, dim3 block, cudaStream_t stream) {
 }
 void take_tickets(unsigned* y, unsigned* counter, int blocks, int threads, cudaStream_t stream) {
   launch("take_tickets", ticket_kernel, stream, {unsigned(blocks), unsigned(threads)}, y, counter);
+}
+void take_warp_tickets(unsigned* y, unsigned* counter, int warps, cudaStream_t stream) {
+  launch("take_warp_tickets", warp_ticket_kernel, stream, {1, 32 * unsigned(warps)}, y, counter);
 }
 void multiply_fragments(float* d, const uint32_t* a, const uint32_t* b, bool tf32, cudaStream_t stream) {
   launch("fragments", tf32 ? fragments_kernel<true> : fragments_kernel<false>, stream, {1, 32}, d, a, b);

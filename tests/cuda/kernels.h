@@ -30,6 +30,8 @@ void copy_through_shared(float* y, const float* x, bool waits, cudaStream_t stre
 void number_threads(int64_t* y, dim3 grid, dim3 block, cudaStream_t stream = nullptr);
 // The order in which threads took a ticket
 void take_tickets(unsigned* y, unsigned* counter, int blocks, int threads, cudaStream_t stream = nullptr);
+// Which warp took each ticket; a warp takes eight, each between two __syncwarp
+void take_warp_tickets(unsigned* y, unsigned* counter, int warps, cudaStream_t stream = nullptr);
 
 // One warp: d (32 lanes x 4) += product of fragments a (32 x 4), b (32 x 2)
 void multiply_fragments(float* d, const uint32_t* a, const uint32_t* b, bool tf32,

@@ -169,6 +169,17 @@ TEST_CASE("threads and blocks get their turns ascending, descending, or at rando
   CHECK(random.size() == 3);
 }
 
+TEST_CASE("a warp gets ahead of the others as far as barriers let it", "[kernels]") {
+  const Buffer<unsigned> y(4 * 8), counter(1);
+  for (const uint64_t order : {simulator::ascending, simulator::descending, uint64_t(2), uint64_t(3)}) {
+    const Order o(order);
+    counter.set({0});
+    cuda::take_warp_tickets(y, counter, 4);
+    const std::vector<unsigned> warps = y.host();
+    for (size_t i = 0; i < warps.size(); ++i) CHECK(warps[i] == warps[i / 8 * 8]);
+  }
+}
+
 TEST_CASE("limits of sm_80: blocks, grids and shared memory", "[kernels]") {
   const auto refused = [](dim3 grid, dim3 block, size_t bytes = 0) {
     try {

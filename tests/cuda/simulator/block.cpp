@@ -105,9 +105,15 @@ void give_turn(Thread& t) {
     free_fibers.push_back(std::exchange(self->fiber, nullptr));
 }
 
-// Who goes on where `self` waits, after it in the order of turns; none where the scheduler has to see to it.
+// Who goes on where `self` waits; none where the scheduler has to see to it. Those of its warp come first, so that a warp
+// gets ahead of the others as far as barriers let it, and then those after it in the order of turns.
 Thread* next_ready() {
-  if (block.next_fresh < block.order.size() || block.error) return nullptr;
+  if (block.error) return nullptr;
+  const size_t own = size_t(self - block.threads.data()), first = own / warp_size * warp_size,
+               lanes = std::min(block.threads.size() - first, size_t(warp_size));
+  for (size_t i = 1; i < lanes; ++i)
+    if (Thread& t = block.threads[first + (own - first + i) % lanes]; t.state == State::ready) return &t;
+  if (block.next_fresh < block.order.size()) return nullptr;
   const auto ready_in = [](size_t begin, size_t end) -> Thread* {
     for (size_t i = begin; i < end; ++i)
       if (Thread& t = block.threads[size_t(block.order[i])]; t.state == State::ready) return &t;
