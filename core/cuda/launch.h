@@ -12,7 +12,7 @@
 
 namespace altgrad::cuda {
 
-constexpr int most_threads = 256;         // of a block
+constexpr int most_threads = 256;  // of a block
 // Of a grid: what is left takes further turns. So few on a simulated device that in every test blocks take them.
 #if defined(__CUDACC__)
 constexpr int64_t most_blocks = 1 << 12;
