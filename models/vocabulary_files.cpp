@@ -190,7 +190,7 @@ Vocabulary read_ranks(const NamedText& file, const models::RanksOptions& options
   Tokens tokens(file.name);
   for_each_line(file.text, [&](std::string_view line, size_t number) {
     if (line.empty()) return;
-    const size_t space = std::min(line.find(' '), line.size());
+    const auto space = size_t(std::ranges::find(line, ' ') - line.begin());
     const std::optional<std::string> token = from_base64(line.substr(0, space));
     if (!token) fail(file.name, ", line ", number, ": ", in_quotes(line.substr(0, space)), " is not base64");
     int64_t rank = -1;
