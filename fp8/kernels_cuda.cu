@@ -2,10 +2,10 @@
 #include <altgrad/fp8/internal/kernels.h>
 
 #include <altgrad/core/cuda/amax.h>
+#include <altgrad/core/cuda/columns.h>
 #include <altgrad/core/cuda/fp8_code.h>
 #include <altgrad/core/cuda/packs.h>
 #include <altgrad/core/cuda/runtime.h>
-#include <altgrad/core/internal/coded.h>
 #include <altgrad/core/internal/divide.h>
 #include <altgrad/core/internal/instantiate.h>
 
@@ -70,6 +70,7 @@ struct Round {
   fp8::NearestRounder<C> nearest;
 
   Round(const T* from, const ElementRounder<C>& rounding) : x(from), how(rounding), nearest(how.rounder) {}
+  AG_DEVICE void sum_columns(const auto&, int64_t) const {}
   // May `nearest` round all of the warp's numbers, this thread's being no larger than `top`?
   AG_DEVICE bool is_short(C scale, unsigned top) const {
     return __all_sync(cuda::all_lanes, top <= cuda::magnitude_bits(nearest_reach)) && !how.random &&
@@ -130,25 +131,30 @@ struct RoundPiece : Round<T> {
   }
 };
 
+constexpr int tile_height = 128;
+int64_t rows_of_tiles(const Codes& codes) { return (codes.rows + tile_height - 1) / tile_height; }
+
 // The same in codes, a tile of 128 by 64 by a block. A thread has eight numbers of each of four rows; turned, their codes
 // are words, each of four rows in one column.
 template <class T>
 struct RoundTile : Round<T> {
   static constexpr int resident = 2;
   static constexpr bool reads_ahead = true;
-  static constexpr int height = 128, width = 64, lines = 4, run = 8, run_t = 16;
+  static constexpr int height = tile_height, width = 64, lines = 4, run = 8, run_t = 16;
   static_assert(height * width == cuda::most_threads * lines * run);
   Codes to;
+  double* sums;     // (rows of tiles, columns), of the tiles' columns, or null
   unsigned across;  // tiles: to divide by 64 bits takes long
   bool aligned, aligned_t;
 
-  RoundTile(const Codes& codes, const T* from, const ElementRounder<float>& rounding)
+  RoundTile(const Codes& codes, const T* from, const ElementRounder<float>& rounding, double* sums_of_tiles)
       : Round<T>(from, rounding),
         to(codes),
+        sums(sums_of_tiles),
         across(std::max(1u, unsigned((codes.columns + width - 1) / width))),
         aligned(codes.columns % run == 0 && cuda::aligned<run>(from, static_cast<const uint8_t*>(codes.y))),
         aligned_t(codes.rows % run_t == 0 && cuda::aligned<run_t>(codes.y_t)) {}
-  int64_t parts() const { return (to.rows + height - 1) / height * across; }
+  int64_t parts() const { return rows_of_tiles(to) * across; }
   // The first row and column of a tile, and the place of the thread's word and columns in it.
   AG_DEVICE int64_t above(int64_t tile) const { return int64_t(unsigned(tile) / across) * height; }
   AG_DEVICE int64_t left(int64_t tile) const { return int64_t(unsigned(tile) % across) * width; }
@@ -176,6 +182,28 @@ struct RoundTile : Round<T> {
     AG_UNROLL for (int r = 0; r < lines; ++r) in.packs[r] =
         cuda::load<run>(this->x + first(tile) + r * to.columns, at_once, r < down_left ? across_left : 0);
     return in;
+  }
+
+  // What a warp has of a column is added up in f32, all else in f64.
+  AG_DEVICE void sum_columns(const Numbers<T, run, lines>& in, int64_t tile) const {
+    if (!sums) return;
+    constexpr int warps = cuda::most_threads / 32;
+    AG_SHARED(float, of_warps, warps* width);
+    const int thread = int(threadIdx.x);
+    AG_UNROLL for (int k = 0; k < run; ++k) {
+      float sum = 0;
+      AG_UNROLL for (int r = 0; r < lines; ++r) sum += float(in.packs[r].at[k]);
+      AG_UNROLL for (int lanes = width / run; lanes < 32; lanes *= 2) sum +=
+          __shfl_xor_sync(cuda::all_lanes, sum, lanes);
+      if (thread % 32 < width / run) of_warps[thread / 32 * width + column() + k] = sum;
+    }
+    __syncthreads();
+    if (thread < width && left(tile) + thread < to.columns) {
+      double total = 0;
+      AG_UNROLL for (int w = 0; w < warps; ++w) total += double(of_warps[w * width + thread]);
+      sums[unsigned(tile) / across * to.columns + left(tile) + thread] = total;
+    }
+    __syncthreads();  // before another tile's are written
   }
 
   AG_DEVICE void operator()(const Numbers<T, run, lines>& in, unsigned top, int64_t tile, float scale) const {
@@ -245,6 +273,7 @@ struct RoundTile : Round<T> {
 // are slower so).
 template <int resident, class F>
 __global__ void __launch_bounds__(cuda::most_threads, resident) round_kernel(F f) {
+  cuda::begin_kernel();
   f(int64_t(blockIdx.x));
 }
 template <class Round, class F>
@@ -272,6 +301,7 @@ AG_DEVICE unsigned round_parts(const Round& round, const Numbers& first, int64_t
     const Numbers next = Round::reads_ahead ? round.read(part + blocks) : Numbers();
     const unsigned top = in.largest();
     amax = cuda::Larger()(amax, top);
+    round.sum_columns(in, part);
     if (scale == scale) round(in, top, part, scale);
     in = Round::reads_ahead ? next : round.read(part + blocks);
   }
@@ -319,6 +349,27 @@ void round_by_rule(const Cuda& device, const Round& round, float* scale, const f
   round_all(device, round, scale, predicted.data());
 }
 
+// The sums of x's columns, by way of those of tiles, where they are wanted.
+class ColumnSums {
+ public:
+  ColumnSums(const Cuda& device, const Codes& y)
+      : device_(device), y_(y), of_tiles_(device, y.sums ? rows_of_tiles(y) * y.columns : 0) {}
+
+  double* of_tiles() const { return y_.sums ? of_tiles_.data() : nullptr; }
+  void add_up() const {
+    if (!y_.sums || y_.columns == 0) return;
+    cuda::sum_chunks<1>(
+        device_, "sum", 1, rows_of_tiles(y_), y_.columns,
+        [to = y_.sums] AG_LAMBDA(int64_t, int, int64_t column, double total) { to[column] = float(total); },
+        of_tiles());
+  }
+
+ private:
+  const Cuda& device_;
+  const Codes& y_;
+  cuda::Scratch<double> of_tiles_;
+};
+
 }  // namespace
 
 template <class Out, class T>
@@ -334,13 +385,17 @@ void quantize(const Cuda& device, Out* y, const T* x, float* scale, const fp8::d
 template <class T>
 void quantize(const Cuda& device, const Codes& y, const T* x, const float* scale,
               const ElementRounder<float>& rounding, int64_t) {
-  round_all(device, RoundTile<T>(y, x, rounding), scale);
+  const ColumnSums sums(device, y);
+  round_all(device, RoundTile<T>(y, x, rounding, sums.of_tiles()), scale);
+  sums.add_up();
 }
 template <class T>
 void quantize(const Cuda& device, const Codes& y, const T* x, float* scale,
               const fp8::detail::History& history, const fp8::detail::ScaleRule& rule,
               const ElementRounder<float>& rounding, int64_t) {
-  round_by_rule(device, RoundTile<T>(y, x, rounding), scale, history, rule);
+  const ColumnSums sums(device, y);
+  round_by_rule(device, RoundTile<T>(y, x, rounding, sums.of_tiles()), scale, history, rule);
+  sums.add_up();
 }
 
 void dequantize(const Cuda& device, float* y, const bfloat16* x, const float* scale, int64_t n) {
@@ -372,54 +427,6 @@ void clipped_ste_grad(const Cuda& device, T* dx, const T* dy, const T* x, const 
 
 void record_amax(const Cuda& device, const fp8::detail::History& history, const float* amax) {
   cuda::each(device, "record_amax", 1, [=] AG_LAMBDA(int64_t) { history.record(*amax); });
-}
-
-void pack_codes(const Cuda& device, uint8_t* panels, const uint8_t* codes, uint32_t sign_code, int64_t n,
-                int64_t k) {
-  const int64_t bytes = (n + coded_panel - 1) / coded_panel * coded_panel * k;
-  cuda::each(device, "pack_codes", bytes, [=] AG_LAMBDA(int64_t at) {
-    const int64_t i = at / coded_panel % k, j = at / coded_panel / k * coded_panel + at % coded_panel;
-    panels[coded_place(j, i, k)] = j < n ? byte_code(codes[j * k + i], sign_code) : uint8_t(0);
-  });
-}
-
-void decode(const Cuda& device, float* y, const CodedWeight& w) {
-  cuda::each(device, "decode", w.n * w.k, [=] AG_LAMBDA(int64_t at) {
-    y[at] = coded_value(w.panels[coded_place(at / w.k, at % w.k, w.k)], w.shift, *w.scale * w.unit);
-  });
-}
-
-// A block has a panel, a warp of it a part of the sums: a lane has one of the panel's rows, and reads its byte beside the
-// other lanes'.
-void coded_linear(const Cuda& device, float* y, const float* x, const CodedWeight& w, const float* bias,
-                  int64_t rows) {
-  static_assert(coded_panel == 32);
-  constexpr int warps = cuda::most_threads / 32;
-  cuda::rows(device, "coded_linear", (w.n + coded_panel - 1) / coded_panel, cuda::most_threads,
-             [=] AG_LAMBDA(int64_t panel) {
-               AG_SHARED(float, parts, coded_rows* cuda::most_threads);
-               const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
-               const uint8_t* const codes = w.panels + coded_place(panel * coded_panel + lane, 0, w.k);
-               const float factor = *w.scale * w.unit;
-               float sum[coded_rows] = {};
-               for (int64_t i = warp; i < w.k; i += warps) {
-                 const float value = coded_value(codes[i * coded_panel], w.shift, factor);
-                 AG_UNROLL for (int r = 0; r < coded_rows; ++r) {
-                   if (r < rows) sum[r] += x[r * w.k + i] * value;
-                 }
-               }
-               AG_UNROLL for (int r = 0; r < coded_rows; ++r)
-                   parts[r * cuda::most_threads + int(threadIdx.x)] = sum[r];
-               __syncthreads();
-               const int64_t j = panel * coded_panel + lane;
-               if (warp < rows && j < w.n) {  // warp r adds up row r
-                 float total = 0;
-                 for (int part = 0; part < warps; ++part)
-                   total += parts[warp * cuda::most_threads + part * 32 + lane];
-                 y[warp * w.n + j] = total + (bias ? bias[j] : 0);
-               }
-               __syncthreads();  // before another panel's are written
-             });
 }
 
 #define AG_INSTANTIATE_QUANTIZE(Out, T)                                                               \

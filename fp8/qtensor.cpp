@@ -110,15 +110,16 @@ namespace {
 // Calls f(device, y, x, rounding) with what the kernels of this way to round x into q take.
 template <class F>
 void with_rounding(const QTensor& q, const Tensor& x, const CastOptions& cast,
-                   const std::optional<RandomStream>& random, F f) {
+                   const std::optional<RandomStream>& random, const Tensor& sums, F f) {
   const Tensor& values = q.values;
   dispatch_activation("quantize", x, [&]<class T, class On>(const On& device) {
     using C = Compute<T>;
     const kernels::ElementRounder<C> rounding{Rounder<C>(*q.format, cast.rounding, cast.overflow), random};
     if constexpr (std::is_same_v<On, Cuda> && std::is_same_v<C, float>) {
       if (values.dtype() == DType::u8) {
-        const kernels::Codes codes{values.ptr<uint8_t>(), q.values_t.ptr<uint8_t>(), *fp8_of(q.format),
-                                   q.rows(), q.columns()};
+        const kernels::Codes codes{values.ptr<uint8_t>(), q.values_t.ptr<uint8_t>(),
+                                   *fp8_of(q.format),     q.rows(),
+                                   q.columns(),           sums.defined() ? sums.ptr<float>() : nullptr};
         return f(device, codes, x.ptr<T>(), rounding);
       }
     }
@@ -132,18 +133,20 @@ void with_rounding(const QTensor& q, const Tensor& x, const CastOptions& cast,
 }  // namespace
 
 void detail::round_into(const QTensor& q, const Tensor& x, const CastOptions& cast,
-                        const std::optional<RandomStream>& random, const Tensor& scale) {
+                        const std::optional<RandomStream>& random, const Tensor& scale, const Tensor& sums) {
   const float* const s = scale.ptr<float>();
-  with_rounding(q, x, cast, random, [&](const auto& device, const auto& y, const auto* in, const auto& how) {
-    kernels::quantize(device, y, in, s, how, x.numel());
-  });
+  with_rounding(q, x, cast, random, sums,
+                [&](const auto& device, const auto& y, const auto* in, const auto& how) {
+                  kernels::quantize(device, y, in, s, how, x.numel());
+                });
 }
 void detail::round_into(const QTensor& q, const Tensor& x, const CastOptions& cast,
                         const std::optional<RandomStream>& random, const Tensor& scale,
-                        const History& history, const ScaleRule& rule) {
-  with_rounding(q, x, cast, random, [&](const auto& device, const auto& y, const auto* in, const auto& how) {
-    kernels::quantize(device, y, in, scale.ptr<float>(), history, rule, how, x.numel());
-  });
+                        const History& history, const ScaleRule& rule, const Tensor& sums) {
+  with_rounding(q, x, cast, random, sums,
+                [&](const auto& device, const auto& y, const auto* in, const auto& how) {
+                  kernels::quantize(device, y, in, scale.ptr<float>(), history, rule, how, x.numel());
+                });
 }
 
 namespace {

@@ -42,14 +42,17 @@ struct QuantizedLinearOp final : Op {
     return detail::product(qx, qw.t(), b, in.dtype()).alias(in.shape().with(-1, qw.rows()));
   }
 
-  // dx = Q(dy) Q(w), dw = Q(dy)^T Q(x), db = sum over rows of dy
+  // dx = Q(dy) Q(w), dw = Q(dy)^T Q(x), db = sum over rows of dy, which native FP8 finds while it rounds dy
   void backward(const Tensor& dy, Grads& d) override {
+    const bool native = quantizers->native_fp8, needs_bias = has_bias && d.needs(2);
+    Tensor db;
     if (d.needs(0) || d.needs(1)) {
       Quantizer& grad = quantizers->grad;
-      const QTensor qdy = grad.apply(dy, training && grad.format,
-                                     {Partner(quantizers->input.format, qx.values.dtype()),
-                                      Partner(quantizers->weight.format, qw.values.dtype())},
-                                     quantizers->native_fp8);
+      if (native && needs_bias) db = Tensor::empty({qw.rows()}, {DType::f32, dy.device()});
+      const QTensor qdy = detail::quantized(grad, dy, training && grad.format,
+                                            {Partner(quantizers->input.format, qx.values.dtype()),
+                                             Partner(quantizers->weight.format, qw.values.dtype())},
+                                            native, db);
       if (d.needs(0)) {
         const Tensor dx = detail::product(qdy, qw, {}, dy.dtype()).alias(qx.values.shape());
         d.add(0, quantizers->input.gradient(dx, x, qx));
@@ -61,7 +64,7 @@ struct QuantizedLinearOp final : Op {
         d.accumulate(1, [&](const Tensor& dw, double beta) { detail::add_product(dw, qdy.t(), qx, beta); });
       }
     }
-    if (has_bias && d.needs(2)) d.add(2, altgrad::detail::sum_to_shape(dy, {qw.rows()}));
+    if (needs_bias) d.add(2, db.defined() ? db : altgrad::detail::sum_to_shape(dy, {qw.rows()}));
   }
 };
 

@@ -29,8 +29,16 @@ void detail::check_quantizer(const char* op, const std::optional<Format>& format
 
 QTensor Quantizer::apply(const Tensor& x, bool record, std::initializer_list<Partner> partners,
                          bool native_fp8) {
+  return detail::quantized(*this, x, record, partners, native_fp8);
+}
+
+QTensor detail::quantized(Quantizer& quantizer, const Tensor& x, bool record,
+                          std::initializer_list<Partner> partners, bool native_fp8, const Tensor& sums) {
+  const std::optional<Format>& format = quantizer.format;
+  AmaxHistory& history = quantizer.history;
+  const CastOptions& cast = quantizer.cast;
   check_activation("quantize", x);
-  detail::check_quantizer("quantize", format, scaling, cast);
+  check_quantizer("quantize", format, quantizer.scaling, cast);
   record = record && x.numel() > 0;  // no elements have no amax
   if (x.device() != history.device())
     fail("quantize: x is on ", x.device(), ", the amax history on ", history.device());
@@ -41,18 +49,18 @@ QTensor Quantizer::apply(const Tensor& x, bool record, std::initializer_list<Par
     });
     return {x, {}, {}};
   }
-  QTensor q = detail::empty_operand(x, *format, partners, native_fp8);
+  QTensor q = empty_operand(x, *format, partners, native_fp8);
   std::optional<RandomStream> random;
   if (cast.rounding == Rounding::stochastic) random = rounding_generator().next();
   bool rounded = false;  // stays so where checkpoint() runs this again, with the scale that was made
   q.scale = replayed([&] {
-    const detail::ScaleRule rule{scaling, float(std::min(format->max(), 0x1p127)), record};
+    const ScaleRule rule{quantizer.scaling, float(std::min(format->max(), 0x1p127)), record};
     const Tensor scale = Tensor::empty({}, {DType::f32, x.device()});
-    detail::round_into(q, x, cast, random, scale, history.memory(record), rule);
+    round_into(q, x, cast, random, scale, history.memory(record), rule, sums);
     rounded = true;
     return scale;
   });
-  if (!rounded) detail::round_into(q, x, cast, random, q.scale);
+  if (!rounded) round_into(q, x, cast, random, q.scale, sums);
   return q;
 }
 

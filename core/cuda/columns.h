@@ -38,6 +38,7 @@ AG_DEVICE PacksOfRows<size, T> load_rows(const T* p, int64_t columns, const F& r
 template <int lanes, int size, int sums, class F, class Finish, class... T>
 __global__ void __launch_bounds__(column_threads, 2)
     columns_kernel(F f, Finish finish, Matrices shape, const T*... p) {
+  begin_kernel();
   using C = typename decltype(f(int64_t(), Compute<T>()...))::value_type;
   constexpr int parts = column_threads / lanes, tile = lanes * size;
   AG_SHARED(C, of_parts, parts * sums * tile);

@@ -33,25 +33,62 @@
 
 namespace altgrad::cuda {
 
+// The first statement of each kernel. What the stream runs next may come to the multiprocessors from here on; nothing is
+// read or written before all that ran until now is done, and is to be seen.
+AG_DEVICE void begin_kernel() {
+#if !defined(__CUDACC__)
+  simulator::begin_kernel();
+#elif __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" : : : "memory");
+  asm volatile("griddepcontrol.wait;" : : : "memory");
+#endif
+}
 struct Grid {
   dim3 blocks, threads;  // of whole warps
   size_t shared_bytes = 0;
 };
 
-// kernel<<<grid.blocks, grid.threads, grid.shared_bytes, stream>>>(arguments...)
+#if defined(__CUDACC__)
+template <class = void>
+__global__ void probe_kernel() {
+  begin_kernel();
+}
+// Were kernels compiled so that begin_kernel waits, for the device that is current?
+inline bool begin_kernel_waits() {
+  thread_local int known = -1;
+  thread_local bool waits;
+  int device;
+  check(cudaGetDevice(&device), "the current device");
+  if (device == known) return waits;
+  cudaFuncAttributes attributes;
+  check(cudaFuncGetAttributes(&attributes, probe_kernel<void>), "a kernel");
+  known = device;
+  return waits = attributes.ptxVersion >= 90;  // of what it was compiled for, as __CUDA_ARCH__ was then
+}
+#endif
+
+// kernel<<<grid.blocks, grid.threads, grid.shared_bytes, stream>>>(arguments...), whose blocks may come to a multiprocessor
+// while the stream's last kernel is still running (CUDA C++ Programming Guide, "Programmatic Dependent Launch").
 template <class... P, class... A>
 void launch(const char* name, void (*kernel)(P...), cudaStream_t stream, const Grid& grid,
             const A&... arguments) {
 #if defined(__CUDACC__)
-  kernel<<<grid.blocks, grid.threads, grid.shared_bytes, stream>>>(static_cast<P>(arguments)...);
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t how{};
+  how.gridDim = grid.blocks, how.blockDim = grid.threads, how.dynamicSmemBytes = grid.shared_bytes;
+  how.stream = stream;
+  how.attrs = &early, how.numAttrs = begin_kernel_waits();
+  check(cudaLaunchKernelEx(&how, kernel, static_cast<P>(arguments)...), name);
 #else
   const std::tuple<P...> values(static_cast<P>(arguments)...);
   std::apply([&](const P&... value) { (simulator::check_argument(name, value), ...); }, values);
   simulator::launch(
       {name, reinterpret_cast<const void*>(kernel), grid.blocks, grid.threads, grid.shared_bytes}, stream,
       [=] { std::apply(kernel, values); });
-#endif
   check(cudaGetLastError(), name);
+#endif
 }
 
 // The block's dynamic shared memory.

@@ -23,6 +23,7 @@ template <class Lanes, int columns, int n = forward_tile<columns>>
 __global__ void __launch_bounds__(threads, 2)
     forward_kernel(float* y, kernels::LogSumExp<float>* lse, const float* qkv, int length, int heads,
                    int size) {
+  begin_kernel();
   const Piece piece(length, true);  // those that have most to do come first
   const int first = piece.first, end = std::min((piece.index + 1) * warps * m, length);
   const Head head(piece.pair, length, heads, size);
@@ -87,6 +88,7 @@ template <class Lanes, int columns, int n = grad_tile>
 __global__ void __launch_bounds__(threads, 2)
     dq_kernel(float* dqkv, Query* of_queries, const float* dy, const float* qkv, const float* y,
               const kernels::LogSumExp<float>* lse, int length, int heads, int size) {
+  begin_kernel();
   const Piece piece(length, true);  // those that have most to do come first
   const int first = piece.first, end = std::min((piece.index + 1) * warps * m, length);
   const Head head(piece.pair, length, heads, size);
@@ -142,6 +144,7 @@ template <class Lanes, int columns, int n = grad_tile>
 __global__ void __launch_bounds__(threads, 2)
     dkv_kernel(float* dqkv, const Query* of_queries, const float* dy, const float* qkv, int length, int heads,
                int size) {
+  begin_kernel();
   AG_SHARED(Query, of_tiles, 2 * n);
   const Piece piece(length, false);
   const int first = piece.first;

@@ -50,6 +50,7 @@ template <class Math, int columns>
 __global__ void __launch_bounds__(threads, blocks_at_once<columns>)
     forward_kernel(typename Math::Value* y, kernels::LogSumExp<float>* lse, const typename Math::Value* qkv,
                    int length, int heads, int size) {
+  begin_kernel();
   using Value = typename Math::Value;
   const Piece piece(length, true);  // those that have most to do come first
   const int first = piece.first, end = std::min((piece.index + 1) * warps * m, length),

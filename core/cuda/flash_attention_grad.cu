@@ -63,6 +63,7 @@ __global__ void __launch_bounds__(threads, blocks_at_once<columns>)
     dq_kernel(typename Math::Value* dqkv, Query* of_queries, const typename Math::Value* dy,
               const typename Math::Value* qkv, const typename Math::Value* y,
               const kernels::LogSumExp<float>* lse, int length, int heads, int size) {
+  begin_kernel();
   using Value = typename Math::Value;
   AG_SHARED(Query, own_queries, warps * m);
   const Piece piece(length, true);  // those that have most to do come first
@@ -127,6 +128,7 @@ template <class Math, int columns>
 __global__ void __launch_bounds__(threads, blocks_at_once<columns>)
     dkv_kernel(typename Math::Value* dqkv, const Query* of_queries, const typename Math::Value* dy,
                const typename Math::Value* qkv, int length, int heads, int size) {
+  begin_kernel();
   using Value = typename Math::Value;
   AG_SHARED(Query, of_tiles, stages<columns> * n);
   const Piece piece(length, false);

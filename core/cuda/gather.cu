@@ -93,6 +93,7 @@ struct Owners {
 template <int size, class T>
 __global__ void __launch_bounds__(1024) gather_grad_kernel(T* dx, bool adds, const T* dy, SortedIds ids,
                                                            const int64_t* first, Owners shape, bool aligned) {
+  cuda::begin_kernel();
   using Pack = cuda::Pack<T, size>;
   AG_SHARED(Pack, of_parts, 1024);
   const int lane = int(threadIdx.x) % shape.lanes, part = int(threadIdx.x) / shape.lanes,

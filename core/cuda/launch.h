@@ -29,6 +29,7 @@ inline unsigned blocks_for(int64_t n) { return unsigned(std::min(n, most_blocks)
 // Kernels may have the registers that two blocks leave each other: without a number, ptxas spills some in f64.
 template <class F>
 __global__ void __launch_bounds__(most_threads, 2) each_kernel(F f, int64_t n) {
+  begin_kernel();
   for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
        i += int64_t(gridDim.x) * blockDim.x)
     f(i);
@@ -43,6 +44,7 @@ void each(const Cuda& device, const char* name, int64_t n, F f) {
 
 template <class F>
 __global__ void __launch_bounds__(most_threads, 2) rows_kernel(F f, int64_t rows) {
+  begin_kernel();
   for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) f(r);
 }
 // f(r) by all threads of a block, as many as suit n elements, for r < rows.

@@ -55,6 +55,7 @@ struct Table {
 // begins another launch.
 template <class Item, class F>
 __global__ void __launch_bounds__(most_threads, 2) chunks_kernel(Table<Item> table, F f) {
+  cuda::begin_kernel();
   int k = 0;
   while (table.ends[k] <= blockIdx.x) ++k;
   const Item item = table.items[k];

@@ -73,6 +73,7 @@ AG_DEVICE void for_pack(bool at_once, int64_t count, const F& f, T*... p) {
 
 template <int size, class F, class... T>
 __global__ void __launch_bounds__(most_threads, 2) map_kernel(F f, int64_t n, bool aligned, T*... p) {
+  begin_kernel();
   const int64_t first = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * size;
   if (first < n) for_pack<size>(aligned && first + size <= n, n - first, f, (p + first)...);
 }

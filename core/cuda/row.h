@@ -252,12 +252,14 @@ void with_slots(int64_t n, bool aligned, F f) {
 
 template <int size, int slots, bool aligned, class F>
 __global__ void __launch_bounds__(32 * warps, 2) short_row_kernel(F f, int64_t rows, int64_t n) {
+  begin_kernel();
   const int64_t r = int64_t(blockIdx.x) * warps + threadIdx.x / 32;
   if (r < rows) f(r, Row<size, slots>{n, aligned, false});
 }
 template <int size, int threads, class F>
 __global__ void __launch_bounds__(threads, 2)
     long_row_kernel(F f, int64_t rows, int64_t n, bool aligned, bool held) {
+  begin_kernel();
   for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) f(r, Row<size, 0>{n, aligned, held});
 }
 

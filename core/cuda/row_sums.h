@@ -37,6 +37,7 @@ struct LaneSums {
 template <int size, int slots, bool aligned, int sums, class C, class F>
 __global__ void __launch_bounds__(32 * warps, blocks_with_sums(slots* size * sizeof(C) / 32))
     row_sums_kernel(F f, double* partial, int64_t rows, int64_t rows_of_block, int64_t n) {
+  begin_kernel();
   constexpr int tile = 32 * size,
                 pitch = 32 + 32 / size;  // so that neither lanes nor columns meet a bank twice
   AG_SHARED(C, of_warps, warps * sums * size * pitch);

@@ -73,11 +73,12 @@ struct ElementRounder {
 };
 
 // Where x (rows, columns) becomes codes of E4M3 or E5M2, for gemm_fp8: y (rows, columns) and, transposed, y_t (columns,
-// rows).
+// rows). `sums` (columns), if not null, becomes what the rows of x add up to.
 struct Codes {
   uint8_t *y, *y_t;
   Fp8 format;
   int64_t rows, columns;
+  float* sums = nullptr;
 };
 
 // A weight (n, k) in codes of a byte, in panels (core/internal/coded.h), of a format with a sign and subnormals: the
@@ -126,7 +127,7 @@ void coded_linear(const Cpu&, float* y, const float* x, const CodedWeight& w, co
 
 }  // namespace on_cpu
 
-// The same on a GPU (fp8/kernels_cuda.cu), where activations may also be bf16, and are rounded in f32, and x may become
+// The same on a GPU (fp8/kernels_cuda.cu, fp8/coded_linear_cuda.cu), where activations may also be bf16, and are rounded in f32, and x may become
 // codes.
 inline namespace on_cuda {
 

@@ -1,9 +1,7 @@
 // How an operand is rounded, whatever its form (fp8/qtensor.cpp), and its gradient (fp8/quantize.cpp).
 #pragma once
 
-#include <altgrad/fp8/qtensor.h>
-#include <altgrad/fp8/quantize.h>
-#include <altgrad/fp8/scaling.h>
+#include <altgrad/fp8/quantizer.h>
 
 #include <array>
 #include <initializer_list>
@@ -23,13 +21,18 @@ bool has_bf16(Device on);
 QTensor empty_operand(const Tensor& x, const Format& format, std::initializer_list<Partner> partners,
                       bool native_fp8);
 
-// Rounds x into such memory, with this scale.
+// Rounds x into such memory, with this scale. `sums` (columns), f32, becomes what the rows of x add up to: for codes, and
+// not where it is undefined.
 void round_into(const QTensor& q, const Tensor& x, const CastOptions& cast,
-                const std::optional<RandomStream>& random, const Tensor& scale);
+                const std::optional<RandomStream>& random, const Tensor& scale, const Tensor& sums = {});
 // The same with the scale that the rule makes of the history and x's amax, which `scale` becomes.
 void round_into(const QTensor& q, const Tensor& x, const CastOptions& cast,
                 const std::optional<RandomStream>& random, const Tensor& scale, const History& history,
-                const ScaleRule& rule);
+                const ScaleRule& rule, const Tensor& sums = {});
+
+// Quantizer::apply, with such sums, which are for native_fp8 alone.
+QTensor quantized(Quantizer& quantizer, const Tensor& x, bool record, std::initializer_list<Partner> partners,
+                  bool native_fp8, const Tensor& sums = {});
 
 // What codes stand for, times scale; NaN where one is none of the format's.
 std::array<float, 256> decoded_codes(const Format& format, float scale);

@@ -8,6 +8,7 @@ namespace {
 unsigned blocks_for(int64_t n, int threads) { return unsigned((n + threads - 1) / threads); }
 
 __global__ void __launch_bounds__(128) axpy_kernel(float* y, const float* x, float a, int64_t n) {
+  begin_kernel();
   const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i < n) y[i] += a * x[i];
 }
@@ -15,6 +16,7 @@ __global__ void __launch_bounds__(128) axpy_kernel(float* y, const float* x, flo
 // Over a grid that may be smaller than n.
 template <class F>
 __global__ void each_kernel(F f, int64_t n) {
+  begin_kernel();
   for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
        i += int64_t(gridDim.x) * blockDim.x)
     f(i);
@@ -22,6 +24,7 @@ __global__ void each_kernel(F f, int64_t n) {
 
 template <class T>
 __global__ void row_sums_kernel(T* y, const T* x, int64_t n) {
+  begin_kernel();
   T sum = 0;
   for (int64_t i = threadIdx.x; i < n; i += blockDim.x) sum += x[int64_t(blockIdx.x) * n + i];
   sum = block_sum(sum);
@@ -29,12 +32,14 @@ __global__ void row_sums_kernel(T* y, const T* x, int64_t n) {
 }
 
 __global__ void turn_kernel(float* y, const float* x) {
+  begin_kernel();
   AG_SHARED(float, s, 128);
   s[threadIdx.x] = x[blockIdx.x * 128 + threadIdx.x];
   __syncthreads();
   y[blockIdx.x * 128 + threadIdx.x] = s[(threadIdx.x + 1) % 128];
 }
 __global__ void turn_dynamic_kernel(float* y, const float* x) {
+  begin_kernel();
   float* const s = shared_memory<float>();
   s[threadIdx.x] = x[blockIdx.x * 128 + threadIdx.x];
   __syncthreads();
@@ -42,6 +47,7 @@ __global__ void turn_dynamic_kernel(float* y, const float* x) {
 }
 
 __global__ void scan_by_memory_kernel(int* y, const int* x) {
+  begin_kernel();
   AG_SHARED(int, s, 32);
   int sum = x[threadIdx.x];
   for (unsigned by = 1; by < 32; by *= 2) {
@@ -53,6 +59,7 @@ __global__ void scan_by_memory_kernel(int* y, const int* x) {
   y[threadIdx.x] = sum;
 }
 __global__ void scan_by_shuffles_kernel(int* y, const int* x) {
+  begin_kernel();
   int sum = x[threadIdx.x];
   for (unsigned by = 1; by < 32; by *= 2) {
     const int other = __shfl_up_sync(all_lanes, sum, by);
@@ -62,6 +69,7 @@ __global__ void scan_by_shuffles_kernel(int* y, const int* x) {
 }
 
 __global__ void votes_kernel(int* y, const int* x) {
+  begin_kernel();
   const int lane = int(threadIdx.x), own = x[lane];
   y[lane] = __shfl_sync(all_lanes, own, lane + 1);
   y[32 + lane] = __shfl_xor_sync(all_lanes, own, 5);
@@ -72,6 +80,7 @@ __global__ void votes_kernel(int* y, const int* x) {
 }
 
 __global__ void count_kernel(unsigned* counts, const unsigned* x, int n) {
+  begin_kernel();
   const int i = int(blockIdx.x * blockDim.x + threadIdx.x);
   if (i >= n) return;
   atomicAdd(&counts[0], x[i]);
@@ -83,6 +92,7 @@ __global__ void count_kernel(unsigned* counts, const unsigned* x, int n) {
 
 template <bool waits>
 __global__ void copy_kernel(float* y, const float* x) {
+  begin_kernel();
   AG_SHARED(float, s, 256);
   copy_async(&s[4 * threadIdx.x], &x[4 * threadIdx.x]);
   commit_copies();
@@ -97,6 +107,7 @@ __global__ void copy_kernel(float* y, const float* x) {
 }
 
 __global__ void number_kernel(int64_t* y) {
+  begin_kernel();
   const int64_t block = (int64_t(blockIdx.z) * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
   const int64_t thread = (int64_t(threadIdx.z) * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
   const int64_t i = block * (blockDim.x * blockDim.y * blockDim.z) + thread;
@@ -104,10 +115,12 @@ __global__ void number_kernel(int64_t* y) {
 }
 
 __global__ void ticket_kernel(unsigned* y, unsigned* counter) {
+  begin_kernel();
   y[blockIdx.x * blockDim.x + threadIdx.x] = atomicAdd(counter, 1u);
 }
 
 __global__ void warp_ticket_kernel(unsigned* y, unsigned* counter) {
+  begin_kernel();
   __syncwarp();
   for (int i = 0; i < 8; ++i) {
     if (threadIdx.x % 32 == 0) y[atomicAdd(counter, 1u)] = threadIdx.x / 32;
@@ -117,6 +130,7 @@ __global__ void warp_ticket_kernel(unsigned* y, unsigned* counter) {
 
 template <bool tf32>
 __global__ void fragments_kernel(float* d, const uint32_t* a, const uint32_t* b) {
+  begin_kernel();
   float sums[4];
   uint32_t of_a[4], of_b[2];
   for (unsigned i = 0; i < 4; ++i) sums[i] = d[threadIdx.x * 4 + i];
@@ -132,6 +146,7 @@ __global__ void fragments_kernel(float* d, const uint32_t* a, const uint32_t* b)
 
 template <bool transposed>
 __global__ void load_kernel(uint32_t* fragments, const uint16_t* x) {
+  begin_kernel();
   AG_SHARED(uint16_t, s, 256);
   for (unsigned i = threadIdx.x; i < 256; i += 32) s[i] = x[i];
   __syncwarp();
@@ -144,6 +159,7 @@ __global__ void load_kernel(uint32_t* fragments, const uint16_t* x) {
 // no bank twice.
 __global__ void __launch_bounds__(128)
     matmul_kernel(float* c, const uint16_t* a, const uint16_t* b, int n, int k) {
+  begin_kernel();
   constexpr int pitch = 24;
   AG_SHARED(uint16_t, as, 32 * pitch);
   AG_SHARED(uint16_t, bs, 32 * pitch);
@@ -174,7 +190,7 @@ __global__ void __launch_bounds__(128)
   }
 }
 
-__global__ void empty_kernel() {}
+__global__ void empty_kernel() { begin_kernel(); }
 
 }  // namespace
 

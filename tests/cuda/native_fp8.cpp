@@ -26,6 +26,7 @@ double off_of_sums() { return std::getenv("ALTGRAD_SIMULATOR_MINOR") ? 1e-6 : 1e
 
 namespace {
 // y, dx, dw and db of a layer.
+constexpr size_t bias_grad = 3;  // sums of floats, by any device
 std::vector<Tensor> results_of_layer(bool native, int64_t rows, int64_t in, int64_t out,
                                      const fp8::Format& weight, const fp8::Format& input,
                                      const fp8::Format& grad) {
@@ -45,7 +46,7 @@ TEST_CASE("native FP8 multiplies what the simulated formats multiply, at any siz
   NEEDS_FP8();
   using fp8::E4M3, fp8::E5M2;
   for (const auto& [rows, in, out] : std::vector<std::array<int64_t, 3>>{
-           {96, 64, 160}, {16, 16, 16}, {1, 48, 32}, {37, 70, 3}, {64, 130, 80}}) {
+           {96, 64, 160}, {16, 16, 16}, {1, 48, 32}, {37, 70, 3}, {64, 130, 80}, {450, 32, 144}}) {
     for (const auto& [weight, input, grad] :
          {std::tuple{E4M3, E4M3, E5M2}, std::tuple{E4M3, E4M3, E4M3}, std::tuple{E5M2, E4M3, E4M3}}) {
       CAPTURE(rows, in, out, weight.name, input.name, grad.name);
@@ -60,7 +61,7 @@ TEST_CASE("native FP8 multiplies what the simulated formats multiply, at any siz
           largest = std::max(largest, std::abs(expected[j]));
         }
         CAPTURE(i);
-        CHECK(worst <= off_of_sums() * largest);
+        CHECK(worst <= (i == bias_grad ? 1e-6 : off_of_sums()) * largest);
       }
     }
   }

@@ -74,6 +74,7 @@ void run_threads() {
     acquire(&grid_begin);
     try {
       (*block.body)();
+      if (!self->has_begun) throw Error(in_kernel(describe(*self) + " has returned without begin_kernel()"));
     } catch (...) {
       if (!block.error) block.error = std::current_exception();
     }
@@ -109,10 +110,9 @@ void give_turn(Thread& t) {
 // gets ahead of the others as far as barriers let it, and then those after it in the order of turns.
 Thread* next_ready() {
   if (block.error) return nullptr;
-  const size_t own = size_t(self - block.threads.data()), first = own / warp_size * warp_size,
-               lanes = std::min(block.threads.size() - first, size_t(warp_size));
-  for (size_t i = 1; i < lanes; ++i)
-    if (Thread& t = block.threads[first + (own - first + i) % lanes]; t.state == State::ready) return &t;
+  const size_t own = thread_number(), first = own / warp_size * warp_size;
+  for (size_t i = 1; i < warp_size; ++i)
+    if (Thread& t = block.threads[first + (own + i) % warp_size]; t.state == State::ready) return &t;
   if (block.next_fresh < block.order.size()) return nullptr;
   const auto ready_in = [](size_t begin, size_t end) -> Thread* {
     for (size_t i = begin; i < end; ++i)
@@ -175,6 +175,7 @@ std::vector<int> in_order(size_t n, std::mt19937_64& random) {
 void prepare_block(std::mt19937_64& random) {
   for (Thread& t : block.threads) {
     t.state = State::fresh;
+    t.has_begun = false;
     t.copies.clear();
     t.copy_group = 0;
   }
@@ -190,6 +191,8 @@ void prepare_block(std::mt19937_64& random) {
 }
 
 }  // namespace
+
+void begin_kernel() { self->has_begun = true; }
 
 void fail(const std::string& what, Location where) {
   throw Error(in_kernel(describe(what.c_str(), where) + ", " + describe(*self)));

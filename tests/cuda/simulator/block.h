@@ -29,6 +29,7 @@ enum class State : uint8_t { fresh, ready, waiting, done };
 struct Thread {
   uint3 index;
   State state = State::fresh;
+  bool has_begun = false;  // the kernel's begin_kernel()
   size_t turn = 0;  // its place in the order
   Fiber* fiber = nullptr;
   const char* what = "";  // it waits for, and where

@@ -48,6 +48,8 @@ struct Launch {
 };
 // Queues body() for each thread of each block.
 void launch(const Launch& what, cudaStream_t stream, std::function<void()> body);
+// Each thread must have called it when it returns.
+void begin_kernel();
 // A pointer that a kernel is given must be one that a GPU can follow.
 void check_pointer(const char* kernel, const void* p);
 template <class T>
