@@ -78,18 +78,7 @@ struct LinearOp final : Op {
     d.accumulate(0, [&](const Tensor& dx, double beta) {
       gemm(dx, dy, w, {.m = rows(), .n = k, .k = n, .beta = beta});
     });
-    Tensor db;
-    if (d.needs(2)) db = Tensor::empty({n}, detail::in_compute_dtype(dy));
-    const auto run = [&](const Tensor& dw, double beta) {
-      launch(name, AG_KERNEL(kernels::linear_grad), in_compute(dw), beta, in_compute(db), dy, x, rows(), n,
-             k);
-    };
-    if (d.needs(1)) {
-      d.accumulate(1, run);
-    } else {
-      run({}, 0);
-    }
-    if (db.defined()) d.add(2, db);
+    detail::add_linear_grads(name, d, 1, dy, x, n, k);
   }
 
   int64_t rows() const { return x.shape().product(0, x.dim() - 1); }
@@ -134,6 +123,22 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
   return apply<Matmul>(a_repeats || a_batch == batch ? a : expand(a, with_matrix(batch, m, k)),
                        b_batch == batch ? b : expand(b, with_matrix(batch, k, n)),
                        Matmul::Sizes{batch.numel(), m, n, k, a_repeats}, shape);
+}
+
+void detail::add_linear_grads(const char* op, Grads& d, int w, const Tensor& dy, const Tensor& x, int64_t n,
+                              int64_t k) {
+  const int64_t rows = x.shape().product(0, x.dim() - 1);
+  Tensor db;
+  if (d.needs(w + 1)) db = Tensor::empty({n}, in_compute_dtype(dy));
+  const auto run = [&](const Tensor& dw, double beta) {
+    launch(op, AG_KERNEL(kernels::linear_grad), in_compute(dw), beta, in_compute(db), dy, x, rows, n, k);
+  };
+  if (d.needs(w)) {
+    d.accumulate(w, run);
+  } else {
+    run({}, 0);
+  }
+  if (db.defined()) d.add(w + 1, db);
 }
 
 void detail::check_linear(const char* op, const Tensor& x, const Tensor& w, const std::optional<Tensor>& b) {

@@ -70,7 +70,6 @@ struct Round {
   fp8::NearestRounder<C> nearest;
 
   Round(const T* from, const ElementRounder<C>& rounding) : x(from), how(rounding), nearest(how.rounder) {}
-  AG_DEVICE void sum_columns(const auto&, int64_t) const {}
   // May `nearest` round all of the warp's numbers, this thread's being no larger than `top`?
   AG_DEVICE bool is_short(C scale, unsigned top) const {
     return __all_sync(cuda::all_lanes, top <= cuda::magnitude_bits(nearest_reach)) && !how.random &&
@@ -184,30 +183,9 @@ struct RoundTile : Round<T> {
     return in;
   }
 
-  // What a warp has of a column is added up in f32, all else in f64.
-  AG_DEVICE void sum_columns(const Numbers<T, run, lines>& in, int64_t tile) const {
-    if (!sums) return;
-    constexpr int warps = cuda::most_threads / 32;
-    AG_SHARED(float, of_warps, warps* width);
-    const int thread = int(threadIdx.x);
-    AG_UNROLL for (int k = 0; k < run; ++k) {
-      float sum = 0;
-      AG_UNROLL for (int r = 0; r < lines; ++r) sum += float(in.packs[r].at[k]);
-      AG_UNROLL for (int lanes = width / run; lanes < 32; lanes *= 2) sum +=
-          __shfl_xor_sync(cuda::all_lanes, sum, lanes);
-      if (thread % 32 < width / run) of_warps[thread / 32 * width + column() + k] = sum;
-    }
-    __syncthreads();
-    if (thread < width && left(tile) + thread < to.columns) {
-      double total = 0;
-      AG_UNROLL for (int w = 0; w < warps; ++w) total += double(of_warps[w * width + thread]);
-      sums[unsigned(tile) / across * to.columns + left(tile) + thread] = total;
-    }
-    __syncthreads();  // before another tile's are written
-  }
-
   AG_DEVICE void operator()(const Numbers<T, run, lines>& in, unsigned top, int64_t tile, float scale) const {
     AG_SHARED(uint32_t, words, height / lines * width);
+    if (sums) sum_columns(in, tile);
     if (whole(tile) && this->is_short(scale, top)) {
       const Nearest<float> nearest{scale, 1 / scale, this->nearest};
       if (to.format == Fp8::e4m3) {
@@ -232,6 +210,26 @@ struct RoundTile : Round<T> {
   }
 
  private:
+  // What a warp has of a column is added up in f32, all else in f64. Barriers follow before another tile's are written.
+  AG_DEVICE void sum_columns(const Numbers<T, run, lines>& in, int64_t tile) const {
+    constexpr int warps = cuda::most_threads / 32;
+    AG_SHARED(float, of_warps, warps* width);
+    const int thread = int(threadIdx.x);
+    AG_UNROLL for (int k = 0; k < run; ++k) {
+      float sum = 0;
+      AG_UNROLL for (int r = 0; r < lines; ++r) sum += float(in.packs[r].at[k]);
+      AG_UNROLL for (int lanes = width / run; lanes < 32; lanes *= 2) sum +=
+          __shfl_xor_sync(cuda::all_lanes, sum, lanes);
+      if (thread % 32 < width / run) of_warps[thread / 32 * width + column() + k] = sum;
+    }
+    __syncthreads();
+    if (thread < width && left(tile) + thread < to.columns) {
+      double total = 0;
+      AG_UNROLL for (int w = 0; w < warps; ++w) total += double(of_warps[w * width + thread]);
+      sums[unsigned(tile) / across * to.columns + left(tile) + thread] = total;
+    }
+  }
+
   template <Fp8 format>
   AG_DEVICE void round_lines(uint32_t* words, const Numbers<T, run, lines>& in, int64_t tile,
                              const Nearest<float>& nearest) const {
@@ -301,7 +299,6 @@ AG_DEVICE unsigned round_parts(const Round& round, const Numbers& first, int64_t
     const Numbers next = Round::reads_ahead ? round.read(part + blocks) : Numbers();
     const unsigned top = in.largest();
     amax = cuda::Larger()(amax, top);
-    round.sum_columns(in, part);
     if (scale == scale) round(in, top, part, scale);
     in = Round::reads_ahead ? next : round.read(part + blocks);
   }

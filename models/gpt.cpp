@@ -1,4 +1,5 @@
 // The modules, in the order of nanoGPT's model.py.
+#include <altgrad/autograd/internal/mlp.h>
 #include <altgrad/models/gpt.h>
 #include <altgrad/models/kv_cache.h>
 #include <altgrad/nn/init.h>
@@ -47,6 +48,16 @@ MLP::MLP(const GPTConfig& c)
       gelu(nn::GELU(c.gelu)),
       c_proj(nn::Linear(4 * c.n_embd, c.n_embd, {.bias = c.bias})),
       dropout(nn::Dropout(c.dropout)) {}
+
+// One op, unless surgery has put another layer somewhere.
+Tensor MLP::forward(const Tensor& x) {
+  const auto *const fc = dynamic_cast<const nn::Linear*>(&*c_fc), *const proj =
+                                                                      dynamic_cast<const nn::Linear*>(
+                                                                          &*c_proj);
+  const auto* const act = dynamic_cast<const nn::GELU*>(&*gelu);
+  if (!fc || !act || !proj) return dropout(c_proj(gelu(c_fc(x))));
+  return dropout(detail::mlp(x, {fc->weight(), fc->bias()}, act->form(), {proj->weight(), proj->bias()}));
+}
 
 void MLP::visit(nn::Visitor& v) {
   v("c_fc", c_fc);

@@ -39,7 +39,7 @@ struct CausalSelfAttention final : nn::ModuleOf<CausalSelfAttention, nn::Layer> 
 struct MLP final : nn::ModuleOf<MLP, nn::Layer> {
   nn::Slot<nn::Layer> c_fc, gelu, c_proj, dropout;
   explicit MLP(const GPTConfig& config);
-  Tensor forward(const Tensor& x) override { return dropout(c_proj(gelu(c_fc(x)))); }
+  Tensor forward(const Tensor& x) override;
   void visit(nn::Visitor& v) override;
 };
 

@@ -105,6 +105,7 @@ class ReLU final : public ModuleOf<ReLU, Layer> {
 class GELU final : public ModuleOf<GELU, Layer> {
  public:
   explicit GELU(Gelu form = Gelu::erf) : form_(form) {}
+  Gelu form() const { return form_; }
   Tensor forward(const Tensor& x) override { return gelu(x, form_); }
   std::string extra_repr() const override {
     return form_ == Gelu::tanh ? "approximate=tanh" : "approximate=none";

@@ -5,16 +5,12 @@
 #include <altgrad/core/internal/kernels/gemm.h>
 
 #include <altgrad/core/cuda/approx.h>
+#include <altgrad/core/cuda/cublaslt.h>
 #include <altgrad/core/cuda/launch.h>
 #include <altgrad/core/internal/instantiate.h>
 #include <altgrad/core/internal/kernels/reduce.h>
 #include <altgrad/core/matmul_precision.h>
 
-#include <cublasLt.h>
-
-#include <compare>
-#include <map>
-#include <mutex>
 #include <optional>
 #include <type_traits>
 
@@ -22,154 +18,7 @@ namespace altgrad::kernels {
 inline namespace on_cuda {
 namespace {
 
-void check(cublasStatus_t status, const char* what) {
-  if (status != CUBLAS_STATUS_SUCCESS)
-    throw std::runtime_error(std::string("cuBLASLt: ") + what + ": " + cublasLtGetStatusString(status));
-}
-
-// 0, 1, ...
-void count_up(const Cuda& device, float* numbers, int64_t n) {
-  cuda::each(device, "count_up", n, [=] AG_LAMBDA(int64_t i) { numbers[i] = float(i); });
-}
-
-// What the products of a device share, made with the first of them. All run in its one stream, so that one workspace
-// serves them in turn.
-struct Context {
-  static constexpr size_t workspace_bytes = size_t(32) << 20;
-
-  explicit Context(const Cuda& device)
-      : workspace(workspace_bytes, Device::cuda(device.index)), numbers(device, 2) {
-    check(cublasLtCreate(&handle), "no handle");
-    count_up(device, numbers.data(), 2);
-  }
-
-  detail::Storage workspace;
-  cuda::Scratch<float> numbers;  // 0 and 1, as a beta in memory of the device
-  cublasLtHandle_t handle = nullptr;
-};
-
-// What a product is to cuBLASLt. Its best algorithm is for pointers of these alignments.
-struct Kind {
-  int device;
-  cudaDataType_t type_a, type_b, result;
-  cublasComputeType_t compute;
-  bool device_scalars;  // alpha and beta lie in memory of the device
-  int64_t m, n, k, batch, stride_a, stride_b, stride_c;
-  bool trans_a, trans_b;
-  uint32_t align_a, align_b, align_c, align_bias;  // the last is 0 where there is no bias
-
-  auto operator<=>(const Kind&) const = default;
-};
-
-struct Pointers {
-  const void *a, *b, *bias;
-  void* c;
-  const float *scale_a = nullptr, *scale_b = nullptr;  // of FP8
-};
-
-// The descriptors of a product and its algorithm, made once: to choose it takes longer than a small product.
-class Plan {
- public:
-  Plan(const Context& context, const Kind& kind, const Pointers& at)
-      : context_(context), is_fp8_(kind.type_a == CUDA_R_8F_E4M3 || kind.type_a == CUDA_R_8F_E5M2) {
-    check(cublasLtMatmulDescCreate(&product_, kind.compute,
-                                   kind.compute == CUBLAS_COMPUTE_64F ? CUDA_R_64F : CUDA_R_32F),
-          "a descriptor");
-    set(CUBLASLT_MATMUL_DESC_TRANSA, kind.trans_b ? CUBLAS_OP_T : CUBLAS_OP_N);
-    set(CUBLASLT_MATMUL_DESC_TRANSB, kind.trans_a ? CUBLAS_OP_T : CUBLAS_OP_N);
-    set(CUBLASLT_MATMUL_DESC_POINTER_MODE,
-        int32_t(kind.device_scalars ? CUBLASLT_POINTER_MODE_DEVICE : CUBLASLT_POINTER_MODE_HOST));
-    if (at.bias) set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
-    set_pointers(at);  // the bias's alignment counts when the algorithm is chosen
-    b_ = layout(kind.type_b, kind.trans_b ? kind.k : kind.n, kind.trans_b ? kind.n : kind.k, kind.batch,
-                kind.stride_b);
-    a_ = layout(kind.type_a, kind.trans_a ? kind.m : kind.k, kind.trans_a ? kind.k : kind.m, kind.batch,
-                kind.stride_a);
-    c_ = layout(kind.result, kind.n, kind.m, kind.batch, kind.stride_c);
-    choose(kind);
-  }
-
-  // 0 or 1 in memory of the device.
-  const float* number(bool one) const { return context_.numbers.data() + one; }
-
-  // Threads take turns, as some pointers are part of the descriptor.
-  void run(cudaStream_t stream, const void* alpha, const void* beta, const Pointers& at) {
-    const std::lock_guard lock(mutex_);
-    set_pointers(at);
-    check(cublasLtMatmul(context_.handle, product_, alpha, at.b, b_, at.a, a_, beta, at.c, c_, at.c, c_,
-                         &algorithm_, context_.workspace.data, Context::workspace_bytes, stream),
-          "a product");
-  }
-
- private:
-  template <class T>
-  void set(cublasLtMatmulDescAttributes_t attribute, const T& x) {
-    check(cublasLtMatmulDescSetAttribute(product_, attribute, &x, sizeof x), "a descriptor");
-  }
-
-  void set_pointers(const Pointers& at) {
-    if (at.bias) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, at.bias);
-    if (!is_fp8_) return;
-    set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, at.scale_b);
-    set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, at.scale_a);
-  }
-
-  static cublasLtMatrixLayout_t layout(cudaDataType_t type, int64_t rows, int64_t columns, int64_t batch,
-                                       int64_t stride) {
-    cublasLtMatrixLayout_t made;
-    check(cublasLtMatrixLayoutCreate(&made, type, uint64_t(rows), uint64_t(columns), rows), "a layout");
-    const auto count = int32_t(batch);
-    check(cublasLtMatrixLayoutSetAttribute(made, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count),
-          "a layout");
-    check(cublasLtMatrixLayoutSetAttribute(made, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride,
-                                           sizeof stride),
-          "a layout");
-    return made;
-  }
-
-  // Sums may be cut where their parts are kept in the workspace, in the type that they are computed in: parts in C's
-  // own type would be rounded, and those that are added in place lie in it.
-  void choose(const Kind& kind) {
-    cublasLtMatmulPreference_t preference;
-    check(cublasLtMatmulPreferenceCreate(&preference), "a preference");
-    const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto x) {
-      check(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &x, sizeof x), "a preference");
-    };
-    prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t(Context::workspace_bytes));
-    prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, kind.align_b);
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, kind.align_a);
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, kind.align_c);
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, kind.align_c);
-    cublasLtMatmulHeuristicResult_t best;
-    int found = 0;
-    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(context_.handle, product_, b_, a_, c_, c_,
-                                                                 preference, 1, &best, &found);
-    check(cublasLtMatmulPreferenceDestroy(preference), "a preference");
-    check(status, "no algorithm");
-    check(found > 0 ? best.state : CUBLAS_STATUS_NOT_SUPPORTED, "no algorithm");
-    algorithm_ = best.algo;
-  }
-
-  const Context& context_;
-  const bool is_fp8_;
-  std::mutex mutex_;
-  cublasLtMatmulDesc_t product_ = nullptr;
-  cublasLtMatrixLayout_t a_ = nullptr, b_ = nullptr, c_ = nullptr;
-  cublasLtMatmulAlgo_t algorithm_;
-};
-
-// The product's plan, of the current device. Plans live as long as the process, as devices do.
-Plan& plan(const Cuda& device, const Kind& kind, const Pointers& at) {
-  static std::mutex& mutex = *new std::mutex;
-  static auto& contexts = *new std::map<int, Context>;
-  static auto& plans = *new std::map<Kind, Plan>;
-  const std::lock_guard lock(mutex);
-  const auto found = plans.find(kind);
-  if (found != plans.end()) return found->second;
-  const Context& context = contexts.try_emplace(kind.device, device).first->second;
-  return plans.try_emplace(kind, context, kind, at).first->second;
-}
+using cuda::lt::Epilogue, cuda::lt::Kind, cuda::lt::Plan, cuda::lt::plan, cuda::lt::Pointers;
 
 template <class T>
 constexpr cudaDataType_t type_of = std::is_same_v<T, double>  ? CUDA_R_64F
@@ -184,7 +33,8 @@ cublasComputeType_t compute_of() {
   return in_tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
 }
 
-uint32_t alignment(const void* p) {
+uint32_t alignment(const void* p) {  // 0 of null
+  if (!p) return 0;
   const auto address = reinterpret_cast<uintptr_t>(p) | 256;
   return uint32_t(address & (~address + 1));
 }
@@ -217,18 +67,37 @@ void scale_and_add(const Cuda& device, T* c, const B* bias, const Gemm& g) {
              });
 }
 
-// C = alpha op(A) op(B) + beta C + bias
+// C = alpha op(A) op(B) + beta C + bias, or what an epilogue makes of it
 template <class T, class Operand>
-void multiply(const Cuda& device, T* c, const Operand* a, const Operand* b, const T* bias, const Gemm& g) {
+void multiply(const Cuda& device, T* c, const Operand* a, const Operand* b, const T* bias, const Gemm& g,
+              Epilogue epilogue = Epilogue::none, const T* kept = nullptr) {
   using S = Compute<T>;
   if (g.m == 0 || g.n == 0 || g.batch == 0) return;
   if (g.k == 0) return scale_and_add(device, c, bias, g);
   const bool device_scalars = g.scale_a || g.scale_b;
-  const Pointers at{a, b, bias, c};
+  const Pointers at{.a = a, .b = b, .bias = bias, .c = c, .kept = kept};
   Plan& p = plan(device,
-                 {device.index, type_of<Operand>, type_of<Operand>, type_of<T>, compute_of<Operand>(),
-                  device_scalars, g.m, g.n, g.k, g.batch, g.stride_a, g.stride_b, g.stride_c, g.trans_a,
-                  g.trans_b, alignment(a), alignment(b), alignment(c), bias ? alignment(bias) : 0},
+                 {device.index,
+                  type_of<Operand>,
+                  type_of<Operand>,
+                  type_of<T>,
+                  compute_of<Operand>(),
+                  device_scalars,
+                  g.m,
+                  g.n,
+                  g.k,
+                  g.batch,
+                  g.stride_a,
+                  g.stride_b,
+                  g.stride_c,
+                  g.trans_a,
+                  g.trans_b,
+                  alignment(a),
+                  alignment(b),
+                  alignment(c),
+                  alignment(bias),
+                  alignment(kept),
+                  epilogue},
                  at);
   if (!device_scalars) {
     const S scalars[] = {S(g.alpha), S(g.beta)};
@@ -322,10 +191,12 @@ void gemm(const Cuda& device, float* c, const bfloat16* a, const bfloat16* b, co
           const Gemm& g) {
   multiply(device, c, a, b, bias, g);
 }
+namespace {
 // cuBLASLt takes a bias of C's type. The launch that rounds it also makes one scale of two.
-void gemm(const Cuda& device, bfloat16* c, const bfloat16* a, const bfloat16* b, const float* bias,
-          const Gemm& g) {
-  if (!bias) return multiply<bfloat16>(device, c, a, b, nullptr, g);
+void multiply_with_bias(const Cuda& device, bfloat16* c, const bfloat16* a, const bfloat16* b,
+                        const float* bias, const Gemm& g, Epilogue epilogue = Epilogue::none,
+                        const bfloat16* kept = nullptr) {
+  if (!bias) return multiply<bfloat16>(device, c, a, b, nullptr, g, epilogue, kept);
   const cuda::Scratch<bfloat16> rounded(device, g.n);
   const cuda::Scratch<float> product(device, 1);
   Gemm scaled = g;
@@ -336,7 +207,21 @@ void gemm(const Cuda& device, bfloat16* c, const bfloat16* a, const bfloat16* b,
                to[i] = cuda::rounded<bfloat16>(bias[i]);
                if (i == 0 && scale_a && scale_b) *product = *scale_a * *scale_b;
              });
-  multiply<bfloat16>(device, c, a, b, rounded.data(), scaled);
+  multiply<bfloat16>(device, c, a, b, rounded.data(), scaled, epilogue, kept);
+}
+}  // namespace
+
+void gemm(const Cuda& device, bfloat16* c, const bfloat16* a, const bfloat16* b, const float* bias,
+          const Gemm& g) {
+  multiply_with_bias(device, c, a, b, bias, g);
+}
+void linear_gelu(const Cuda& device, bfloat16* y, bfloat16* h, const bfloat16* x, const bfloat16* w,
+                 const float* bias, int64_t rows, int64_t n, int64_t k) {
+  multiply_with_bias(device, y, x, w, bias, {.m = rows, .n = n, .k = k, .trans_b = true}, Epilogue::gelu, h);
+}
+void gelu_grad(const Cuda& device, bfloat16* dh, const bfloat16* dy, const bfloat16* w, const bfloat16* h,
+               int64_t rows, int64_t n, int64_t k) {
+  multiply<bfloat16>(device, dh, dy, w, nullptr, {.m = rows, .n = n, .k = k}, Epilogue::gelu_grad, h);
 }
 
 bool has_fp8(const Cuda& device) {
@@ -364,10 +249,26 @@ void gemm_fp8(const Cuda& device, T* c, const uint8_t* a, Fp8 format_a, const ui
     const Pointers at{left.data(), right.data(), added ? added->data() : nullptr, to, g.scale_a, g.scale_b};
     const float scalars[] = {float(g.alpha), beta};
     plan(device,
-         {device.index, type_of_fp8(format_a), type_of_fp8(format_b),
-          type_of<std::remove_pointer_t<decltype(to)>>, CUBLAS_COMPUTE_32F, false, m, n, k, 1, m * k, k * n,
-          m * n, false, true, alignment(left.data()), alignment(right.data()), alignment(to),
-          added ? alignment(at.bias) : 0},
+         {device.index,
+          type_of_fp8(format_a),
+          type_of_fp8(format_b),
+          type_of<std::remove_pointer_t<decltype(to)>>,
+          CUBLAS_COMPUTE_32F,
+          false,
+          m,
+          n,
+          k,
+          1,
+          m * k,
+          k * n,
+          m * n,
+          false,
+          true,
+          alignment(left.data()),
+          alignment(right.data()),
+          alignment(to),
+          alignment(at.bias),
+          0},
          at)
         .run(device.stream, scalars, scalars + 1, at);
   };

@@ -1,6 +1,7 @@
 // Ops on activations of bf16, which a GPU has: against f32 on the same numbers, values and gradients. What the CPU
 // says to them is in core/test_bf16_tensors.cpp.
 #include <altgrad/altgrad.h>
+#include <altgrad/autograd/internal/mlp.h>
 
 #include <bit>
 #include <cmath>
@@ -261,6 +262,46 @@ TEST_CASE("a weight is rounded for the product of linear, its gradient and the b
   CHECK(b.grad().dtype() == DType::f32);
   CHECK(error(b.grad(), sum(dy, {0}) * 2.0) < 1e-6);
   CHECK(error(w.grad(), matmul(dy.transpose(), x) * 4.0) < 1e-6);
+}
+
+TEST_CASE("an MLP with gelu in its products is two linear layers and gelu between them", "[bf16]") {
+  if (device().is_cpu()) SKIP_TEST(no_gpu);
+  struct Sizes {
+    int64_t rows, in, hidden, out;
+    bool bias;
+  };
+  for (const Sizes& s :
+       {Sizes{33, 64, 48, 24, true}, {200, 16, 136, 8, false}, {1, 8, 8, 3, true}, {5, 24, 20, 8, true}}) {
+    CAPTURE(s.rows, s.hidden);
+    struct Run {
+      Tensor y, alone;  // recorded, and not
+      std::vector<Tensor> gradients;
+    };
+    const auto run = [&](DType dtype) {
+      std::vector<Tensor> in{drawn({s.rows, s.in}, 1).to(dtype), drawn({s.hidden, s.in}, 2),
+                             drawn({s.out, s.hidden}, 3) * 0.25};
+      if (s.bias) in.insert(in.end(), {drawn({s.hidden}, 4), drawn({s.out}, 5)});
+      for (Tensor& t : in) t.requires_grad(true);
+      const std::optional<Tensor> b = s.bias ? std::optional(in[3]) : std::nullopt,
+                                  c = s.bias ? std::optional(in[4]) : std::nullopt;
+      const auto mlp = [&] { return detail::mlp(in[0], {in[1], b}, Gelu::tanh, {in[2], c}); };
+      Run r{{}, mlp().detach(), {}};
+      Tape tape;
+      const Tensor y = mlp();
+      tape.backward(y, drawn(y.shape(), 77).to(dtype));
+      r.y = y.detach();
+      for (const Tensor& t : in) r.gradients.push_back(t.grad());
+      return r;
+    };
+    const Run narrow = run(DType::bf16), wide = run(DType::f32);
+    CHECK(same_bits(narrow.y, narrow.alone));
+    CHECK(error(narrow.y, wide.y) <= 2 * u);
+    for (size_t i = 0; i < narrow.gradients.size(); ++i) {
+      CAPTURE(i);
+      CHECK(narrow.gradients[i].dtype() == (i == 0 ? DType::bf16 : DType::f32));
+      CHECK(error(narrow.gradients[i], wide.gradients[i]) <= 2 * u);
+    }
+  }
 }
 
 TEST_CASE("what does not go with activations of bf16 is refused by its name", "[bf16]") {

@@ -26,20 +26,20 @@ constexpr Size device_sizes[] = {
 
 // f32; E4M3 weights; or E4M3 weights and inputs and E5M2 gradients. The tied head stays as it is.
 constexpr const char* modes[] = {"f32", "weights", "full"};
-// The same with activations in bf16, and on FP8 tensor cores.
-constexpr const char* device_modes[] = {"bf16", "bf16 weights", "bf16 full", "bf16 native"};
+// The same with activations in bf16, with GPT-2's own form of gelu, and on FP8 tensor cores.
+constexpr const char* device_modes[] = {"bf16", "bf16 tanh", "bf16 weights", "bf16 full", "bf16 native"};
 
 // A model in training, on a batch of random tokens.
 class Training {
  public:
   Training(const Size& s, const std::string& mode, altgrad::Device device = altgrad::Device::cpu())
-      : model_(
-            {.n_layer = s.layers,
-             .n_head = s.heads,
-             .n_embd = s.channels,
-             .block_size = s.length,
-             .vocab_size = s.vocabulary,
-             .activations = mode.starts_with("bf16") ? std::optional(altgrad::DType::bf16) : std::nullopt}),
+      : model_({.n_layer = s.layers,
+                .n_head = s.heads,
+                .n_embd = s.channels,
+                .block_size = s.length,
+                .vocab_size = s.vocabulary,
+                .activations = mode.starts_with("bf16") ? std::optional(altgrad::DType::bf16) : std::nullopt,
+                .gelu = mode.ends_with("tanh") ? altgrad::Gelu::tanh : altgrad::Gelu::erf}),
         opt_(model_.parameters(), {.lr = 1e-3, .betas = {0.9, 0.95}, .weight_decay = 0.1}),
         x_(altgrad::Tensor::randint(s.vocabulary, {s.batch, s.length})),
         y_(altgrad::Tensor::randint(s.vocabulary, {s.batch, s.length})),

@@ -2,6 +2,7 @@
 // much memory there is, and that nobody waits.
 #include <altgrad/altgrad.h>
 #include <altgrad/core/dispatch.h>
+#include <altgrad/fp8/internal/kernels.h>
 
 #include <simulator/simulator.h>
 
@@ -79,6 +80,23 @@ std::vector<Tensor> results_of_attention(DType dtype) {
   return results;
 }
 
+// Tiles of codes, several to a block, which at first looks for their amax alone.
+std::vector<Tensor> results_of_rounding_to_codes() {
+  const int64_t rows = 450, columns = 144;
+  manual_seed(3);
+  const Tensor x = here::randn({rows, columns}), scale = here::empty({}), sums = here::empty({columns}),
+               y = here::empty({rows, columns}, {DType::u8}), y_t = here::empty({columns, rows}, {DType::u8});
+  const fp8::AmaxHistory history(2, device());
+  const detail::CurrentCuda current(0);
+  kernels::quantize(current.device(),
+                    kernels::Codes{y.ptr<uint8_t>(), y_t.ptr<uint8_t>(), kernels::Fp8::e5m2, rows, columns,
+                                   sums.ptr<float>()},
+                    x.ptr<float>(), scale.ptr<float>(), history.memory(true),
+                    {fp8::Scaling::window, float(fp8::E5M2.max()), true},
+                    {fp8::Rounder<float>(fp8::E5M2), {}}, x.numel());
+  return {y, y_t, scale, sums};
+}
+
 void check_in_all_orders(const std::function<std::vector<Tensor>()>& run) {
   std::vector<Tensor> first;
   for (const uint64_t order : {simulator::ascending, simulator::descending, uint64_t(7), uint64_t(8)}) {
@@ -102,6 +120,7 @@ TEST_CASE("kernels give the same bits in any order of threads and blocks", "[bac
   }
   for (const DType dtype : {DType::bf16, DType::f32})
     check_in_all_orders([=] { return results_of_attention(dtype); });
+  check_in_all_orders(results_of_rounding_to_codes);
 }
 
 TEST_CASE("a step waits for nothing until its loss is read", "[backend]") {

@@ -1,6 +1,7 @@
 // Products on the simulated device, which counts launches: biases, bf16, codes, native FP8 (whose numbers are in
 // native_fp8.cpp).
 #include <altgrad/altgrad.h>
+#include <altgrad/autograd/internal/mlp.h>
 #include <altgrad/core/dispatch.h>
 #include <altgrad/core/internal/kernels/gemm.h>
 #include <altgrad/fp8/internal/operand.h>
@@ -102,6 +103,27 @@ TEST_CASE("the gradients of a weight and a bias beside bf16 are a product and su
   const Tensor nothing = here::zeros({3, 0}), dy = small_integers({3, 5}), db = here::full({5}, 7);
   run(here::zeros({5, 0}), 0, db, dy, nothing);
   CHECK(values(db) == values(sum(dy, {0})));
+}
+
+TEST_CASE("an MLP's gelu and its derivative are part of its products", "[backend]") {
+  const auto launches_of = [](Gelu form, int64_t hidden, bool trains) {
+    const Tensor x = here::randn({9, 16}).to(DType::bf16), w = here::randn({hidden, 16}).requires_grad(true),
+                 v = here::randn({8, hidden}).requires_grad(true);
+    x.requires_grad(true);
+    const std::optional<Tensor> b = here::randn({hidden}), c = here::randn({8});
+    Tape tape;
+    synchronize(device());
+    const int64_t before = simulator::counts().launches;
+    const Tensor y = detail::mlp(x, {w, b}, form, {v, c});
+    if (trains) tape.backward(y, y.detach());
+    synchronize(device());
+    return simulator::counts().launches - before;
+  };
+  for (const bool trains : {false, true}) {
+    const int64_t of_parts = launches_of(Gelu::erf, 24, trains);
+    CHECK(launches_of(Gelu::tanh, 24, trains) == of_parts - (trains ? 2 : 1));
+    CHECK(launches_of(Gelu::tanh, 23, trains) == of_parts);  // which no epilogue of cuBLASLt takes
+  }
 }
 
 TEST_CASE("threads share the plans of products, each with a bias of its own", "[backend]") {
