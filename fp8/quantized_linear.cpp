@@ -42,13 +42,13 @@ struct QuantizedLinearOp final : Op {
     return detail::product(qx, qw.t(), b, in.dtype()).alias(in.shape().with(-1, qw.rows()));
   }
 
-  // dx = Q(dy) Q(w), dw = Q(dy)^T Q(x), db = sum over rows of dy, which native FP8 finds while it rounds dy
+  // dx = Q(dy) Q(w), dw = Q(dy)^T Q(x), db = sum over rows of dy, found while dy is rounded to codes
   void backward(const Tensor& dy, Grads& d) override {
     const bool native = quantizers->native_fp8, needs_bias = has_bias && d.needs(2);
     Tensor db;
     if (d.needs(0) || d.needs(1)) {
       Quantizer& grad = quantizers->grad;
-      if (native && needs_bias) db = Tensor::empty({qw.rows()}, {DType::f32, dy.device()});
+      if (native && grad.format && needs_bias) db = Tensor::empty({qw.rows()}, {DType::f32, dy.device()});
       const QTensor qdy = detail::quantized(grad, dy, training && grad.format,
                                             {Partner(quantizers->input.format, qx.values.dtype()),
                                              Partner(quantizers->weight.format, qw.values.dtype())},

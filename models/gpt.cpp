@@ -49,12 +49,11 @@ MLP::MLP(const GPTConfig& c)
       c_proj(nn::Linear(4 * c.n_embd, c.n_embd, {.bias = c.bias})),
       dropout(nn::Dropout(c.dropout)) {}
 
-// One op, unless surgery has put another layer somewhere.
+// detail::mlp may make one op of the three layers, unless surgery has put another in the place of one.
 Tensor MLP::forward(const Tensor& x) {
-  const auto *const fc = dynamic_cast<const nn::Linear*>(&*c_fc), *const proj =
-                                                                      dynamic_cast<const nn::Linear*>(
-                                                                          &*c_proj);
+  const auto* const fc = dynamic_cast<const nn::Linear*>(&*c_fc);
   const auto* const act = dynamic_cast<const nn::GELU*>(&*gelu);
+  const auto* const proj = dynamic_cast<const nn::Linear*>(&*c_proj);
   if (!fc || !act || !proj) return dropout(c_proj(gelu(c_fc(x))));
   return dropout(detail::mlp(x, {fc->weight(), fc->bias()}, act->form(), {proj->weight(), proj->bias()}));
 }

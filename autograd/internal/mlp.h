@@ -12,8 +12,9 @@ struct LinearParameters {
   const std::optional<Tensor>& bias;
 };
 
-// linear(gelu(linear(x, fc), form), proj). On a GPU, in bf16 and the tanh form, gelu and its derivative are epilogues of the
-// products, so that neither its input nor its gradient is read by a kernel of their own. Throws as those do.
+// linear(gelu(linear(x, fc), form), proj). In bf16 and the tanh form it is one op where a GPU's library has the epilogues
+// (has_linear_gelu): gelu and its derivative are parts of the products, and what flows between them is not read by kernels
+// of their own. Throws as the three do.
 Tensor mlp(const Tensor& x, const LinearParameters& fc, Gelu form, const LinearParameters& proj);
 
 }  // namespace altgrad::detail

@@ -33,8 +33,9 @@
 
 namespace altgrad::cuda {
 
-// The first statement of each kernel. What the stream runs next may come to the multiprocessors from here on; nothing is
-// read or written before all that ran until now is done, and is to be seen.
+// The first statement of each kernel, in all threads. What the stream runs next may come to the multiprocessors from here on;
+// the kernel itself goes on when the one before it is done, and what that has written is to be seen. So are those before:
+// each has waited here as well. A kernel without it would run beside several others.
 AG_DEVICE void begin_kernel() {
 #if !defined(__CUDACC__)
   simulator::begin_kernel();
@@ -43,6 +44,7 @@ AG_DEVICE void begin_kernel() {
   asm volatile("griddepcontrol.wait;" : : : "memory");
 #endif
 }
+
 struct Grid {
   dim3 blocks, threads;  // of whole warps
   size_t shared_bytes = 0;
@@ -80,15 +82,15 @@ void launch(const char* name, void (*kernel)(P...), cudaStream_t stream, const G
   how.gridDim = grid.blocks, how.blockDim = grid.threads, how.dynamicSmemBytes = grid.shared_bytes;
   how.stream = stream;
   how.attrs = &early, how.numAttrs = begin_kernel_waits();
-  check(cudaLaunchKernelEx(&how, kernel, static_cast<P>(arguments)...), name);
+  cudaLaunchKernelEx(&how, kernel, static_cast<P>(arguments)...);
 #else
   const std::tuple<P...> values(static_cast<P>(arguments)...);
   std::apply([&](const P&... value) { (simulator::check_argument(name, value), ...); }, values);
   simulator::launch(
       {name, reinterpret_cast<const void*>(kernel), grid.blocks, grid.threads, grid.shared_bytes}, stream,
       [=] { std::apply(kernel, values); });
-  check(cudaGetLastError(), name);
 #endif
+  check(cudaGetLastError(), name);
 }
 
 // The block's dynamic shared memory.

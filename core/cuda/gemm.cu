@@ -133,9 +133,10 @@ void multiply_as_set(const Cuda& device, T* c, const T* a, const T* b, const T* 
   multiply(device, c, a, b, bias, g);
 }
 
+constexpr int64_t unit = 16;  // bytes
+
 // ---- FP8: A and B^T by rows, in codes, with all sizes multiples of 16 ----
 
-constexpr int64_t unit = 16;
 int64_t padded(int64_t n) { return (n + unit - 1) / unit * unit; }
 
 // y (padded rows, padded columns) = x (rows, columns), and zeros around it.
@@ -219,9 +220,22 @@ void linear_gelu(const Cuda& device, bfloat16* y, bfloat16* h, const bfloat16* x
                  const float* bias, int64_t rows, int64_t n, int64_t k) {
   multiply_with_bias(device, y, x, w, bias, {.m = rows, .n = n, .k = k, .trans_b = true}, Epilogue::gelu, h);
 }
-void gelu_grad(const Cuda& device, bfloat16* dh, const bfloat16* dy, const bfloat16* w, const bfloat16* h,
-               int64_t rows, int64_t n, int64_t k) {
+void linear_gelu_grad(const Cuda& device, bfloat16* dh, const bfloat16* dy, const bfloat16* w,
+                      const bfloat16* h, int64_t rows, int64_t n, int64_t k) {
+  std::optional<cuda::Scratch<bfloat16>> copy;
+  if (alignment(dy) < unit) {
+    const size_t bytes = size_t(rows * k) * sizeof(bfloat16);
+    bfloat16* const to = copy.emplace(device, rows * k).data();
+    cuda::check(cudaMemcpyAsync(to, dy, bytes, cudaMemcpyDeviceToDevice, device.stream), "a copy");
+    dy = to;
+  }
   multiply<bfloat16>(device, dh, dy, w, nullptr, {.m = rows, .n = n, .k = k}, Epilogue::gelu_grad, h);
+}
+// All that is documented of epilogues' matrices is in units of 16 bytes.
+bool has_linear_gelu(const Cuda&, const bfloat16* x, int64_t rows, int64_t hidden, int64_t in, int64_t out) {
+  constexpr int64_t numbers = unit / int64_t(sizeof(bfloat16));
+  const auto suits = [](int64_t size) { return size > 0 && size % numbers == 0; };
+  return rows > 0 && suits(hidden) && suits(in) && suits(out) && alignment(x) >= unit;
 }
 
 bool has_fp8(const Cuda& device) {

@@ -127,8 +127,8 @@ void coded_linear(const Cpu&, float* y, const float* x, const CodedWeight& w, co
 
 }  // namespace on_cpu
 
-// The same on a GPU (fp8/kernels_cuda.cu, fp8/coded_linear_cuda.cu), where activations may also be bf16, and are rounded in f32, and x may become
-// codes.
+// The same on a GPU (fp8/kernels_cuda.cu, fp8/coded_linear_cuda.cu), where activations may also be bf16, and are rounded in
+// f32, and x may become codes.
 inline namespace on_cuda {
 
 template <class Out, class T>

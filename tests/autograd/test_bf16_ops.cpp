@@ -264,36 +264,44 @@ TEST_CASE("a weight is rounded for the product of linear, its gradient and the b
   CHECK(error(w.grad(), matmul(dy.transpose(), x) * 4.0) < 1e-6);
 }
 
+namespace {
+struct MlpSizes {
+  int64_t rows, in, hidden, out;
+  bool bias;
+};
+struct MlpRun {
+  Tensor alone, y;                // not recorded, and recorded
+  std::vector<Tensor> gradients;  // of x, both weights and both biases; undefined for what is frozen
+};
+// Bit i of `frozen` says whether input i is; both weights may be one.
+MlpRun run_mlp(const MlpSizes& s, DType dtype, unsigned frozen = 0, bool tied = false) {
+  std::vector<Tensor> in{drawn({s.rows, s.in}, 1).to(dtype), drawn({s.hidden, s.in}, 2),
+                         drawn({s.out, s.hidden}, 3) * 0.25};
+  if (tied) in[2] = in[1];
+  if (s.bias) in.insert(in.end(), {drawn({s.hidden}, 4), drawn({s.out}, 5)});
+  for (size_t i = 0; i < in.size(); ++i) in[i].requires_grad((frozen >> i & 1) == 0);
+  const std::optional<Tensor> none, b = s.bias ? std::optional(in[3]) : none,
+                                    c = s.bias ? std::optional(in[4]) : none;
+  const auto mlp = [&] { return detail::mlp(in[0], {in[1], b}, Gelu::tanh, {in[2], c}); };
+  MlpRun run{mlp().detach(), {}, {}};
+  Tape tape;
+  const Tensor y = mlp();
+  tape.backward(y, drawn(y.shape(), 77).to(dtype));
+  run.y = y.detach();
+  for (const Tensor& t : in) run.gradients.push_back(t.has_grad() ? t.grad() : Tensor());
+  return run;
+}
+}  // namespace
+
 TEST_CASE("an MLP with gelu in its products is two linear layers and gelu between them", "[bf16]") {
   if (device().is_cpu()) SKIP_TEST(no_gpu);
-  struct Sizes {
-    int64_t rows, in, hidden, out;
-    bool bias;
-  };
-  for (const Sizes& s :
-       {Sizes{33, 64, 48, 24, true}, {200, 16, 136, 8, false}, {1, 8, 8, 3, true}, {5, 24, 20, 8, true}}) {
-    CAPTURE(s.rows, s.hidden);
-    struct Run {
-      Tensor y, alone;  // recorded, and not
-      std::vector<Tensor> gradients;
-    };
-    const auto run = [&](DType dtype) {
-      std::vector<Tensor> in{drawn({s.rows, s.in}, 1).to(dtype), drawn({s.hidden, s.in}, 2),
-                             drawn({s.out, s.hidden}, 3) * 0.25};
-      if (s.bias) in.insert(in.end(), {drawn({s.hidden}, 4), drawn({s.out}, 5)});
-      for (Tensor& t : in) t.requires_grad(true);
-      const std::optional<Tensor> b = s.bias ? std::optional(in[3]) : std::nullopt,
-                                  c = s.bias ? std::optional(in[4]) : std::nullopt;
-      const auto mlp = [&] { return detail::mlp(in[0], {in[1], b}, Gelu::tanh, {in[2], c}); };
-      Run r{{}, mlp().detach(), {}};
-      Tape tape;
-      const Tensor y = mlp();
-      tape.backward(y, drawn(y.shape(), 77).to(dtype));
-      r.y = y.detach();
-      for (const Tensor& t : in) r.gradients.push_back(t.grad());
-      return r;
-    };
-    const Run narrow = run(DType::bf16), wide = run(DType::f32);
+  for (const MlpSizes& s : {MlpSizes{33, 64, 48, 24, true},
+                            {200, 16, 136, 8, false},
+                            {1, 8, 8, 8, true},
+                            {5, 24, 20, 8, true},
+                            {5, 24, 16, 3, true}}) {
+    CAPTURE(s.rows, s.hidden, s.out);
+    const MlpRun narrow = run_mlp(s, DType::bf16), wide = run_mlp(s, DType::f32);
     CHECK(same_bits(narrow.y, narrow.alone));
     CHECK(error(narrow.y, wide.y) <= 2 * u);
     for (size_t i = 0; i < narrow.gradients.size(); ++i) {
@@ -302,6 +310,44 @@ TEST_CASE("an MLP with gelu in its products is two linear layers and gelu betwee
       CHECK(error(narrow.gradients[i], wide.gradients[i]) <= 2 * u);
     }
   }
+}
+
+TEST_CASE(
+    "an MLP's gradients are the same whichever others are wanted, and add up where a weight is used twice",
+    "[bf16]") {
+  if (device().is_cpu()) SKIP_TEST(no_gpu);
+  const MlpSizes s{33, 64, 48, 24, true};
+  const MlpRun all = run_mlp(s, DType::bf16);
+  for (unsigned frozen = 0; frozen < 31; ++frozen) {
+    CAPTURE(frozen);
+    const MlpRun run = run_mlp(s, DType::bf16, frozen);
+    CHECK(same_bits(run.y, all.y));
+    for (unsigned i = 0; i < 5; ++i) {
+      CHECK(run.gradients[i].defined() == ((frozen >> i & 1) == 0));
+      if (run.gradients[i].defined()) CHECK(same_bits(run.gradients[i], all.gradients[i]));
+    }
+  }
+  const MlpSizes square{33, 24, 24, 24, false};
+  CHECK(error(run_mlp(square, DType::bf16, 0, true).gradients[1],
+              run_mlp(square, DType::f32, 0, true).gradients[1]) <= 2 * u);
+}
+
+TEST_CASE("an MLP of layers that do not fit is refused by the layer's name", "[bf16]") {
+  if (device().is_cpu()) SKIP_TEST(no_gpu);
+  const Tensor x = drawn({4, 16}, 1).to(DType::bf16), w = drawn({24, 16}, 2), v = drawn({8, 32}, 3),
+               few = drawn({7}, 4);
+  const std::optional<Tensor> none, b = few;
+  CHECK(throws(
+      [&] {
+        detail::mlp(x, {w, none}, Gelu::tanh, {v, none});
+      },
+      {"linear", "in_features 24 vs 32"}));
+  CHECK(throws(
+      [&] {
+        detail::mlp(x, {v, none}, Gelu::tanh, {w, none});
+      },
+      {"linear", "in_features 16 vs 32"}));
+  CHECK(throws([&] { detail::mlp(x, {w, b}, Gelu::tanh, {v, none}); }, {"linear: bias"}));
 }
 
 TEST_CASE("what does not go with activations of bf16 is refused by its name", "[bf16]") {

@@ -119,11 +119,33 @@ TEST_CASE("an MLP's gelu and its derivative are part of its products", "[backend
     synchronize(device());
     return simulator::counts().launches - before;
   };
+  launches_of(Gelu::tanh, 24, true);  // the first makes what all share
   for (const bool trains : {false, true}) {
     const int64_t of_parts = launches_of(Gelu::erf, 24, trains);
     CHECK(launches_of(Gelu::tanh, 24, trains) == of_parts - (trains ? 2 : 1));
     CHECK(launches_of(Gelu::tanh, 23, trains) == of_parts);  // which no epilogue of cuBLASLt takes
   }
+}
+
+TEST_CASE("an MLP takes operands wherever they begin", "[backend]") {
+  const Tensor w = here::randn({16, 8}).requires_grad(true), v = here::randn({8, 16}).requires_grad(true);
+  const auto behind = [](int64_t offset, const Tensor& t) {
+    return cat({here::zeros({offset}).to(DType::bf16), t.reshape({t.numel()})})
+        .narrow(0, offset, t.numel())
+        .reshape(t.shape());
+  };
+  const Tensor x = here::randn({9, 8}).to(DType::bf16), dy = here::randn({9, 8}).to(DType::bf16);
+  const auto gradient = [&](const Tensor& in, const Tensor& cotangent) {
+    const Tensor leaf = in.detach().requires_grad(true);
+    Tape tape;
+    tape.backward(detail::mlp(leaf, {w, {}}, Gelu::tanh, {v, {}}), cotangent);
+    return leaf.grad();
+  };
+  const Tensor expected = gradient(x, dy);
+  CHECK(same_bits(gradient(x, behind(3, dy)), expected));
+  const std::vector<double> got = values(gradient(behind(3, x), dy)), wanted = values(expected);  // three ops
+  for (size_t i = 0; i < got.size(); ++i)
+    CHECK(std::abs(got[i] - wanted[i]) <= 0.02 * (std::abs(wanted[i]) + 0.1));
 }
 
 TEST_CASE("threads share the plans of products, each with a bias of its own", "[backend]") {

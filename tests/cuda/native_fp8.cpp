@@ -67,6 +67,33 @@ TEST_CASE("native FP8 multiplies what the simulated formats multiply, at any siz
   }
 }
 
+TEST_CASE("the bias's gradient of native FP8 does not depend on what else is trained, and is 0 of no rows",
+          "[native_fp8]") {
+  NEEDS_FP8();
+  const auto gradient = [](int64_t rows, bool weight_trains, bool x_trains, std::optional<fp8::Format> grad) {
+    manual_seed(7);
+    fp8::LinearQuantizers quantizers{.weight = {fp8::E4M3, fp8::AmaxHistory(4, device())},
+                                     .input = {fp8::E4M3, fp8::AmaxHistory(4, device())},
+                                     .grad = {grad, fp8::AmaxHistory(4, device())},
+                                     .native_fp8 = true};
+    const Tensor x = here::randn({rows, 32}).requires_grad(x_trains),
+                 w = here::randn({48, 32}).requires_grad(weight_trains),
+                 b = here::zeros({48}).requires_grad(true), dy = here::randn({rows, 48});
+    Tape tape;
+    tape.backward(fp8::quantized_linear(x, w, b, quantizers, true), dy);
+    return std::pair{values(b.grad()), values(sum(dy, {0}))};
+  };
+  for (const int64_t rows : {0, 1, 200}) {
+    for (const auto& grad : {std::optional(fp8::E5M2), std::optional<fp8::Format>()}) {
+      for (const unsigned trains : {0u, 1u, 2u, 3u}) {
+        CAPTURE(rows, grad.has_value(), trains);
+        const auto [got, expected] = gradient(rows, trains & 1, trains & 2, grad);
+        for (size_t i = 0; i < got.size(); ++i) REQUIRE(std::abs(got[i] - expected[i]) <= 1e-5);
+      }
+    }
+  }
+}
+
 TEST_CASE("operands of native FP8 are the codes that encode gives, by rows and by columns", "[native_fp8]") {
   NEEDS_FP8();
   const auto with_equal_nans = [](const Tensor& t) {

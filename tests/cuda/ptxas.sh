@@ -1,9 +1,13 @@
 #!/bin/sh
 # A source of the backend is compiled for GPUs without a warning, and ptxas reports no local memory: a stack frame or a spill
-# is a slow kernel that computes what it should. ptxas.sh NVCC ROOT SOURCE FOLDER
+# is a slow kernel that computes what it should. On sm_90 each kernel waits for the last launch before it touches memory, which
+# no simulated device shows. ptxas.sh NVCC ROOT SOURCE FOLDER
 nvcc=$1 root=$2 source=$3 out=$4/$(basename "$3")
+keep=$out.keep failed=0
+rm -rf "$keep"
+mkdir -p "$keep"
 "$nvcc" -std=c++20 --extended-lambda --expt-relaxed-constexpr -Werror all-warnings -Xptxas -v \
-  -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 -I"$root/.include" -c "$source" -o "$out.o" \
+  -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 -I"$root/.include" -c "$source" -o "$out.o" --keep --keep-dir "$keep" \
   > "$out.ptxas" 2>&1 || { cat "$out.ptxas"; exit 1; }
 awk -v source="${source##*/}" '
   /Function properties for/ { kernel = $NF; ++kernels }
@@ -20,4 +24,17 @@ awk -v source="${source##*/}" '
     if (kernels == 0) print "FAILED: " source ": ptxas reported nothing"
     if (most > 128) print "FAILED: " source ": a kernel has more than the 128 that two blocks of 256 threads leave each other"
     exit wrong || kernels == 0 || most > 128
-  }' "$out.ptxas"
+  }' "$out.ptxas" || failed=1
+awk -v source="${source##*/}" '
+  /\.entry/ { kernel = $NF; inside = 1; waits = 0; ++kernels }
+  /griddepcontrol\.wait/ { waits = 1 }
+  inside && !waits && $0 ~ /^[ \t]*(@!?%p[0-9]+ )?(ld|st|atom|red|cp\.async)[.]/ && $0 !~ /\.(param|shared|local)/ {
+    print "FAILED: " source ": " kernel " touches memory before begin_kernel(): " $0; wrong = 1; inside = 0
+  }
+  /^}/ {
+    if (inside && !waits) { print "FAILED: " source ": " kernel " has no begin_kernel()"; wrong = 1 }
+    inside = 0
+  }
+  END { exit wrong || kernels == 0 }' "$keep"/*.compute_90.ptx || failed=1
+rm -rf "$keep"
+exit $failed

@@ -14,7 +14,8 @@ struct Mistake {
 
 }  // namespace
 
-TEST_CASE("threads that do not wait for the last launch, or do not meet, are an error that names kernel, threads and places", "[mistakes]") {
+TEST_CASE("threads that do not wait, or do not meet, are an error that names kernel, threads and places",
+          "[mistakes]") {
   const Mistake mistakes[] = {
       {"kernel_not_begun",
        {"kernel_not_begun: thread (64, 0, 0) of block (0, 0, 0) has returned without begin_kernel()"}},

@@ -102,22 +102,25 @@ TEST_CASE("a quantized GPT trains in bf16, with and without formats for inputs a
 TEST_CASE("a checkpointed block in bf16 gives the bits of the block, with dropout and amax histories",
           "[bf16]") {
   if (device().is_cpu()) SKIP_TEST(no_gpu);
-  std::vector<Tensor> plain;
-  for (const bool recompute : {false, true}) {
-    models::GPT model = gpt(DType::bf16, 0.1);
-    fp8::quantize_model(model, fp8::E4M3, {.input_format = fp8::E4M3, .grad_format = fp8::E5M2});
-    nn::Slot<nn::Layer>& block = (*model.transformer->h)[0];
-    manual_seed(7);
-    const Tensor x = here::randn({batch, length, 32}).to(DType::bf16).requires_grad(true);
-    Tape tape;
-    const Tensor y = recompute ? checkpoint([&](const Tensor& in) { return block(in); }, x) : block(x);
-    tape.backward(y, y.detach());
-    std::vector<Tensor> results = {y.detach(), x.grad()};
-    for (const Tensor& p : block->parameters()) results.push_back(p.grad());
-    if (plain.empty()) plain = results;
-    for (size_t i = 0; i < results.size(); ++i) {
-      CAPTURE(i);
-      CHECK(same_bits(results[i], plain[i]));
+  for (const bool quantized : {false, true}) {
+    std::vector<Tensor> plain;
+    for (const bool recompute : {false, true}) {
+      models::GPT model = gpt(DType::bf16, 0.1);
+      if (quantized)
+        fp8::quantize_model(model, fp8::E4M3, {.input_format = fp8::E4M3, .grad_format = fp8::E5M2});
+      nn::Slot<nn::Layer>& block = (*model.transformer->h)[0];
+      manual_seed(7);
+      const Tensor x = here::randn({batch, length, 32}).to(DType::bf16).requires_grad(true);
+      Tape tape;
+      const Tensor y = recompute ? checkpoint([&](const Tensor& in) { return block(in); }, x) : block(x);
+      tape.backward(y, y.detach());
+      std::vector<Tensor> results = {y.detach(), x.grad()};
+      for (const Tensor& p : block->parameters()) results.push_back(p.grad());
+      if (plain.empty()) plain = results;
+      for (size_t i = 0; i < results.size(); ++i) {
+        CAPTURE(quantized, i);
+        CHECK(same_bits(results[i], plain[i]));
+      }
     }
   }
 }

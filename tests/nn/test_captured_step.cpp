@@ -13,7 +13,8 @@ const bool captures = !device().is_cpu();
 
 // A GPT in training: dropout, and where it is quantized amax histories of the past and stochastic rounding.
 struct Training {
-  explicit Training(bool quantized = false) : model(seeded_model()) {
+  explicit Training(bool quantized = false, std::optional<DType> activations = {})
+      : model(seeded_model(activations)) {
     if (quantized) {
       fp8::quantize_model(model, fp8::E4M3,
                           {.input_format = fp8::E4M3,
@@ -26,10 +27,16 @@ struct Training {
     parameters = model.parameters();
   }
 
-  static models::GPT seeded_model() {
+  static models::GPT seeded_model(std::optional<DType> activations = {}) {
     manual_seed(3);
-    return models::GPT(
-        {.n_layer = 1, .n_head = 2, .n_embd = 16, .block_size = 8, .vocab_size = 11, .dropout = 0.2});
+    return models::GPT({.n_layer = 1,
+                        .n_head = 2,
+                        .n_embd = 16,
+                        .block_size = 8,
+                        .vocab_size = 11,
+                        .dropout = 0.2,
+                        .activations = activations,
+                        .gelu = Gelu::tanh});
   }
   Tensor step(const Tensor& x, const Tensor& y) {
     Tape tape;
@@ -72,10 +79,10 @@ void check_same(const std::vector<Tensor>& a, const std::vector<Tensor>& b) {
 // Runs a loop that calls step(x, y) eagerly and captured, and compares all losses and what is left at the end.
 void check_same_runs(bool quantized,
                      const std::function<void(Training&, const std::function<void(Tensor, Tensor)>&)>& loop,
-                     int expected_captures = 1) {
+                     int expected_captures = 1, std::optional<DType> activations = {}) {
   std::vector<std::vector<Tensor>> runs;
   for (const bool capture : {false, true}) {
-    Training training(quantized);
+    Training training(quantized, activations);
     optim::CapturedStep captured = training.captured();
     std::vector<Tensor> results;
     int seen = 0;
@@ -92,6 +99,16 @@ void check_same_runs(bool quantized,
 }
 
 }  // namespace
+
+TEST_CASE("captured steps in bf16 have the bits of eager ones", "[captured_step]") {
+  if (device().is_cpu()) SKIP_TEST("bf16 computes on a GPU only");
+  check_same_runs(
+      false,
+      [](Training& t, const auto& step) {
+        for (int i = 0; i < 8; ++i) step(t.batch(), t.batch());
+      },
+      1, DType::bf16);
+}
 
 TEST_CASE(
     "fifty captured steps have the bits of eager ones, with dropout, and with 8 bits and delayed scaling",
