@@ -30,7 +30,7 @@ struct Thread {
   uint3 index;
   State state = State::fresh;
   bool has_begun = false;  // the kernel's begin_kernel()
-  size_t turn = 0;  // its place in the order
+  size_t turn = 0;         // its place in the order
   Fiber* fiber = nullptr;
   const char* what = "";  // it waits for, and where
   Location where;
