@@ -143,15 +143,19 @@ void detail::add_linear_grads(const char* op, Grads& d, int w, const Tensor& dy,
 
 void detail::check_linear(const char* op, const Tensor& x, const Tensor& w, const std::optional<Tensor>& b) {
   check_activation(op, x);
-  check_parameter(op, x, w);
-  if (x.dim() == 0) fail(op, ": x ", x.shape(), " needs at least one axis, of in_features");
+  check_linear(op, x, x.shape(), w, b);
+}
+void detail::check_linear(const char* op, const Tensor& like, const Shape& shape, const Tensor& w,
+                          const std::optional<Tensor>& b) {
+  check_parameter(op, like, w);
+  if (shape.dim() == 0) fail(op, ": x ", shape, " needs at least one axis, of in_features");
   if (w.dim() != 2) fail(op, ": weight ", w.shape(), " needs two axes, (out_features, in_features)");
-  if (x.size(-1) != w.size(1)) {
-    fail(op, ": x ", x.shape(), " does not match weight ", w.shape(), ": in_features ", x.size(-1), " vs ",
-         w.size(1));
+  const int64_t in = shape[shape.dim() - 1];
+  if (in != w.size(1)) {
+    fail(op, ": x ", shape, " does not match weight ", w.shape(), ": in_features ", in, " vs ", w.size(1));
   }
   if (!b) return;
-  check_parameter(op, x, *b);
+  check_parameter(op, like, *b);
   if (b->shape() != Shape{w.size(0)}) {
     fail(op, ": bias ", b->shape(), " does not match weight ", w.shape(), ": needs shape (", w.size(0), ")");
   }

@@ -52,28 +52,18 @@ struct Mlp final : Op {
   int64_t rows() const { return x.shape().product(0, x.dim() - 1); }
 };
 
-// Do both layers fit x and each other, and is there an epilogue for it? What does not fit is for others to refuse.
-bool is_one_op(const Tensor& x, const detail::LinearParameters& fc, Gelu form,
-               const detail::LinearParameters& proj) {
-  const auto has_axes = [&](const Tensor& t, int64_t dim) {
-    return t.defined() && t.dim() == dim && t.dtype() == DType::f32 && t.device() == x.device();
-  };
-  const auto fits = [&](const detail::LinearParameters& p, int64_t in) {
-    return has_axes(p.weight, 2) && p.weight.size(1) == in &&
-           (!p.bias || (has_axes(*p.bias, 1) && p.bias->size(0) == p.weight.size(0)));
-  };
-  if (form != Gelu::tanh || !x.defined() || x.dtype() != DType::bf16 || x.dim() == 0) return false;
-  if (!fits(fc, x.size(-1)) || !fits(proj, fc.weight.size(0))) return false;
-  return dispatch_device(x.device(), [&](const auto& device) {
-    return kernels::has_linear_gelu(device, x.ptr<bfloat16>(), detail::rows_of(x), fc.weight.size(0),
-                                    x.size(-1), proj.weight.size(0));
-  });
-}
-
 }  // namespace
 
 Tensor detail::mlp(const Tensor& x, const LinearParameters& fc, Gelu form, const LinearParameters& proj) {
-  if (is_one_op(x, fc, form, proj)) return apply<Mlp>(x, fc.weight, fc.bias, proj.weight, proj.bias);
+  check_linear("linear", x, fc.weight, fc.bias);
+  const int64_t in = fc.weight.size(1), hidden = fc.weight.size(0);
+  check_linear("linear", x, x.shape().with(-1, hidden), proj.weight, proj.bias);
+  const bool has_epilogues =
+      form == Gelu::tanh && x.dtype() == DType::bf16 && dispatch_device(x.device(), [&](const auto& device) {
+        return kernels::has_linear_gelu(device, x.ptr<bfloat16>(), rows_of(x), hidden, in,
+                                        proj.weight.size(0));
+      });
+  if (has_epilogues) return apply<Mlp>(x, fc.weight, fc.bias, proj.weight, proj.bias);
   return linear(gelu(linear(x, fc.weight, fc.bias), form), proj.weight, proj.bias);
 }
 

@@ -10,6 +10,9 @@ namespace altgrad::detail {
 void check_ids(const char* op, const Tensor& ids, int64_t high, std::optional<int64_t> ignore = {});
 // Throws where x (..., in), w (out, in) and b (out) are not floating or do not fit each other.
 void check_linear(const char* op, const Tensor& x, const Tensor& w, const std::optional<Tensor>& b);
+// The same for an x that is like another tensor but for its shape.
+void check_linear(const char* op, const Tensor& like, const Shape& shape, const Tensor& w,
+                  const std::optional<Tensor>& b);
 // Adds the gradients of a weight (n, k), input w of an op, and of a bias, the one behind it, from that of x (..., k) times
 // the weight.
 void add_linear_grads(const char* op, Grads& d, int w, const Tensor& dy, const Tensor& x, int64_t n,

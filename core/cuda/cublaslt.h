@@ -48,10 +48,10 @@ struct Kind {
   int device;
   cudaDataType_t type_a, type_b, result;
   cublasComputeType_t compute;
-  bool device_scalars;  // alpha and beta lie in memory of the device
-  int64_t m, n, k, batch, stride_a, stride_b, stride_c;
-  bool trans_a, trans_b;
-  uint32_t align_a, align_b, align_c, align_bias, align_kept;  // 0 where there is none
+  bool device_scalars = false;  // alpha and beta lie in memory of the device
+  int64_t m, n, k, batch = 1, stride_a = 0, stride_b = 0, stride_c = 0;
+  bool trans_a = false, trans_b = false;
+  uint32_t align_a, align_b, align_c, align_bias = 0, align_kept = 0;  // 0 where there is none
   Epilogue epilogue = Epilogue::none;
 
   auto operator<=>(const Kind&) const = default;

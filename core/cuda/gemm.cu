@@ -77,27 +77,27 @@ void multiply(const Cuda& device, T* c, const Operand* a, const Operand* b, cons
   const bool device_scalars = g.scale_a || g.scale_b;
   const Pointers at{.a = a, .b = b, .bias = bias, .c = c, .kept = kept};
   Plan& p = plan(device,
-                 {device.index,
-                  type_of<Operand>,
-                  type_of<Operand>,
-                  type_of<T>,
-                  compute_of<Operand>(),
-                  device_scalars,
-                  g.m,
-                  g.n,
-                  g.k,
-                  g.batch,
-                  g.stride_a,
-                  g.stride_b,
-                  g.stride_c,
-                  g.trans_a,
-                  g.trans_b,
-                  alignment(a),
-                  alignment(b),
-                  alignment(c),
-                  alignment(bias),
-                  alignment(kept),
-                  epilogue},
+                 {.device = device.index,
+                  .type_a = type_of<Operand>,
+                  .type_b = type_of<Operand>,
+                  .result = type_of<T>,
+                  .compute = compute_of<Operand>(),
+                  .device_scalars = device_scalars,
+                  .m = g.m,
+                  .n = g.n,
+                  .k = g.k,
+                  .batch = g.batch,
+                  .stride_a = g.stride_a,
+                  .stride_b = g.stride_b,
+                  .stride_c = g.stride_c,
+                  .trans_a = g.trans_a,
+                  .trans_b = g.trans_b,
+                  .align_a = alignment(a),
+                  .align_b = alignment(b),
+                  .align_c = alignment(c),
+                  .align_bias = alignment(bias),
+                  .align_kept = alignment(kept),
+                  .epilogue = epilogue},
                  at);
   if (!device_scalars) {
     const S scalars[] = {S(g.alpha), S(g.beta)};
@@ -131,6 +131,24 @@ void multiply_as_set(const Cuda& device, T* c, const T* a, const T* b, const T* 
     }
   }
   multiply(device, c, a, b, bias, g);
+}
+
+// cuBLASLt takes a bias of C's type. The launch that rounds it also makes one scale of two.
+void multiply_with_bias(const Cuda& device, bfloat16* c, const bfloat16* a, const bfloat16* b,
+                        const float* bias, const Gemm& g, Epilogue epilogue = Epilogue::none,
+                        const bfloat16* kept = nullptr) {
+  if (!bias) return multiply<bfloat16>(device, c, a, b, nullptr, g, epilogue, kept);
+  const cuda::Scratch<bfloat16> rounded(device, g.n);
+  const cuda::Scratch<float> product(device, 1);
+  Gemm scaled = g;
+  if (g.scale_a && g.scale_b) scaled.scale_a = product.data(), scaled.scale_b = nullptr;
+  cuda::each(device, "bias", g.n,
+             [=, to = rounded.data(), product = product.data(), scale_a = g.scale_a,
+              scale_b = g.scale_b] AG_LAMBDA(int64_t i) {
+               to[i] = cuda::rounded<bfloat16>(bias[i]);
+               if (i == 0 && scale_a && scale_b) *product = *scale_a * *scale_b;
+             });
+  multiply<bfloat16>(device, c, a, b, rounded.data(), scaled, epilogue, kept);
 }
 
 constexpr int64_t unit = 16;  // bytes
@@ -192,26 +210,6 @@ void gemm(const Cuda& device, float* c, const bfloat16* a, const bfloat16* b, co
           const Gemm& g) {
   multiply(device, c, a, b, bias, g);
 }
-namespace {
-// cuBLASLt takes a bias of C's type. The launch that rounds it also makes one scale of two.
-void multiply_with_bias(const Cuda& device, bfloat16* c, const bfloat16* a, const bfloat16* b,
-                        const float* bias, const Gemm& g, Epilogue epilogue = Epilogue::none,
-                        const bfloat16* kept = nullptr) {
-  if (!bias) return multiply<bfloat16>(device, c, a, b, nullptr, g, epilogue, kept);
-  const cuda::Scratch<bfloat16> rounded(device, g.n);
-  const cuda::Scratch<float> product(device, 1);
-  Gemm scaled = g;
-  if (g.scale_a && g.scale_b) scaled.scale_a = product.data(), scaled.scale_b = nullptr;
-  cuda::each(device, "bias", g.n,
-             [=, to = rounded.data(), product = product.data(), scale_a = g.scale_a,
-              scale_b = g.scale_b] AG_LAMBDA(int64_t i) {
-               to[i] = cuda::rounded<bfloat16>(bias[i]);
-               if (i == 0 && scale_a && scale_b) *product = *scale_a * *scale_b;
-             });
-  multiply<bfloat16>(device, c, a, b, rounded.data(), scaled, epilogue, kept);
-}
-}  // namespace
-
 void gemm(const Cuda& device, bfloat16* c, const bfloat16* a, const bfloat16* b, const float* bias,
           const Gemm& g) {
   multiply_with_bias(device, c, a, b, bias, g);
@@ -263,26 +261,19 @@ void gemm_fp8(const Cuda& device, T* c, const uint8_t* a, Fp8 format_a, const ui
     const Pointers at{left.data(), right.data(), added ? added->data() : nullptr, to, g.scale_a, g.scale_b};
     const float scalars[] = {float(g.alpha), beta};
     plan(device,
-         {device.index,
-          type_of_fp8(format_a),
-          type_of_fp8(format_b),
-          type_of<std::remove_pointer_t<decltype(to)>>,
-          CUBLAS_COMPUTE_32F,
-          false,
-          m,
-          n,
-          k,
-          1,
-          m * k,
-          k * n,
-          m * n,
-          false,
-          true,
-          alignment(left.data()),
-          alignment(right.data()),
-          alignment(to),
-          alignment(at.bias),
-          0},
+         {.device = device.index,
+          .type_a = type_of_fp8(format_a),
+          .type_b = type_of_fp8(format_b),
+          .result = type_of<std::remove_pointer_t<decltype(to)>>,
+          .compute = CUBLAS_COMPUTE_32F,
+          .m = m,
+          .n = n,
+          .k = k,
+          .trans_b = true,
+          .align_a = alignment(left.data()),
+          .align_b = alignment(right.data()),
+          .align_c = alignment(to),
+          .align_bias = alignment(at.bias)},
          at)
         .run(device.stream, scalars, scalars + 1, at);
   };

@@ -107,9 +107,9 @@ TEST_CASE("the gradients of a weight and a bias beside bf16 are a product and su
 
 TEST_CASE("an MLP's gelu and its derivative are part of its products", "[backend]") {
   const auto launches_of = [](Gelu form, int64_t hidden, bool trains) {
-    const Tensor x = here::randn({9, 16}).to(DType::bf16), w = here::randn({hidden, 16}).requires_grad(true),
+    const Tensor x = here::randn({9, 16}).to(DType::bf16).requires_grad(true),
+                 w = here::randn({hidden, 16}).requires_grad(true),
                  v = here::randn({8, hidden}).requires_grad(true);
-    x.requires_grad(true);
     const std::optional<Tensor> b = here::randn({hidden}), c = here::randn({8});
     Tape tape;
     synchronize(device());

@@ -7,8 +7,8 @@ keep=$out.keep failed=0
 rm -rf "$keep"
 mkdir -p "$keep"
 "$nvcc" -std=c++20 --extended-lambda --expt-relaxed-constexpr -Werror all-warnings -Xptxas -v \
-  -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 -I"$root/.include" -c "$source" -o "$out.o" --keep --keep-dir "$keep" \
-  > "$out.ptxas" 2>&1 || { cat "$out.ptxas"; exit 1; }
+  -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 -I"$root/.include" -c "$source" -o "$out.o" \
+  --keep --keep-dir "$keep" > "$out.ptxas" 2>&1 || { cat "$out.ptxas"; rm -rf "$keep"; exit 1; }
 awk -v source="${source##*/}" '
   /Function properties for/ { kernel = $NF; ++kernels }
   /bytes stack frame/ && ($1 > 0 || $5 > 0) {

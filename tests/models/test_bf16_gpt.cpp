@@ -13,7 +13,7 @@ namespace {
 constexpr auto no_gpu = "bf16 computes on a GPU only";
 constexpr int64_t vocabulary = 29, length = 16, batch = 4;
 
-models::GPT gpt(std::optional<DType> activations, double dropout = 0, Gelu gelu = Gelu::tanh) {
+models::GPT gpt(std::optional<DType> activations, double dropout = 0, Gelu gelu = Gelu::erf) {
   manual_seed(5);
   return on_device(models::GPT({.n_layer = 2,
                                 .n_head = 2,
@@ -85,9 +85,12 @@ TEST_CASE("a quantized GPT trains in bf16, with and without formats for inputs a
       {.input_format = fp8::E4M3, .grad_format = fp8::E5M2},
       {.input_format = fp8::E4M3, .grad_format = none},
       {.input_format = none, .grad_format = none},
-      {.input_format = fp8::E4M3, .grad_format = fp8::E5M2, .ste = fp8::Ste::clipped}};
+      {.input_format = fp8::E4M3, .grad_format = fp8::E5M2, .ste = fp8::Ste::clipped},
+      {.skip_patterns = {"c_proj"}, .input_format = fp8::E4M3, .grad_format = fp8::E5M2}};
   for (const fp8::QuantizeOptions& options : all) {
-    models::GPT model = gpt(DType::bf16, 0.1), wide = gpt({}, 0.1);
+    const Gelu gelu =
+        options.skip_patterns.empty() ? Gelu::erf : Gelu::tanh;  // in part quantized: no op of the MLP's
+    models::GPT model = gpt(DType::bf16, 0.1, gelu), wide = gpt({}, 0.1, gelu);
     fp8::quantize_model(model, fp8::E4M3, options);
     fp8::quantize_model(wide, fp8::E4M3, options);
     manual_seed(6);
@@ -105,7 +108,7 @@ TEST_CASE("a checkpointed block in bf16 gives the bits of the block, with dropou
   for (const bool quantized : {false, true}) {
     std::vector<Tensor> plain;
     for (const bool recompute : {false, true}) {
-      models::GPT model = gpt(DType::bf16, 0.1);
+      models::GPT model = gpt(DType::bf16, 0.1, quantized ? Gelu::erf : Gelu::tanh);
       if (quantized)
         fp8::quantize_model(model, fp8::E4M3, {.input_format = fp8::E4M3, .grad_format = fp8::E5M2});
       nn::Slot<nn::Layer>& block = (*model.transformer->h)[0];

@@ -36,7 +36,7 @@ struct Training {
                         .vocab_size = 11,
                         .dropout = 0.2,
                         .activations = activations,
-                        .gelu = Gelu::tanh});
+                        .gelu = activations ? Gelu::tanh : Gelu::erf});  // as one op with the MLP's products
   }
   Tensor step(const Tensor& x, const Tensor& y) {
     Tape tape;
