@@ -119,7 +119,8 @@ void Optimizer::sync_state_with_params() const {
 }
 
 void Optimizer::check_updates(const Tensor& updates) const {
-  for (const int64_t n : updates.to(Device::cpu()).data<int64_t>()) {
+  const Tensor numbers = updates.to(Device::cpu());
+  for (const int64_t n : numbers.data<int64_t>()) {
     if (n < 0 || n > max_updates) fail(name_, ": \"step\" must be in [0, 2^62], has ", n);
   }
 }
