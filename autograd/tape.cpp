@@ -272,13 +272,14 @@ void Tape::run_backward(const Tensor& y, const Tensor& cotangent) {
     fail("backward: this tape did not record the tensor; does any input require a gradient?");
   if (!(cotangent.shape() == y.shape()) || cotangent.dtype() != y.dtype() ||
       !(cotangent.device() == y.device())) {
-    fail("backward: cotangent ", cotangent.shape(), " ", cotangent.dtype(), " does not match ", y.shape(),
-         " ", y.dtype());
+    fail("backward: cotangent ", cotangent.shape(), " ", cotangent.dtype(), " on ", cotangent.device(),
+         " does not match ", y.shape(), " ", y.dtype(), " on ", y.device());
   }
   for (const GradSlot& slot : impl_->slots) {
     if (slot.leaf.defined() && !slot.fits(slot.leaf)) {
-      fail("backward: a leaf was ", slot.dtype, " ", slot.shape, " when it was recorded and is now ",
-           slot.leaf.dtype(), " ", slot.leaf.shape());
+      fail("backward: a leaf was ", slot.dtype, " ", slot.shape, " on ", slot.device,
+           " when it was recorded and is now ", slot.leaf.dtype(), " ", slot.leaf.shape(), " on ",
+           slot.leaf.device());
     }
   }
   impl_->scope->ran = true;
@@ -349,7 +350,7 @@ void Grads::add_to_slot(int32_t index, int input, Tensor dx) {
   GradSlot& slot = tape_.impl_->slots[size_t(index)];
   if (!slot.fits(dx)) {
     fail(op_name(), ": backward gives ", input_label(input), " a gradient ", dx.shape(), " ", dx.dtype(),
-         ", the input is ", slot.shape, " ", slot.dtype);
+         " on ", dx.device(), ", the input is ", slot.shape, " ", slot.dtype, " on ", slot.device);
   }
   check_for_nan(input, dx);
   if (!slot.grad.defined()) {

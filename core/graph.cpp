@@ -5,11 +5,13 @@
 #include <altgrad/core/error.h>
 
 #include <algorithm>
+#include <atomic>
 #include <utility>
 
 namespace altgrad::detail {
 namespace {
 thread_local Graph* current = nullptr;
+std::atomic<int64_t> moves = 0;
 }  // namespace
 
 // For its life the thread records.
@@ -40,9 +42,14 @@ class Graph::Recording {
 };
 
 Graph* Graph::recording() { return current; }
+void Graph::tensor_moved() { ++moves; }
 
 Graph::Graph(Device device, std::vector<Generator*> given, const std::function<void()>& work)
-    : device_(device), given_(std::move(given)), memory_(device) {
+    : device_(device),
+      given_(std::move(given)),
+      memory_(device),
+      moves_(moves),
+      precision_(matmul_precision()) {
   if (current) fail("a captured step must not capture another one");
   recorded_ = generators();
   advance_ = Tensor::zeros({int64_t(recorded_.size())}, {DType::i64, device});
@@ -95,7 +102,7 @@ bool Graph::fits() const {
   const auto same_seed = [](const Generator* g, const Generator::State& begin) {
     return g->state().seed == begin.seed;
   };
-  return std::ranges::equal(now, begins_, same_seed) &&
+  return moves_ == moves && precision_ == matmul_precision() && std::ranges::equal(now, begins_, same_seed) &&
          std::ranges::all_of(states_, [](const auto& state) { return state.second.fits(); });
 }
 

@@ -220,6 +220,7 @@ void Tensor::assign_(const Tensor& other) const {
   to.shape = from.shape;
   to.storage = from.storage;
   to.grad = Tensor();
+  detail::Graph::tensor_moved();
 }
 
 }  // namespace altgrad

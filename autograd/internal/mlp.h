@@ -12,9 +12,9 @@ struct LinearParameters {
   const std::optional<Tensor>& bias;
 };
 
-// linear(gelu(linear(x, fc), form), proj). In bf16 and the tanh form it is one op where a GPU's library has the epilogues
-// (has_linear_gelu): gelu and its derivative are parts of the products, and what flows between them is not read by kernels
-// of their own. Throws as the three do.
+// linear(gelu(linear(x, fc), form), proj). In bf16 and the tanh form it is one op on a GPU: where its library has epilogues for
+// them, gelu and its derivative are parts of the products, and what flows between is not read by kernels of their own. Throws
+// as the three do.
 Tensor mlp(const Tensor& x, const LinearParameters& fc, Gelu form, const LinearParameters& proj);
 
 }  // namespace altgrad::detail

@@ -64,7 +64,7 @@ struct Pointers {
   const void* kept = nullptr;                          // of gelu, as C lies
 };
 
-// The descriptors of a product and its algorithm, made once: to choose it takes longer than a small product.
+// The descriptors of a product and its algorithm, made once: to choose it takes longer than a small product. There may be none.
 class Plan {
  public:
   Plan(const Context& context, const Kind& kind, const Pointers& at)
@@ -84,8 +84,9 @@ class Plan {
     a_ = layout(kind.type_a, kind.trans_a ? kind.m : kind.k, kind.trans_a ? kind.k : kind.m, kind.batch,
                 kind.stride_a);
     c_ = layout(kind.result, kind.n, kind.m, kind.batch, kind.stride_c);
-    choose(kind);
+    status_ = choose(kind);
   }
+  bool has_algorithm() const { return status_ == CUBLAS_STATUS_SUCCESS; }
 
   static cublasLtEpilogue_t epilogue(const Kind& kind) {
     if (kind.epilogue == Epilogue::gelu_grad) return CUBLASLT_EPILOGUE_DGELU;
@@ -101,6 +102,7 @@ class Plan {
 
   // Threads take turns, as some pointers are part of the descriptor.
   void run(cudaStream_t stream, const void* alpha, const void* beta, const Pointers& at) {
+    check(status_, "no algorithm");
     const std::lock_guard lock(mutex_);
     set_pointers(at);
     check(cublasLtMatmul(context_.handle, product_, alpha, at.b, b_, at.a, a_, beta, at.c, c_, at.c, c_,
@@ -137,7 +139,7 @@ class Plan {
 
   // Sums may be cut where their parts are kept in the workspace, in the type that they are computed in: parts in C's
   // own type would be rounded, and those that are added in place lie in it.
-  void choose(const Kind& kind) {
+  cublasStatus_t choose(const Kind& kind) {
     cublasLtMatmulPreference_t preference;
     check(cublasLtMatmulPreferenceCreate(&preference), "a preference");
     const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto x) {
@@ -154,9 +156,10 @@ class Plan {
     const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(context_.handle, product_, b_, a_, c_, c_,
                                                                  preference, 1, &best, &found);
     check(cublasLtMatmulPreferenceDestroy(preference), "a preference");
-    check(status, "no algorithm");
-    check(found > 0 ? best.state : CUBLAS_STATUS_NOT_SUPPORTED, "no algorithm");
+    if (status != CUBLAS_STATUS_SUCCESS) return status;
+    if (found == 0) return CUBLAS_STATUS_NOT_SUPPORTED;
     algorithm_ = best.algo;
+    return best.state;
   }
 
   const Context& context_;
@@ -165,6 +168,7 @@ class Plan {
   cublasLtMatmulDesc_t product_ = nullptr;
   cublasLtMatrixLayout_t a_ = nullptr, b_ = nullptr, c_ = nullptr;
   cublasLtMatmulAlgo_t algorithm_;
+  cublasStatus_t status_;
 };
 
 // The product's plan, of the current device. Plans live as long as the process, as devices do.

@@ -55,17 +55,19 @@ template <class = void>
 __global__ void probe_kernel() {
   begin_kernel();
 }
-// Were kernels compiled so that begin_kernel waits, for the device that is current?
+// Were kernels compiled so that begin_kernel waits, for the device that is current, and does its driver know graphs of such
+// launches?
 inline bool begin_kernel_waits() {
   thread_local int known = -1;
   thread_local bool waits;
-  int device;
+  int device, driver;
   check(cudaGetDevice(&device), "the current device");
   if (device == known) return waits;
+  check(cudaDriverGetVersion(&driver), "the driver");
   cudaFuncAttributes attributes;
   check(cudaFuncGetAttributes(&attributes, probe_kernel<void>), "a kernel");
   known = device;
-  return waits = attributes.ptxVersion >= 90;  // of what it was compiled for, as __CUDA_ARCH__ was then
+  return waits = attributes.ptxVersion >= 90 && driver >= 12030;  // the former of what it was compiled for
 }
 #endif
 
@@ -82,15 +84,15 @@ void launch(const char* name, void (*kernel)(P...), cudaStream_t stream, const G
   how.gridDim = grid.blocks, how.blockDim = grid.threads, how.dynamicSmemBytes = grid.shared_bytes;
   how.stream = stream;
   how.attrs = &early, how.numAttrs = begin_kernel_waits();
-  cudaLaunchKernelEx(&how, kernel, static_cast<P>(arguments)...);
+  check(cudaLaunchKernelEx(&how, kernel, static_cast<P>(arguments)...), name);
 #else
   const std::tuple<P...> values(static_cast<P>(arguments)...);
   std::apply([&](const P&... value) { (simulator::check_argument(name, value), ...); }, values);
-  simulator::launch(
-      {name, reinterpret_cast<const void*>(kernel), grid.blocks, grid.threads, grid.shared_bytes}, stream,
-      [=] { std::apply(kernel, values); });
+  check(simulator::launch(
+            {name, reinterpret_cast<const void*>(kernel), grid.blocks, grid.threads, grid.shared_bytes},
+            stream, [=] { std::apply(kernel, values); }),
+        name);
 #endif
-  check(cudaGetLastError(), name);
 }
 
 // The block's dynamic shared memory.

@@ -7,7 +7,9 @@
 #include <altgrad/core/cuda/approx.h>
 #include <altgrad/core/cuda/cublaslt.h>
 #include <altgrad/core/cuda/launch.h>
+#include <altgrad/core/internal/functors.h>
 #include <altgrad/core/internal/instantiate.h>
+#include <altgrad/core/internal/kernels/elementwise.h>
 #include <altgrad/core/internal/kernels/reduce.h>
 #include <altgrad/core/matmul_precision.h>
 
@@ -67,13 +69,14 @@ void scale_and_add(const Cuda& device, T* c, const B* bias, const Gemm& g) {
              });
 }
 
-// C = alpha op(A) op(B) + beta C + bias, or what an epilogue makes of it
+// C = alpha op(A) op(B) + beta C + bias, or what an epilogue makes of it: false, and nothing is done, where cuBLASLt has none
+// such.
 template <class T, class Operand>
-void multiply(const Cuda& device, T* c, const Operand* a, const Operand* b, const T* bias, const Gemm& g,
+bool multiply(const Cuda& device, T* c, const Operand* a, const Operand* b, const T* bias, const Gemm& g,
               Epilogue epilogue = Epilogue::none, const T* kept = nullptr) {
   using S = Compute<T>;
-  if (g.m == 0 || g.n == 0 || g.batch == 0) return;
-  if (g.k == 0) return scale_and_add(device, c, bias, g);
+  if (g.m == 0 || g.n == 0 || g.batch == 0) return true;
+  if (g.k == 0) return scale_and_add(device, c, bias, g), true;
   const bool device_scalars = g.scale_a || g.scale_b;
   const Pointers at{.a = a, .b = b, .bias = bias, .c = c, .kept = kept};
   Plan& p = plan(device,
@@ -99,13 +102,14 @@ void multiply(const Cuda& device, T* c, const Operand* a, const Operand* b, cons
                   .align_kept = alignment(kept),
                   .epilogue = epilogue},
                  at);
+  if (epilogue != Epilogue::none && !p.has_algorithm()) return false;
   if (!device_scalars) {
     const S scalars[] = {S(g.alpha), S(g.beta)};
-    return p.run(device.stream, scalars, scalars + 1, at);
+    return p.run(device.stream, scalars, scalars + 1, at), true;
   }
   if constexpr (std::is_same_v<S, float>) {  // one scale by itself is alpha
     if (!(g.scale_a && g.scale_b) && g.alpha == 1 && (g.beta == 0 || g.beta == 1))
-      return p.run(device.stream, g.scale_a ? g.scale_a : g.scale_b, p.number(g.beta == 1), at);
+      return p.run(device.stream, g.scale_a ? g.scale_a : g.scale_b, p.number(g.beta == 1), at), true;
   }
   const cuda::Scratch<S> scalars(device, 2);
   cuda::each(device, "alpha", 1,
@@ -115,6 +119,7 @@ void multiply(const Cuda& device, T* c, const Operand* a, const Operand* b, cons
                to[1] = S(beta);
              });
   p.run(device.stream, scalars.data(), scalars.data() + 1, at);
+  return true;
 }
 
 // The same of matrices of T, rounded first where that is asked for.
@@ -127,14 +132,15 @@ void multiply_as_set(const Cuda& device, T* c, const T* a, const T* b, const T* 
       const cuda::Scratch<bfloat16> low_a(device, size_a), low_b(device, size_b);
       to_bf16(device, low_a.data(), a, size_a);
       to_bf16(device, low_b.data(), b, size_b);
-      return multiply(device, c, low_a.data(), low_b.data(), bias, g);
+      multiply(device, c, low_a.data(), low_b.data(), bias, g);
+      return;
     }
   }
   multiply(device, c, a, b, bias, g);
 }
 
 // cuBLASLt takes a bias of C's type. The launch that rounds it also makes one scale of two.
-void multiply_with_bias(const Cuda& device, bfloat16* c, const bfloat16* a, const bfloat16* b,
+bool multiply_with_bias(const Cuda& device, bfloat16* c, const bfloat16* a, const bfloat16* b,
                         const float* bias, const Gemm& g, Epilogue epilogue = Epilogue::none,
                         const bfloat16* kept = nullptr) {
   if (!bias) return multiply<bfloat16>(device, c, a, b, nullptr, g, epilogue, kept);
@@ -148,10 +154,28 @@ void multiply_with_bias(const Cuda& device, bfloat16* c, const bfloat16* a, cons
                to[i] = cuda::rounded<bfloat16>(bias[i]);
                if (i == 0 && scale_a && scale_b) *product = *scale_a * *scale_b;
              });
-  multiply<bfloat16>(device, c, a, b, rounded.data(), scaled, epilogue, kept);
+  return multiply<bfloat16>(device, c, a, b, rounded.data(), scaled, epilogue, kept);
 }
 
 constexpr int64_t unit = 16;  // bytes
+
+int compute_capability(const Cuda& device) {  // 80 for sm_80
+  int major = 0, minor = 0;
+  cuda::check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device.index), "a device");
+  cuda::check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device.index), "a device");
+  return 10 * major + minor;
+}
+
+// Is gelu to be an epilogue of products with such numbers in their rows? All that is documented of epilogues' matrices is in
+// units of 16 bytes. Only on sm_90 and sm_100 is it cuBLASLt's way to do it within the product: elsewhere a kernel of its own
+// comes behind, which others have found slower than one that is written for gelu (llm.c, pull requests 338, 591, 653).
+template <class... P>
+bool has_gelu_epilogue(const Cuda& device, int64_t n, int64_t k, const P*... operands) {
+  constexpr int64_t numbers = unit / int64_t(sizeof(bfloat16));
+  const int kind = compute_capability(device) / 10;
+  return (kind == 9 || kind == 10) && k > 0 && n % numbers == 0 && k % numbers == 0 &&
+         ((alignment(operands) >= unit) && ...);
+}
 
 // ---- FP8: A and B^T by rows, in codes, with all sizes multiples of 16 ----
 
@@ -216,32 +240,24 @@ void gemm(const Cuda& device, bfloat16* c, const bfloat16* a, const bfloat16* b,
 }
 void linear_gelu(const Cuda& device, bfloat16* y, bfloat16* h, const bfloat16* x, const bfloat16* w,
                  const float* bias, int64_t rows, int64_t n, int64_t k) {
-  multiply_with_bias(device, y, x, w, bias, {.m = rows, .n = n, .k = k, .trans_b = true}, Epilogue::gelu, h);
+  const Gemm g{.m = rows, .n = n, .k = k, .trans_b = true};
+  if (has_gelu_epilogue(device, n, k, x, w) &&
+      multiply_with_bias(device, y, x, w, bias, g, Epilogue::gelu, h))
+    return;
+  multiply_with_bias(device, h, x, w, bias, g);
+  unary(device, GeluTanh{}, y, h, rows * n);
 }
 void linear_gelu_grad(const Cuda& device, bfloat16* dh, const bfloat16* dy, const bfloat16* w,
                       const bfloat16* h, int64_t rows, int64_t n, int64_t k) {
-  std::optional<cuda::Scratch<bfloat16>> copy;
-  if (alignment(dy) < unit) {
-    const size_t bytes = size_t(rows * k) * sizeof(bfloat16);
-    bfloat16* const to = copy.emplace(device, rows * k).data();
-    cuda::check(cudaMemcpyAsync(to, dy, bytes, cudaMemcpyDeviceToDevice, device.stream), "a copy");
-    dy = to;
-  }
-  multiply<bfloat16>(device, dh, dy, w, nullptr, {.m = rows, .n = n, .k = k}, Epilogue::gelu_grad, h);
-}
-// All that is documented of epilogues' matrices is in units of 16 bytes.
-bool has_linear_gelu(const Cuda&, const bfloat16* x, int64_t rows, int64_t hidden, int64_t in, int64_t out) {
-  constexpr int64_t numbers = unit / int64_t(sizeof(bfloat16));
-  const auto suits = [](int64_t size) { return size > 0 && size % numbers == 0; };
-  return rows > 0 && suits(hidden) && suits(in) && suits(out) && alignment(x) >= unit;
+  const Gemm g{.m = rows, .n = n, .k = k};
+  if (has_gelu_epilogue(device, n, k, dy, w) &&
+      multiply<bfloat16>(device, dh, dy, w, nullptr, g, Epilogue::gelu_grad, h))
+    return;
+  multiply<bfloat16>(device, dh, dy, w, nullptr, g);
+  unary_grad(device, GeluTanh{}, dh, dh, h, rows * n);
 }
 
-bool has_fp8(const Cuda& device) {
-  int major = 0, minor = 0;
-  cuda::check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device.index), "a device");
-  cuda::check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device.index), "a device");
-  return 10 * major + minor >= 89;
-}
+bool has_fp8(const Cuda& device) { return compute_capability(device) >= 89; }
 
 // cuBLASLt adds a bias to a result in bf16 alone: elsewhere it is in C before, and the product is added to it.
 template <class T>

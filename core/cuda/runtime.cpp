@@ -5,6 +5,7 @@
 #include <altgrad/core/cuda/cuda.h>
 #include <altgrad/core/dispatch.h>
 #include <altgrad/core/error.h>
+#include <altgrad/core/internal/graph.h>
 
 #include <algorithm>
 #include <atomic>
@@ -73,6 +74,17 @@ class Current {
  private:
   int before_;
 };
+
+// f() with a device the current one, for what must not throw: a device that is lost takes all that it has along, and so does
+// the runtime, which may be gone before the program's last statics are.
+template <class F>
+void at_the_end(int device, const F& f) noexcept {
+  int before;
+  const bool changed = cudaGetDevice(&before) == cudaSuccess && cudaSetDevice(device) == cudaSuccess;
+  f();
+  if (changed) cudaSetDevice(before);
+  cudaGetLastError();  // or the next call would report what has failed here
+}
 
 struct State {
   cudaStream_t stream;
@@ -163,9 +175,8 @@ void* allocate(size_t bytes, int device) {
   return p;
 }
 
-void free(void* p, int device) {
-  const Current current(device);
-  cudaFree(p);  // waits for what uses it; at exit the runtime may be gone, and the memory with it
+void free(void* p, int device) noexcept {
+  at_the_end(device, [=] { cudaFree(p); });  // waits for what uses it
 }
 
 void copy(void* dst, Device to, const void* src, Device from, size_t bytes) {
@@ -226,12 +237,12 @@ void* end_capture(int device) {
 
 void drop_capture(int device) noexcept {
   State& s = state(device);
-  const Current current(device);
   s.capturing = false;
-  cudaGraph_t graph = nullptr;
-  cudaStreamEndCapture(s.stream, &graph);
-  if (graph) cudaGraphDestroy(graph);
-  cudaGetLastError();  // the capture may have been lost, and the next call would report it
+  at_the_end(device, [&] {
+    cudaGraph_t graph = nullptr;
+    cudaStreamEndCapture(s.stream, &graph);
+    if (graph) cudaGraphDestroy(graph);
+  });
 }
 
 void launch_graph(void* graph, int device) {
@@ -240,8 +251,7 @@ void launch_graph(void* graph, int device) {
 }
 
 void destroy_graph(void* graph, int device) noexcept {
-  const Current current(device);
-  cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph));
+  at_the_end(device, [=] { cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph)); });
 }
 
 }  // namespace cuda
@@ -256,6 +266,10 @@ int cuda_device_count() {
 namespace detail {
 
 CurrentCuda::CurrentCuda(int index) : device_{index, cuda::state(index).stream} {
+  const Graph* const graph = Graph::recording();
+  if (graph && graph->device().index != index)
+    fail("a captured step of ", graph->device(), " must not work on cuda:", index,
+         ", which replays would not do again");
   cuda::check(cudaGetDevice(&before_), "the current device");
   if (before_ != index) cuda::check(cudaSetDevice(index), "the current device");
 }

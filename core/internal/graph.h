@@ -3,6 +3,7 @@
 // that changes from run to run says so to the graph that is being recorded.
 #pragma once
 
+#include <altgrad/core/matmul_precision.h>
 #include <altgrad/core/tensor.h>
 
 #include <functional>
@@ -46,11 +47,15 @@ class Graph {
   Graph(const Graph&) = delete;
   Graph& operator=(const Graph&) = delete;
 
+  // May it still be run? Not where a tensor, of whatever model, has been given other memory since: it may read the old one.
   bool fits() const;
   void run();
+  Device device() const { return device_; }
 
   // What the calling thread records, null where it records nothing.
   static Graph* recording();
+  // A tensor has other memory now.
+  static void tensor_moved();
   // False, and nothing is added, where the owner has added one before.
   bool add(const void* owner, HostState state) { return states_.try_emplace(owner, std::move(state)).second; }
   void add_gradient_of(const Tensor& leaf) { leaves_.push_back(leaf); }
@@ -72,6 +77,8 @@ class Graph {
   std::vector<uint64_t> streams_;            // that a run draws from each
   std::vector<Tensor> leaves_;               // that were given gradients in the recording
   std::map<const void*, HostState> states_;  // by their owners
+  int64_t moves_;                            // of tensors, when it was recorded
+  MatmulPrecision precision_;
   void* graph_ = nullptr;
 };
 

@@ -7,6 +7,7 @@
 #include <simulator/simulator.h>
 
 #include <functional>
+#include <memory>
 
 #include "attention.h"
 #include "changed.h"
@@ -267,6 +268,38 @@ TEST_CASE("out of memory gives cached memory back first, names all sizes, and is
   CHECK(sum(here::ones({10})).item<float>() == 10);
 }
 
+TEST_CASE("a device that a kernel has broken is an error of each call, and no destructor throws",
+          "[backend]") {
+  const auto throws_of_it = [](const auto& f) {
+    return throws<std::runtime_error>(f, {"an illegal memory access was encountered"});
+  };
+  const Tensor x = here::ones({1000});
+  auto step = std::make_unique<optim::CapturedStep>(device(), [](const Tensor& a) { return a + a; });
+  for (int i = 0; i < 4; ++i) (*step)(x);
+  CHECK(step->is_captured());
+  {
+    const Changed changed(simulator::settings().is_lost, true);
+    CHECK(throws_of_it([&] { x + x; }));
+    CHECK(throws_of_it([&] { (*step)(x); }));
+    CHECK(throws_of_it([&] { x.to(Device::cpu()); }));
+    CHECK(throws_of_it([&] { here::zeros({1 << 22}); }));
+    CHECK(throws_of_it([&] { synchronize(device()); }));
+    step.reset();
+    empty_cache(device());
+  }
+  {
+    const Changed changed(simulator::settings().is_lost, false);
+    int calls = 0;
+    optim::CapturedStep breaks(device(), [&](const Tensor& a) {
+      simulator::settings().is_lost = ++calls == 3;  // while it is captured
+      return a + a;
+    });
+    breaks(x), breaks(x);
+    CHECK(throws_of_it([&] { breaks(x); }));
+  }
+  CHECK(values(x + x) == std::vector<double>(1000, 2));  // no earlier error is reported again
+}
+
 TEST_CASE("two devices have their own memory, and what lies on one is no operand on the other", "[backend]") {
   const Changed changed(simulator::settings().devices, 2);
   const Device second = Device::cuda(1);
@@ -276,6 +309,16 @@ TEST_CASE("two devices have their own memory, and what lies on one is no operand
   CHECK(same_bits(there + there, x * 2.0));
   CHECK(same_bits(there.to(device()), x));
   CHECK(throws([&] { x + there; }, {"add", "cuda:0", "cuda:1"}));
+  const Tensor leaf = here::ones({2}).requires_grad(true);
+  Tape tape;
+  const Tensor y = leaf * 2.0;
+  CHECK(throws([&] { tape.backward(y, Tensor::ones({2}, {.device = second})); },
+               {"cotangent (2) f32 on cuda:1 does not match (2) f32 on cuda:0"}));
+
+  optim::CapturedStep step(device(), [&](const Tensor& a) { return there.copy_(there * 2.0), a; });
+  step(x), step(x);
+  CHECK(throws([&] { step(x); }, {"captured step of cuda:0 must not work on cuda:1"}));
+  CHECK(same_bits(there, x * 4.0));
 }
 
 TEST_CASE("a device that is not there is named, with those that are", "[backend]") {

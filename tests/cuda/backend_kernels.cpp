@@ -243,7 +243,7 @@ TEST_CASE("attention is done without tiles of floats where blocks have no shared
       return results;
     };
     const auto [y, dx] = run();
-    const Changed changed(simulator::settings().minor, 9);
+    const Changed changed(simulator::settings().capability, 89);
     const auto [without, dx_without] = run();
     const double tolerance = dtype == DType::f32 ? 1e-5 : 0.05;
     CHECK(max(abs(without - y)).item<double>() < tolerance);

@@ -248,7 +248,6 @@ TEST_CASE("epilogues: bias, gelu, what it keeps, its gradient, gradients of bias
 }
 
 TEST_CASE("FP8 products take scales of the device, and give bf16 or f32", "[products]") {
-  simulator::settings().minor = 9;
   Case c{.ab = CUDA_R_8F_E4M3, .cd = CUDA_R_32F, .ta = true, .m = 32, .n = 16, .k = 48};
   CHECK(difference(c) < 1e-6);
   c.b = CUDA_R_8F_E5M2;
@@ -260,11 +259,9 @@ TEST_CASE("FP8 products take scales of the device, and give bf16 or f32", "[prod
   c.epilogue = CUBLASLT_EPILOGUE_BIAS;
   c.beta = 1;
   CHECK(difference(c) < 1.0 / 256);
-  simulator::settings().minor = 0;
 }
 
 TEST_CASE("a result in FP8 is scaled, saturates, and its amax is written", "[products]") {
-  simulator::settings().minor = 9;
   const std::vector<double> ones(256, 1);
   const Buffer<char> a(as(CUDA_R_8F_E4M3, ones).bytes), d(256);
   const Buffer<float> scale(std::vector<float>{16}), amax(1);
@@ -280,7 +277,6 @@ TEST_CASE("a result in FP8 is scaled, saturates, and its amax is written", "[pro
     CHECK(numbers_of(CUDA_R_8F_E4M3, d.host())[255] == (alpha > 0 ? 128 : -448));  // 16 * 16 * alpha
     CHECK(amax.host()[0] == 16 * std::abs(alpha));
   }
-  simulator::settings().minor = 0;
 }
 
 TEST_CASE("a product is work of its stream: it runs when the host waits, and in a graph", "[products]") {

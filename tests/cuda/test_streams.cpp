@@ -183,7 +183,7 @@ TEST_CASE("devices are as many as the test says", "[streams]") {
   CHECK(count == 1);
   CHECK(cudaSetDevice(1) == cudaErrorInvalidDevice);
   CHECK(cudaDeviceGetAttribute(&value, cudaDevAttrComputeCapabilityMajor, 0) == cudaSuccess);
-  CHECK(value == 8);
+  CHECK(value == 9);
   {
     const Stream stream;
     simulator::settings().devices = 2;

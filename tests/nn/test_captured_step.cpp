@@ -161,6 +161,28 @@ TEST_CASE("a captured step follows weight decays, seeds, loaded states and moved
       4);
 }
 
+TEST_CASE("a captured evaluation follows a model that has been elsewhere, and the precision of products",
+          "[captured_step]") {
+  Training t(false);
+  t.model.eval();
+  const Tensor x = t.batch(), y = t.batch();
+  const auto loss = [&](const Tensor& in, const Tensor& targets) { return t.model.loss(in, targets); };
+  optim::CapturedStep step(device(), loss);
+  const auto check = [&] {
+    for (int i = 0; i < 4; ++i) CHECK(same_bits(step(x, y), loss(x.to(device()), y.to(device()))));
+    if (captures) CHECK(step.is_captured());
+  };
+  check();
+  t.model.to(Device::cpu());
+  const Tensor taken = here::full({int64_t(1) << 16}, 77);  // where something of the model may have been
+  t.model.to(device());
+  check();
+  set_matmul_precision(MatmulPrecision::bf16);
+  check();
+  set_matmul_precision(MatmulPrecision::f32);
+  check();
+}
+
 TEST_CASE("results of captured steps are their own", "[captured_step]") {
   Training t;
   optim::CapturedStep step = t.captured();

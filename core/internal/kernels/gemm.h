@@ -38,7 +38,6 @@ void linear_grad(const Cpu&, T* dw, double beta, T* db, const T* dy, const T* x,
 bool has_bf16(const Cpu&);
 void gemm(const Cpu&, float* c, const bfloat16* a, const bfloat16* b, const float* bias, const Gemm& g);
 inline bool has_fp8(const Cpu&) { return false; }
-inline bool has_linear_gelu(const Cpu&, const bfloat16*, int64_t, int64_t, int64_t, int64_t) { return false; }
 
 }  // namespace on_cpu
 
@@ -69,12 +68,11 @@ inline void linear(const Cuda& device, bfloat16* y, const bfloat16* x, const bfl
   gemm(device, y, x, w, bias, {.m = rows, .n = n, .k = k, .trans_b = true});
 }
 
-// May the next two be called with x and sizes like these?
-bool has_linear_gelu(const Cuda&, const bfloat16* x, int64_t rows, int64_t hidden, int64_t in, int64_t out);
 // y (rows, n) = gelu(h), in the tanh form, with h = x (rows, k) w^T + bias (n), which may be null.
 void linear_gelu(const Cuda&, bfloat16* y, bfloat16* h, const bfloat16* x, const bfloat16* w,
                  const float* bias, int64_t rows, int64_t n, int64_t k);
-// dh (rows, n) = dy (rows, k) w (k, n) * the derivative of gelu at h, which may be NaN where |h| is beyond 1e19.
+// dh (rows, n) = dy (rows, k) w (k, n) * the derivative of gelu at h, which may be NaN where |h| is beyond 1e19. In one product
+// each where cuBLASLt has that.
 void linear_gelu_grad(const Cuda&, bfloat16* dh, const bfloat16* dy, const bfloat16* w, const bfloat16* h,
                       int64_t rows, int64_t n, int64_t k);
 

@@ -24,7 +24,7 @@ Settings& settings() {
       return text ? std::strtoull(text, nullptr, 10) : otherwise;
     };
     return Settings{.order = number("ALTGRAD_SIMULATOR_ORDER", ascending),
-                    .minor = int(number("ALTGRAD_SIMULATOR_MINOR", 0))};
+                    .capability = int(number("ALTGRAD_SIMULATOR_SM", Settings().capability))};
   }();
   return all;
 }

@@ -20,8 +20,8 @@ constexpr size_t default_shared_limit = 48 << 10, largest_shared_limit = 163 << 
 // What a block may have where it asks for it: of sm_80, or of sm_86 and sm_89 (CUDA C++ Programming Guide, "Technical
 // specifications per compute capability").
 inline size_t shared_limit() {
-  return settings().major == 8 && settings().minor >= 6 && settings().minor != 7 ? 99 << 10
-                                                                                 : largest_shared_limit;
+  const int sm = settings().capability;
+  return sm == 86 || sm == 89 ? 99 << 10 : largest_shared_limit;
 }
 
 enum class State : uint8_t { fresh, ready, waiting, done };

@@ -47,7 +47,7 @@ struct Launch {
   size_t shared_bytes;
 };
 // Queues body() for each thread of each block.
-void launch(const Launch& what, cudaStream_t stream, std::function<void()> body);
+cudaError_t launch(const Launch& what, cudaStream_t stream, std::function<void()> body);
 // Each thread must have called it when it returns.
 void begin_kernel();
 // A pointer that a kernel is given must be one that a GPU can follow.

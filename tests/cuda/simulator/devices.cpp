@@ -32,18 +32,21 @@ extern "C" {
 cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
 cudaError_t cudaPeekAtLastError() { return last_error; }
 
+// What a kernel has done wrong earlier: on a GPU nearly every function returns it from then on.
+cudaError_t earlier() { return settings().is_lost ? error(cudaErrorIllegalAddress) : cudaSuccess; }
+
 cudaError_t cudaGetDeviceCount(int* count) {
   *count = settings().devices;
   return *count > 0 ? cudaSuccess : error(cudaErrorNoDevice);
 }
 cudaError_t cudaGetDevice(int* ordinal) {
   *ordinal = device;
-  return cudaSuccess;
+  return earlier();
 }
 cudaError_t cudaSetDevice(int ordinal) {
   if (ordinal < 0 || ordinal >= settings().devices) return error(cudaErrorInvalidDevice);
   device = ordinal;
-  return cudaSuccess;
+  return earlier();
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int ordinal) {
@@ -51,8 +54,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int ordinal) {
   *p = {};
   std::strncpy(p->name, "simulated device", sizeof p->name);
   p->totalGlobalMem = settings().memory;
-  p->major = settings().major;
-  p->minor = settings().minor;
+  p->major = settings().capability / 10;
+  p->minor = settings().capability % 10;
   p->multiProcessorCount = multiprocessors;
   p->warpSize = warp_size;
   p->maxThreadsPerBlock = 1024;
@@ -95,6 +98,7 @@ const char* cudaGetErrorString(cudaError_t e) {
     case cudaErrorNoDevice: return "no CUDA-capable device is detected";
     case cudaErrorInvalidDevice: return "invalid device ordinal";
     case cudaErrorInvalidResourceHandle: return "invalid resource handle";
+    case cudaErrorIllegalAddress: return "an illegal memory access was encountered";
     case cudaErrorNotReady: return "device not ready";
     case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
     case cudaErrorStreamCaptureInvalidated: return "operation failed due to a previous error during capture";

@@ -86,6 +86,8 @@ const char* wrong_epilogue(const Product& p) {
                   CUBLASLT_EPILOGUE_DGELU, CUBLASLT_EPILOGUE_DGELU_BGRAD, CUBLASLT_EPILOGUE_BGRADA,
                   CUBLASLT_EPILOGUE_BGRADB}))
     return "an epilogue that is not simulated";
+  if (!settings().has_gelu && (p.has(CUBLASLT_EPILOGUE_GELU) || p.has(CUBLASLT_EPILOGUE_DGELU)))
+    return "gelu, where settings().has_gelu is false";
   const uint32_t other = is_fp8(p.a.type) ? uint32_t(CUDA_R_16BF) : p.d.type;
   const bool has_bias =
       (desc.epilogue & (epilogue_bias | epilogue_bias_grad | epilogue_a_sums | epilogue_b_sums)) != 0;
@@ -111,7 +113,7 @@ cublasStatus_t refuse(cublasStatus_t status, const char* why) {
 cublasStatus_t check(const Product& p) {
   if (const char* why = wrong_shapes(p)) return refuse(CUBLAS_STATUS_INVALID_VALUE, why);
   if (const char* why = wrong_types(p)) return refuse(CUBLAS_STATUS_NOT_SUPPORTED, why);
-  if (is_fp8(p.a.type) && settings().major * 10 + settings().minor < 89)
+  if (is_fp8(p.a.type) && settings().capability < 89)
     return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "FP8 below compute capability 8.9");
   if (const char* why = wrong_fp8(p)) return refuse(CUBLAS_STATUS_NOT_SUPPORTED, why);
   if (const char* why = wrong_epilogue(p)) return refuse(CUBLAS_STATUS_NOT_SUPPORTED, why);

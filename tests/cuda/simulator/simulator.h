@@ -21,8 +21,10 @@ struct Settings {
   // is one.
   uint64_t order;
   int devices = 1;
-  int major = 8, minor = 0;         // compute capability; the latter begins as ALTGRAD_SIMULATOR_MINOR
+  int capability = 90;              // 80 for sm_80; begins as ALTGRAD_SIMULATOR_SM, where there is one
   size_t memory = size_t(8) << 30;  // bytes of a device; cudaMalloc gives out no more
+  bool has_gelu = true;  // cuBLASLt has algorithms with gelu, or its derivative, behind the product
+  bool is_lost = false;  // a kernel went wrong: no device can be made the current one any more
 };
 Settings& settings();
 

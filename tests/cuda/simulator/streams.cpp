@@ -157,10 +157,10 @@ size_t allowed_dynamic_shared(const void* kernel) {
   return found == shared_limits().end() ? default_shared_limit : found->second;
 }
 
-void launch(const Launch& what, cudaStream_t stream, std::function<void()> body) {
+cudaError_t launch(const Launch& what, cudaStream_t stream, std::function<void()> body) {
   const Lock lock;
   check_limits(what);
-  error(enqueue(stream, {what.name, [what, body = std::move(body)] { run(what, body); }}));
+  return error(enqueue(stream, {what.name, [what, body = std::move(body)] { run(what, body); }}));
 }
 
 void check_pointer(const char* kernel, const void* p) {
