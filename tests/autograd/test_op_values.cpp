@@ -3,6 +3,7 @@
 #include <altgrad/autograd/ops.h>
 
 #include <limits>
+#include <numeric>
 
 #include "reference.h"
 

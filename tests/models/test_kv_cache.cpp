@@ -4,6 +4,7 @@
 #include <altgrad/models/kv_cache.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "catch.h"
 #include "errors.h"

@@ -6,6 +6,7 @@
 
 #include <climits>
 #include <functional>
+#include <numeric>
 #include <sstream>
 
 #include "errors.h"
