@@ -120,6 +120,14 @@ TXT
   exit 1
 }
 
+stop_without_cuda() {
+  local why
+  why=$(sed -n 's/^ALTGRAD_WITHOUT_CUDA:INTERNAL=//p' "$build/CMakeCache.txt")
+  [ -n "$why" ] || return 0
+  echo "train --device cuda: altgrad has no CUDA kernels here, as $why" >&2
+  exit 1
+}
+
 # configure_and_build TARGETS CMAKE_ARGS...
 configure_and_build() {
   local targets
@@ -127,6 +135,7 @@ configure_and_build() {
   shift
   if [ ! -f "$build/CMakeCache.txt" ] && command -v ninja >/dev/null; then set -- -G Ninja "$@"; fi
   step configure cmake -S "$root" --preset "$preset" "$@"
+  [ -z "$needs_cuda" ] || stop_without_cuda
   step build cmake --build "$build" --target "${targets[@]}" --parallel "$jobs"
 }
 
@@ -157,6 +166,7 @@ make_venv() {
     "$root/build/interop/bin/python" -m pip install --retries 1 -r "$root/tests/interop/requirements.txt"
 }
 
+needs_cuda=
 install=yes
 for arg; do  # all but --no-install go round to their places
   shift
@@ -166,6 +176,7 @@ done
 case ${1:-} in
   train)
     shift
+    case " $* " in *" --device cuda"* | *" --device=cuda"*) needs_cuda=yes ;; esac
     install_missing train
     configure_and_build train_gpt -DALTGRAD_TESTS=OFF  # no Catch2 needed
     # Threads that wait look about for microseconds, then sleep: as fast as looking on, and not much slower on a busy machine.

@@ -9,8 +9,7 @@ int cuda_device_count() { return 0; }
 namespace cuda {
 namespace {
 [[noreturn]] void fail_without(int device) {
-  fail_runtime("device cuda:", device,
-               ": altgrad was built without CUDA, for want of nvcc or a driver, or by ALTGRAD_CUDA=OFF");
+  fail_runtime("device cuda:", device, ": altgrad was built without CUDA, as " ALTGRAD_WITHOUT_CUDA);
 }
 }  // namespace
 

@@ -118,6 +118,13 @@ void check_index(int index) {
     fail_runtime("device cuda:", index, " is not there: this machine has ", count,
                  count == 1 ? " CUDA device" : " CUDA devices");
   }
+  int major = 0, minor = 0;
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index), "a device");
+  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index), "a device");
+  if (major < 8) {
+    fail_runtime("device cuda:", index, " has compute capability ", major, ".", minor,
+                 ", altgrad's kernels need 8.0 or higher");
+  }
 }
 
 // Made when a device is first used. It lives as long as the process, as tensors in static variables do.

@@ -18,13 +18,26 @@ using namespace altgrad;
 
 namespace {
 
+enum class Layers { plain, simulated, native };
+
 // A step of training with all that a GPT has, and its results: the loss and all gradients.
-std::vector<Tensor> results_of_a_step(DType dtype) {
+std::vector<Tensor> results_of_a_step(DType dtype, Layers layers) {
   manual_seed(3);
-  models::GPT model(
-      {.n_layer = 1, .n_head = 2, .n_embd = 24, .block_size = 40, .vocab_size = 37, .dropout = 0.1});
-  fp8::quantize_model(model, fp8::E4M3, {.input_format = fp8::E4M3, .grad_format = fp8::E5M2});
-  model.to(dtype);
+  models::GPT model({.n_layer = 1,
+                     .n_head = 2,
+                     .n_embd = 24,
+                     .block_size = 40,
+                     .vocab_size = 37,
+                     .dropout = 0.1,
+                     .activations = dtype == DType::bf16 ? std::optional(dtype) : std::nullopt,
+                     .gelu = dtype == DType::bf16 ? Gelu::tanh : Gelu::erf});
+  if (layers != Layers::plain) {
+    fp8::quantize_model(model, fp8::E4M3,
+                        {.input_format = fp8::E4M3,
+                         .grad_format = fp8::E5M2,
+                         .native_fp8 = layers == Layers::native});
+  }
+  if (dtype == DType::f64) model.to(dtype);
   model.to(device());
   optim::AdamW opt(model.parameters(), {});
   const Tensor x = here::randint(37, {2, 40}), y = here::randint(37, {2, 40});
@@ -98,6 +111,21 @@ std::vector<Tensor> results_of_rounding_to_codes() {
   return {y, y_t, scale, sums};
 }
 
+// Token by token: attention over a cache, products of one row from a weight's codes.
+std::vector<Tensor> results_of_generation() {
+  manual_seed(3);
+  models::GPT model = on_device(
+      models::GPT({.n_layer = 1, .n_head = 2, .n_embd = 24, .block_size = 24, .vocab_size = 37}));
+  fp8::quantize_model(model, fp8::E4M3, {.input_format = fp8::E4M3});
+  model.eval();
+  models::KVCache cache(2, 24);
+  const std::vector<int64_t> sequences = {0, 1};
+  const Tensor ids = here::randint(37, {2, 20});
+  std::vector<Tensor> logits = {cache.extend(model, ids.narrow(1, 0, 17), sequences)};
+  for (int64_t i = 17; i < 20; ++i) logits.push_back(cache.extend(model, ids.narrow(1, i, 1), sequences));
+  return logits;
+}
+
 void check_in_all_orders(const std::function<std::vector<Tensor>()>& run) {
   std::vector<Tensor> first;
   for (const uint64_t order : {simulator::ascending, simulator::descending, uint64_t(7), uint64_t(8)}) {
@@ -116,9 +144,12 @@ void check_in_all_orders(const std::function<std::vector<Tensor>()>& run) {
 
 TEST_CASE("kernels give the same bits in any order of threads and blocks", "[backend]") {
   for (const DType dtype : {DType::f32, DType::f64}) {
-    check_in_all_orders([=] { return results_of_a_step(dtype); });
+    check_in_all_orders([=] { return results_of_a_step(dtype, Layers::simulated); });
     check_in_all_orders([=] { return results_of_ops(dtype); });
   }
+  for (const Layers layers : {Layers::plain, Layers::simulated, Layers::native})
+    check_in_all_orders([=] { return results_of_a_step(DType::bf16, layers); });
+  check_in_all_orders(results_of_generation);
   for (const DType dtype : {DType::bf16, DType::f32})
     check_in_all_orders([=] { return results_of_attention(dtype); });
   check_in_all_orders(results_of_rounding_to_codes);
@@ -321,9 +352,14 @@ TEST_CASE("two devices have their own memory, and what lies on one is no operand
   CHECK(same_bits(there, x * 4.0));
 }
 
-TEST_CASE("a device that is not there is named, with those that are", "[backend]") {
+TEST_CASE("a device that is not there is named, with those that are, and so is one that is too old", "[backend]") {
   CHECK(throws<std::runtime_error>([] { Tensor::ones({2}, {.device = Device::cuda(7)}); },
                                    {"cuda:7 is not there", "1 CUDA device"}));
+  {
+    const Changed more(simulator::settings().devices, 3), old(simulator::settings().capability, 75);
+    CHECK(throws<std::runtime_error>([] { Tensor::ones({2}, {.device = Device::cuda(2)}); },
+                                     {"cuda:2 has compute capability 7.5", "8.0 or higher"}));
+  }
   const Changed changed(simulator::settings().devices, 0);
   CHECK(cuda_device_count() == 0);
   CHECK(throws<std::runtime_error>([] { Tensor::ones({2}, {.device = Device::cuda(7)}); },
