@@ -94,6 +94,7 @@ struct Run {
     settings.erase("--steps");      // more may be made than were asked for
     settings.erase("--init-from");  // the weights that it began with have been trained since
     const nlohmann::ordered_json saved = saved_settings(metadata, where);
+    if (o.eval_only) settings.erase("--dtype");
     // Other data may be evaluated, of that vocabulary: where it is known what its tokens stand for, if they are the same.
     if (o.eval_only && (corpus.texts.empty() || saved.contains(alphabet_setting))) forget_data(settings);
     require_settings(settings, saved, where);

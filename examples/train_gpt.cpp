@@ -28,12 +28,14 @@ int main(int argc, char** argv) {
     if (!options.quantized() && (options.input_format() != "none" || options.grads != "none")) {
       ag::fail("--inputs and --grads need a --format for the weights");
     }
+    const bool any_dtype = options.eval_only && app.count("--dtype") == 0;
     if (const char* asked = options.eval_only ? "--eval-only" : options.resume ? "--resume" : nullptr) {
       if (has_checkpoint)
         take_settings(app, options, checkpoint, asked + (": " + checkpoint.string()));
       else if (!(options.eval_only && options.init_from))
         ag::fail_runtime(asked, ": there is no ", checkpoint.string());
     }
+    if (any_dtype && options.device == "cpu") options.dtype = "f32";  // as parameters are
     if (options.dtype == "bf16" && options.device == "cpu") ag::fail("--dtype bf16 needs --device cuda");
     if (options.threads > 0) ag::set_num_threads(int(options.threads));
     watch_signals();

@@ -21,9 +21,9 @@ struct WrongMul final : Op {
   }
   void backward(const Tensor& dy, Grads& d) override {
     d.add(0, dy * y);
-    const Tensor wrong = dy * x;
+    const Tensor wrong = host(dy * x);
     wrong.data<double>()[5] *= 1 + 1e-4;
-    d.add(1, wrong);
+    d.add(1, on_device(wrong));
   }
 };
 
@@ -31,9 +31,9 @@ struct NanGradient final : Op {
   static constexpr const char* name = "nan_gradient";
   Tensor forward(const Tensor& a) { return a * 1.0; }
   void backward(const Tensor& dy, Grads& d) override {
-    const Tensor dx = dy.clone();
+    const Tensor dx = host(dy.clone());
     dx.data<double>().back() = NAN;
-    d.add(0, dx);
+    d.add(0, on_device(dx));
   }
 };
 
@@ -59,14 +59,14 @@ TEST_CASE("gradcheck names the input, the element and both values of the worst e
 }
 
 TEST_CASE("gradcheck takes any number of inputs, passes integers through and scalars out", "[gradcheck]") {
-  const Tensor ids = Tensor::from({0, 2, 2}, {3});
+  const Tensor ids = here::from({0, 2, 2}, {3});
   const auto fn = [](Inputs in) { return sum(embedding(in[0], in[1]) * in[2]) + in[3]; };
   CHECK(gradcheck(fn, {ids, randn({3, 2}), randn({2}), randn({})}).ok);
   // An input that is not used has gradient zero; the output may be an input.
   CHECK(gradcheck([](Inputs in) { return exp(in[1]); }, {randn({2}), randn({2})}).ok);
   CHECK(gradcheck([](Inputs in) { return in[0]; }, {randn({2, 2})}).ok);
   CHECK(gradcheck([](Inputs in) { return in[0].reshape({4}); }, {randn({2, 2})}).ok);
-  CHECK(gradcheck([](Inputs in) { return exp(in[0]); }, {Tensor::ones({0, 3}, {.dtype = DType::f64})}).ok);
+  CHECK(gradcheck([](Inputs in) { return exp(in[0]); }, {here::ones({0, 3}, {.dtype = DType::f64})}).ok);
 }
 
 TEST_CASE("gradcheck reports functions that cannot be differentiated", "[gradcheck]") {
@@ -87,16 +87,16 @@ TEST_CASE("gradcheck reports functions that cannot be differentiated", "[gradche
 }
 
 TEST_CASE("gradcheck refuses inputs it cannot check", "[gradcheck]") {
-  CHECK(throws([] { gradcheck({}, {Tensor::ones({1}, {DType::f64})}); }, {"gradcheck", "no function"}));
-  CHECK(throws([] { gradcheck_directional({}, {Tensor::ones({1}, {DType::f64}).requires_grad(true)}); },
+  CHECK(throws([] { gradcheck({}, {here::ones({1}, {DType::f64})}); }, {"gradcheck", "no function"}));
+  CHECK(throws([] { gradcheck_directional({}, {here::ones({1}, {DType::f64}).requires_grad(true)}); },
                {"gradcheck", "no function"}));
   const auto fn = [](Inputs in) { return in[0] * 1.0; };
   CHECK(throws(
       [&] {
-        gradcheck(fn, {Tensor::ones({2, 3})});
+        gradcheck(fn, {here::ones({2, 3})});
       },
       {"gradcheck", "input 0", "(2, 3)", "f32", "f64"}));
-  CHECK(throws([&] { gradcheck(fn, {Tensor::arange(3)}); }, {"gradcheck", "none of 1 inputs is f64"}));
+  CHECK(throws([&] { gradcheck(fn, {here::arange(3)}); }, {"gradcheck", "none of 1 inputs is f64"}));
   CHECK(throws([&] { gradcheck(fn, {}); }, {"gradcheck", "none of 0"}));
   int calls = 0;
   const auto growing = [&](Inputs in) { return expand(in[0], {++calls, 2}); };
@@ -169,6 +169,6 @@ TEST_CASE("the directional check covers all parameters at once and restores them
         gradcheck_directional(fn, {w, x});
       },
       {"parameter 1", "(5, 3)", "does not require a gradient"}));
-  CHECK(throws([&] { gradcheck_directional(fn, {Tensor::ones({2}).requires_grad(true)}); },
+  CHECK(throws([&] { gradcheck_directional(fn, {here::ones({2}).requires_grad(true)}); },
                {"parameter 0", "f32"}));
 }

@@ -54,6 +54,7 @@ Tensor scaled(const Tensor& x, const Tensor& a, const std::optional<Tensor>& b =
 }  // namespace
 
 TEST_CASE("an op with a kernel of its own has values and gradients in each floating dtype", "[op_writer]") {
+  if (!device().is_cpu()) SKIP_TEST("its kernel is for the CPU");
   for (const DType dtype : {DType::f32, DType::f64}) {
     const Tensor x = Tensor::randn({3, 5, 4}, {dtype}), a = Tensor::randn({4}, {dtype}),
                  b = Tensor::randn({4}, {dtype});
@@ -69,14 +70,15 @@ TEST_CASE("an op with a kernel of its own has values and gradients in each float
 }
 
 TEST_CASE("the checks of an op name it and what is wrong", "[op_writer]") {
-  const Tensor x = Tensor::ones({2, 3});
+  const Tensor x = here::ones({2, 3});
   CHECK(throws([&] { scaled(x, x.to(DType::f64)); }, {"scaled: dtypes differ", "f32 (2, 3)", "f64 (2, 3)"}));
   CHECK(throws([&] { scaled(x, Tensor()); }, {"scaled: an input is an empty tensor"}));
   const Tensor ids = x.to(DType::i64), stored = x.to(DType::bf16);
   CHECK(throws([&] { scaled(ids, ids); }, {"scaled: needs a floating dtype, got i64 of shape (2, 3)"}));
   CHECK(throws([&] { scaled(stored, stored); },
                {"scaled: computes in f32 and f64", ".to(DType::f32)", "(2, 3)"}));
-  CHECK(throws([&] { launch("scaled", AG_KERNEL(scaled_kernel), ids, ids, ids, ids, 2, 3); },
+  const Tensor on_cpu = host(ids);  // where the kernel is
+  CHECK(throws([&] { launch("scaled", AG_KERNEL(scaled_kernel), on_cpu, on_cpu, on_cpu, on_cpu, 2, 3); },
                {"scaled: needs a floating dtype, got i64"}));
   CHECK(throws([&] { launch("scaled", AG_KERNEL(scaled_kernel), x, x, ids, x, 2, 3); },
                {"scaled: dtypes differ", "f32 (2, 3)", "i64 (2, 3)"}));
@@ -89,7 +91,7 @@ TEST_CASE("the checks of an op name it and what is wrong", "[op_writer]") {
 }
 
 TEST_CASE("reduce_to_shape sums what broadcasting repeats, and only that", "[op_writer]") {
-  const Tensor x = Tensor::arange(24, {DType::f64}).reshape({2, 3, 4});
+  const Tensor x = here::arange(24, {DType::f64}).reshape({2, 3, 4});
   CHECK(reduce_to_shape(x, {2, 3, 4}).is(x));
   for (const Shape& shape : {Shape{4}, Shape{3, 1}, Shape{2, 1, 4}, Shape{1, 1, 1}, Shape{}}) {
     Tensor expected = x;
@@ -107,6 +109,7 @@ TEST_CASE("reduce_to_shape sums what broadcasting repeats, and only that", "[op_
 }
 
 TEST_CASE("parallel_for gives each index to one piece and passes an exception on", "[op_writer]") {
+  if (!device().is_cpu()) SKIP_TEST("threads are the CPU's");
   for (const int threads : {1, 3}) {
     const ThreadCount count(threads);
     std::vector<std::atomic<int>> calls(1000);
@@ -121,7 +124,7 @@ TEST_CASE("parallel_for gives each index to one piece and passes an exception on
 }
 
 TEST_CASE("copied copies, and no tape records it", "[op_writer]") {
-  const Tensor x = Tensor::from({1.5f, -2.f}, {2});
+  const Tensor x = here::from({1.5f, -2.f}, {2});
   x.requires_grad(true);
   Tape tape;
   const Tensor same = x.copied(), wide = x.copied({DType::f64});

@@ -20,7 +20,7 @@ struct Probe final : Op {
     return x.detach();
   }
   void backward(const Tensor& dy, Grads& d) override {
-    seen->push_back(memory_stats().in_use);
+    seen->push_back(memory_stats(device()).in_use);
     d.add(0, dy);
   }
 };
@@ -31,7 +31,7 @@ TEST_CASE("memory in use falls while backward runs", "[tape]") {
   const int64_t n = 1 << 16;
   const Tensor x = leaf({n}, 1);
   std::vector<int64_t> seen;
-  const int64_t before = memory_stats().in_use;
+  const int64_t before = memory_stats(device()).in_use;
   {
     Tape tape;
     Tensor y = x;
@@ -44,12 +44,12 @@ TEST_CASE("memory in use falls while backward runs", "[tape]") {
   for (size_t i = 1; i < seen.size(); ++i) CHECK(seen[i] < seen[i - 1]);
   CHECK(seen.front() - seen.back() >= 18 * n * 4);
   x.set_grad(Tensor());
-  CHECK(memory_stats().in_use == before);
+  CHECK(memory_stats(device()).in_use == before);
 }
 
 TEST_CASE("a repeated step asks neither the heap nor the system for memory", "[tape]") {
   const Tensor w = leaf({16, 16}, 1), b = leaf({16}, 2), x = randn({8, 16}, 3, DType::f32);
-  const Tensor ids = Tensor::from({0, 3, 7, 7, 1, 2, 15, 4}, {8});
+  const Tensor ids = here::from({0, 3, 7, 7, 1, 2, 15, 4}, {8});
   const auto step = [&] {
     Tape tape;
     const Tensor h = layer_norm(gelu(linear(x, w, b)) + embedding(ids, w), b);
@@ -58,10 +58,11 @@ TEST_CASE("a repeated step asks neither the heap nor the system for memory", "[t
     w.set_grad(Tensor()), b.set_grad(Tensor());
   };
   for (int i = 0; i < 3; ++i) step();
-  const int64_t heap = heap_allocations(), system = memory_stats().system_allocations,
-                in_use = memory_stats().in_use;
+  const int64_t heap = heap_allocations(), system = memory_stats(device()).system_allocations,
+                in_use = memory_stats(device()).in_use;
   for (int i = 0; i < 10; ++i) step();
-  CHECK(heap_allocations() - heap == 0);
-  CHECK(memory_stats().system_allocations == system);
-  CHECK(memory_stats().in_use == in_use);
+  synchronize(device());
+  if (device().is_cpu()) CHECK(heap_allocations() - heap == 0);  // a simulated device makes some of its own
+  CHECK(memory_stats(device()).system_allocations == system);
+  CHECK(memory_stats(device()).in_use == in_use);
 }

@@ -21,10 +21,10 @@ TEST_CASE("the same seed gives the same numbers, whatever the number of threads"
   for (int n : {1, 2, 3}) {
     const ThreadCount threads(n);
     manual_seed(42);
-    std::vector<double> run = values<double>(Tensor::randn({30001}, {DType::f64}));
-    for (float v : values<float>(Tensor::rand({70001}))) run.push_back(v);
-    for (float v : values<float>(dropout(Tensor::ones({50001}), 0.3))) run.push_back(v);
-    for (int64_t v : values<int64_t>(Tensor::randint(100, {20001}))) run.push_back(double(v));
+    std::vector<double> run = values<double>(here::randn({30001}, {DType::f64}));
+    for (float v : values<float>(here::rand({70001}))) run.push_back(v);
+    for (float v : values<float>(dropout(here::ones({50001}), 0.3))) run.push_back(v);
+    for (int64_t v : values<int64_t>(here::randint(100, {20001}))) run.push_back(double(v));
     runs.push_back(run);
   }
   CHECK(runs[0] == runs[1]);
@@ -33,21 +33,21 @@ TEST_CASE("the same seed gives the same numbers, whatever the number of threads"
 
 TEST_CASE("a generator's state brings its numbers back", "[core]") {
   Generator g(7);
-  Tensor::rand({5}, {}, g);
+  here::rand({5}, {}, g);
   const auto state = g.state();
-  const auto first = values<float>(Tensor::randn({9}, {}, g));
-  CHECK(values<float>(Tensor::randn({9}, {}, g)) != first);
+  const auto first = values<float>(here::randn({9}, {}, g));
+  CHECK(values<float>(here::randn({9}, {}, g)) != first);
   g.set_state(state);
-  CHECK(values<float>(Tensor::randn({9}, {}, g)) == first);
+  CHECK(values<float>(here::randn({9}, {}, g)) == first);
   Generator other(8);
-  CHECK(values<float>(Tensor::randn({9}, {}, other)) != first);
+  CHECK(values<float>(here::randn({9}, {}, other)) != first);
 }
 
 TEST_CASE("a tensor's numbers do not depend on its length", "[core]") {
   for (int64_t n : {1, 2, 3, 5, 8}) {
     Generator a(3), b(3);
-    const auto shorter = values<double>(Tensor::randn({n}, {DType::f64}, a));
-    auto longer = values<double>(Tensor::randn({100}, {DType::f64}, b));
+    const auto shorter = values<double>(here::randn({n}, {DType::f64}, a));
+    auto longer = values<double>(here::randn({100}, {DType::f64}, b));
     longer.resize(size_t(n));
     CHECK(shorter == longer);
   }
@@ -57,16 +57,15 @@ TEST_CASE("uniform and normal numbers have their moments", "[core]") {
   manual_seed(1);
   const int64_t n = 400000;
   for (DType t : {DType::f32, DType::f64}) {
-    const Tensor u = Tensor::rand({n}, {t}).to(DType::f64), z = Tensor::randn({n}, {t}).to(DType::f64);
+    const Tensor u = here::rand({n}, {t}).to(DType::f64), z = here::randn({n}, {t}).to(DType::f64);
     double sum = 0, squares = 0, low = 1, high = 0;
-    for (double v : u.data<double>())
-      sum += v, squares += v * v, low = std::min(low, v), high = std::max(high, v);
+    for (double v : values(u)) sum += v, squares += v * v, low = std::min(low, v), high = std::max(high, v);
     CHECK(sum / double(n) == Approx(0.5).margin(5 * 0.2887 / std::sqrt(double(n))));
     CHECK(squares / double(n) == Approx(1.0 / 3).margin(5 * 0.2981 / std::sqrt(double(n))));
     CHECK(low >= 0);
     CHECK(high < 1);
     double m1 = 0, m2 = 0, m3 = 0, m4 = 0, lag = 0, last = 0;
-    for (double v : z.data<double>())
+    for (double v : values(z))
       m1 += v, m2 += v * v, m3 += v * v * v, m4 += v * v * v * v, lag += v * last, last = v;
     const double margin = 5 / std::sqrt(double(n));
     CHECK(m1 / double(n) == Approx(0).margin(margin));
@@ -80,12 +79,12 @@ TEST_CASE("uniform and normal numbers have their moments", "[core]") {
 TEST_CASE("integers are spread evenly below their bound", "[core]") {
   manual_seed(2);
   std::vector<int> counts(7);
-  for (int64_t v : values<int64_t>(Tensor::randint(7, {70000}))) {
+  for (int64_t v : values<int64_t>(here::randint(7, {70000}))) {
     REQUIRE(v >= 0);
     REQUIRE(v < 7);
     ++counts[size_t(v)];
   }
   for (int c : counts) CHECK(c == Approx(10000).margin(5 * std::sqrt(10000 * 6 / 7.)));
-  CHECK_THROWS_AS(Tensor::randint(0, {3}), std::invalid_argument);
-  CHECK_THROWS_AS(Tensor::rand({3}, {DType::i64}), std::invalid_argument);
+  CHECK_THROWS_AS(here::randint(0, {3}), std::invalid_argument);
+  CHECK_THROWS_AS(here::rand({3}, {DType::i64}), std::invalid_argument);
 }

@@ -32,10 +32,9 @@ std::vector<Tensor> results_of_a_step(DType dtype, Layers layers) {
                      .activations = dtype == DType::bf16 ? std::optional(dtype) : std::nullopt,
                      .gelu = dtype == DType::bf16 ? Gelu::tanh : Gelu::erf});
   if (layers != Layers::plain) {
-    fp8::quantize_model(model, fp8::E4M3,
-                        {.input_format = fp8::E4M3,
-                         .grad_format = fp8::E5M2,
-                         .native_fp8 = layers == Layers::native});
+    fp8::quantize_model(
+        model, fp8::E4M3,
+        {.input_format = fp8::E4M3, .grad_format = fp8::E5M2, .native_fp8 = layers == Layers::native});
   }
   if (dtype == DType::f64) model.to(dtype);
   model.to(device());
@@ -114,8 +113,8 @@ std::vector<Tensor> results_of_rounding_to_codes() {
 // Token by token: attention over a cache, products of one row from a weight's codes.
 std::vector<Tensor> results_of_generation() {
   manual_seed(3);
-  models::GPT model = on_device(
-      models::GPT({.n_layer = 1, .n_head = 2, .n_embd = 24, .block_size = 24, .vocab_size = 37}));
+  models::GPT model =
+      on_device(models::GPT({.n_layer = 1, .n_head = 2, .n_embd = 24, .block_size = 24, .vocab_size = 37}));
   fp8::quantize_model(model, fp8::E4M3, {.input_format = fp8::E4M3});
   model.eval();
   models::KVCache cache(2, 24);
@@ -352,7 +351,8 @@ TEST_CASE("two devices have their own memory, and what lies on one is no operand
   CHECK(same_bits(there, x * 4.0));
 }
 
-TEST_CASE("a device that is not there is named, with those that are, and so is one that is too old", "[backend]") {
+TEST_CASE("a device that is not there is named, with those that are, and so is one that is too old",
+          "[backend]") {
   CHECK(throws<std::runtime_error>([] { Tensor::ones({2}, {.device = Device::cuda(7)}); },
                                    {"cuda:7 is not there", "1 CUDA device"}));
   {

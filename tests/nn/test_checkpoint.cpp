@@ -3,12 +3,11 @@
 #include "catch.h"
 #include "errors.h"
 #include "temp_folder.h"
+#include "values.h"
 
 #include <altgrad/autograd/ops.h>
 #include <altgrad/nn/checkpoint.h>
 #include <altgrad/nn/containers.h>
-
-#include <cstring>
 
 using namespace altgrad;
 
@@ -16,7 +15,7 @@ namespace {
 
 // Divides by the largest magnitude it has met: its output depends on a buffer that no gradient reaches.
 struct RunningScale : nn::ModuleOf<RunningScale, nn::Layer> {
-  Tensor peak = Tensor::ones({1});
+  Tensor peak = here::ones({1});
   Tensor forward(const Tensor& x) override {
     if (training()) peak.copy_(maximum(peak, max(abs(x)).reshape({1})).detach());
     return x / peak;
@@ -43,12 +42,12 @@ struct Run {
     model.push_back(nn::GELU());
     model.push_back(nn::Dropout(0.25));
     model.push_back(nn::Linear(hidden, 3));
-    return model;
+    return on_device(model);
   }
 
   void train(int64_t steps) {
     for (; steps > 0; --steps, ++state.step) {
-      const Tensor x = Tensor::randn({8, 6}), y = Tensor::randint(3, {8});
+      const Tensor x = here::randn({8, 6}), y = here::randint(3, {8});
       Tape tape;
       const Tensor loss = cross_entropy(model(x), y);
       tape.backward(loss);
@@ -68,7 +67,7 @@ struct Run {
   std::map<std::string, std::string> bits() const {
     std::map<std::string, std::string> all;
     for (const auto& dict : {model.state_dict(), optimizer.state_dict()}) {
-      for (const auto& [name, t] : dict) all[name] = std::string(t.ptr<char>(), t.nbytes());
+      for (const auto& [name, t] : dict) all[name] = std::string(host(t).ptr<char>(), t.nbytes());
     }
     return all;
   }
@@ -227,7 +226,7 @@ TEST_CASE("a checkpoint of a model on the tape can be saved in the middle of a s
   const TempFolder folder;
   Run run(8);
   Tape tape;
-  const Tensor loss = sum(run.model(Tensor::ones({2, 6})));
+  const Tensor loss = sum(run.model(here::ones({2, 6})));
   const int64_t ops = tape.num_ops();
   run.save(folder / "c");
   CHECK(tape.num_ops() == ops);

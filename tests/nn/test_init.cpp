@@ -16,7 +16,7 @@ struct Moments {
   double low, high, mean, variance;
 };
 Moments moments_of(const Tensor& t) {
-  const auto v = t.data<float>();
+  const std::vector<float> v = values<float>(t);
   const auto [low, high] = std::minmax_element(v.begin(), v.end());
   double mean = 0, variance = 0;
   for (float x : v) mean += x / double(v.size());
@@ -49,7 +49,7 @@ void check_normal(const Tensor& t, double expected_mean, double std) {
 
 TEST_CASE("initialisers have their ranges and moments", "[nn][init]") {
   manual_seed(3);
-  const Tensor w = Tensor::zeros({200, 300}), t = Tensor::zeros({60000});
+  const Tensor w = here::zeros({200, 300}), t = here::zeros({60000});
   nn::init::uniform_(t, -0.5, 0.5);
   check_uniform(t, 0.5);
   nn::init::normal_(t, 4, 0.02);
@@ -61,12 +61,12 @@ TEST_CASE("initialisers have their ranges and moments", "[nn][init]") {
   nn::init::kaiming_uniform_(w, 2);
   check_uniform(w, std::sqrt(6.0 / (5 * 300)));
   nn::init::constant_(w, 1.5);
-  for (float v : w.data<float>()) REQUIRE(v == 1.5f);
+  for (float v : values<float>(w)) REQUIRE(v == 1.5f);
   nn::init::uniform_(t, 2, 3);
   CHECK(moments_of(t).low >= 2);
   CHECK(moments_of(t).mean == Approx(2.5).margin(0.01));
 
-  const Tensor ids = Tensor::zeros({2, 2}, {.dtype = DType::i64});
+  const Tensor ids = here::zeros({2, 2}, {.dtype = DType::i64});
   CHECK_THROWS_AS(nn::init::uniform_(ids, 0, 1), std::invalid_argument);
   CHECK_THROWS_AS(nn::init::normal_(ids, 0, 1), std::invalid_argument);
   CHECK_THROWS_AS(nn::init::constant_(ids, 1), std::invalid_argument);
@@ -92,16 +92,16 @@ TEST_CASE("layers start as PyTorch's do, and the same from the same seed", "[nn]
 
   Generator generator(9), twin(9);
   const Generator::State before = default_generator().state();
-  const Tensor x = Tensor::zeros({50}), y = Tensor::zeros({50});
+  const Tensor x = here::zeros({50}), y = here::zeros({50});
   nn::init::normal_(x, 0, 1, generator);
   nn::init::normal_(y, 0, 1, twin);
-  CHECK(std::equal(x.data<float>().begin(), x.data<float>().end(), y.data<float>().begin()));
+  CHECK(values<float>(x) == values<float>(y));
   CHECK(default_generator().state() == before);
 }
 
 TEST_CASE("initialising a parameter is recorded by no tape", "[nn][init]") {
   Tape tape;
-  const nn::Linear layer(3, 3);
+  const nn::Linear layer = on_device(nn::Linear(3, 3));
   nn::init::normal_(layer.weight(), 0, 1);
   CHECK(tape.num_ops() == 0);
 }
@@ -109,7 +109,7 @@ TEST_CASE("initialising a parameter is recorded by no tape", "[nn][init]") {
 TEST_CASE("what draws numbers leaves tensors and the generator as they are where it is skipped", "[init]") {
   Generator generator(3);
   const auto before = generator.state();
-  const Tensor t = Tensor::full({4, 4}, 7);
+  const Tensor t = here::full({4, 4}, 7);
   const auto draw = [&] {
     nn::init::uniform_(t, 0, 1, generator);
     nn::init::normal_(t, 0, 1, generator);

@@ -17,9 +17,9 @@ namespace {
 
 // One tensor under two names, a buffer, and an auxiliary one.
 struct TiedModel : nn::ModuleOf<TiedModel> {
-  nn::Slot<nn::Linear> wte{nn::Linear(Tensor::zeros({2, 2}).requires_grad(true))};
-  nn::Slot<nn::Linear> lm_head{nn::Linear(wte->weight(), Tensor::zeros({2}).requires_grad(true))};
-  Tensor running = Tensor::zeros({2}), aux = Tensor::zeros({2});
+  nn::Slot<nn::Linear> wte{nn::Linear(here::zeros({2, 2}).requires_grad(true))};
+  nn::Slot<nn::Linear> lm_head{nn::Linear(wte->weight(), here::zeros({2}).requires_grad(true))};
+  Tensor running = here::zeros({2}), aux = here::zeros({2});
   void visit(nn::Visitor& v) override {
     v("wte", wte), v("lm_head", lm_head), v.buffer("running", running), v.buffer("_aux", aux);
   }
@@ -86,7 +86,7 @@ TEST_CASE("a tied second name must fit too", "[nn]") {
 
 TEST_CASE("auxiliary buffers of a module that has two names must not differ either", "[nn]") {
   struct Counted : nn::ModuleOf<Counted, nn::Layer> {
-    Tensor count = Tensor::zeros({1});
+    Tensor count = here::zeros({1});
     Tensor forward(const Tensor& x) override { return x; }
     void visit(nn::Visitor& v) override { v.buffer("_count", count); }
   };
@@ -102,7 +102,7 @@ TEST_CASE("auxiliary buffers of a module that has two names must not differ eith
 
 TEST_CASE("tensors that share memory are tied too", "[nn]") {
   struct Shared : nn::ModuleOf<Shared, nn::Layer> {
-    Tensor a = Tensor::zeros({4}), b = a.detach(), c = a.alias({2, 2});
+    Tensor a = here::zeros({4}), b = a.detach(), c = a.alias({2, 2});
     Tensor forward(const Tensor& x) override { return x; }
     void visit(nn::Visitor& v) override { v("a", a), v("b", b), v("c", c); }
   };
@@ -140,7 +140,7 @@ TEST_CASE("a load that is not strict never fails for an auxiliary key", "[nn]") 
 }
 
 TEST_CASE("a state of the model's own tensors under each other's names swaps them", "[nn]") {
-  nn::Sequential net(nn::Linear(2, 2), nn::Linear(2, 2));
+  nn::Sequential net = on_device(nn::Sequential(nn::Linear(2, 2), nn::Linear(2, 2)));
   net.parameter("0.weight").fill_(1);
   net.parameter("1.weight").fill_(2);
   StateDict state = net.state_dict();
@@ -149,8 +149,7 @@ TEST_CASE("a state of the model's own tensors under each other's names swaps the
   CHECK(values<float>(net.parameter("0.weight")) == std::vector<float>{2, 2, 2, 2});
   CHECK(values<float>(net.parameter("1.weight")) == std::vector<float>{1, 1, 1, 1});
 
-  const std::vector<Tensor> p = {Tensor::ones({1}).requires_grad(true),
-                                 Tensor::ones({1}).requires_grad(true)};
+  const std::vector<Tensor> p = {here::ones({1}).requires_grad(true), here::ones({1}).requires_grad(true)};
   optim::AdamW adamw(p, {});
   StateDict own = adamw.state_dict();
   own["exp_avg.0"].fill_(5);
@@ -167,7 +166,7 @@ TEST_CASE("a tree with more names than could be listed loads by those that the s
     Tensor forward(const Tensor& x) override { return x; }
     void visit(nn::Visitor& v) override { v("a", a), v("b", b); }
   };
-  std::shared_ptr<nn::Layer> inner = std::make_shared<nn::Linear>(1, 1);
+  std::shared_ptr<nn::Layer> inner = std::make_shared<nn::Linear>(on_device(nn::Linear(1, 1)));
   for (int i = 0; i < 64; ++i) {
     const auto outer = std::make_shared<Twice>();
     outer->a.set(inner);
@@ -185,8 +184,8 @@ namespace {
 
 // Keeps the sum of its weight in an auxiliary buffer.
 struct Summed : nn::ModuleOf<Summed, nn::Layer> {
-  Tensor weight, sum = Tensor::zeros({});
-  explicit Summed(Tensor w = Tensor::zeros({2}).requires_grad(true)) : weight(std::move(w)) {}
+  Tensor weight, sum = here::zeros({});
+  explicit Summed(Tensor w = here::zeros({2}).requires_grad(true)) : weight(std::move(w)) {}
   Tensor forward(const Tensor& x) override { return x; }
   void visit(nn::Visitor& v) override { v("weight", weight), v.buffer("_sum", sum); }
   void adapt_state(StateDict& part, const nn::LoadOptions&) const override {
@@ -225,5 +224,5 @@ TEST_CASE("a module adapts its part of a state before anything changes", "[nn]")
   state["0.weight"] = Tensor::from({8.f, 8.f}, {2});
   CHECK(throws([&] { net.load_state_dict(state); }, {"load_state_dict", "1: Summed: a negative weight"}));
   CHECK(sum("0") == 3);
-  CHECK(net.parameter("0.weight").data<float>()[0] == 1);
+  CHECK(values<float>(net.parameter("0.weight"))[0] == 1);
 }

@@ -2,6 +2,7 @@
 // small betas, and refusals.
 #include "catch.h"
 #include "errors.h"
+#include "values.h"
 
 #include <altgrad/nn/optim.h>
 
@@ -16,12 +17,12 @@ using Values = std::vector<double>;
 constexpr int64_t most = std::numeric_limits<int64_t>::max(), least = std::numeric_limits<int64_t>::min();
 
 Tensor parameter(const Values& values, DType dtype = DType::f64) {
-  return Tensor::from(values, {int64_t(values.size())}).to(dtype).requires_grad(true);
+  return here::from(values, {int64_t(values.size())}).to(dtype).requires_grad(true);
 }
 void set_gradient(const Tensor& p, const Values& values) {
-  p.set_grad(Tensor::from(values, p.shape()).to(p.dtype()));
+  p.set_grad(here::from(values, p.shape()).to(p.dtype()));
 }
-double value(const Tensor& t, size_t i) { return t.to(DType::f64).data<double>()[i]; }
+double value(const Tensor& t, size_t i) { return values(t)[i]; }
 
 // Each to its own size: what is lost is lost in the small ones.
 void require_close(const Tensor& got, const Values& expected, double tolerance) {
@@ -118,8 +119,8 @@ TEST_CASE("SGD with momentum takes an infinite gradient as PyTorch does", "[opti
 }
 
 TEST_CASE("an optimizer takes no other parameters than it was made for", "[optim]") {
-  const Tensor p = Tensor::ones({2}).requires_grad(true), other = Tensor::ones({3}).requires_grad(true);
-  for (const Tensor& t : {p, other}) t.set_grad(Tensor::ones(t.shape()));
+  const Tensor p = here::ones({2}).requires_grad(true), other = here::ones({3}).requires_grad(true);
+  for (const Tensor& t : {p, other}) t.set_grad(here::ones(t.shape()));
   optim::SGD sgd({p}, {});
   optim::AdamW adamw({p}, {});
   for (optim::Optimizer* opt :
@@ -135,7 +136,7 @@ TEST_CASE("an optimizer takes no other parameters than it was made for", "[optim
     opt->groups().pop_back();
     opt->step();
   }
-  CHECK(other.data<float>()[0] == 1);
+  CHECK(value(other, 0) == 1);
 }
 
 TEST_CASE("numbers of updates that no run reaches are refused, loaded or written", "[optim]") {

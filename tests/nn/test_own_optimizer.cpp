@@ -1,6 +1,8 @@
 // Lion (Chen et al., "Symbolic discovery of optimization algorithms", 2023, algorithm 2) as a user writes it.
 #include <altgrad/altgrad.h>
 #include "catch.h"
+#include "device.h"
+#include "errors.h"
 #include "temp_folder.h"
 
 using namespace altgrad;
@@ -19,6 +21,7 @@ struct Lion final : optim::Optimizer {
 };
 
 TEMPLATE_TEST_CASE("Lion does what its formula says, also from a checkpoint on", "[optim]", float, double) {
+  if (!device().is_cpu()) SKIP_TEST("its update is for the CPU");
   const TempFolder folder;
   nn::Linear model(3, 1, {.bias = false}), resumed(3, 1, {.bias = false});
   model.to(dtype_of<TestType>), resumed.to(dtype_of<TestType>);
@@ -38,4 +41,12 @@ TEMPLATE_TEST_CASE("Lion does what its formula says, also from a checkpoint on",
       CHECK(std::abs(now.ptr<TestType>()[i] - w[i]) <= 8 * std::numeric_limits<TestType>::epsilon());
     }
   }
+}
+
+TEST_CASE("an update of numbers on the CPU refuses parameters that are elsewhere", "[optim]") {
+  if (device().is_cpu()) SKIP_TEST("parameters are where the update runs");
+  nn::Linear model = on_device(nn::Linear(3, 1, {.bias = false}));
+  Lion lion(model);
+  model.weight().set_grad(here::ones({1, 3}));
+  CHECK(throws([&] { lion.step(); }, {"for_each runs on the CPU", "cuda:0"}));
 }

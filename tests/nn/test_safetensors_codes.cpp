@@ -49,7 +49,9 @@ TEST_CASE("8-bit floats written by Python's safetensors are read as codes, and w
   CHECK(codes("e8m0") == std::vector<uint8_t>{127, 126, 128});
   CHECK(values<float>(tensors.at("scale")) == std::vector<float>{0.25f});
 
-  save_safetensors(folder / "again", tensors, {{"k", "v"}}, dtypes);
+  StateDict moved;
+  for (const auto& [name, tensor] : tensors) moved[name] = on_device(tensor);
+  save_safetensors(folder / "again", moved, {{"k", "v"}}, dtypes);
   const std::string bytes = read_bytes(folder / "again");
   for (const auto& [name, dtype] : python_dtypes)
     CHECK(bytes.find("\"" + name + R"(":{"data_offsets":[)") != bytes.npos);
@@ -61,7 +63,7 @@ TEST_CASE("8-bit floats written by Python's safetensors are read as codes, and w
   for (const auto& [name, tensor] : tensors) CHECK(same_bits(same.at(name), tensor));
 
   // Without their dtypes they are bytes.
-  save_safetensors(folder / "bytes", tensors);
+  save_safetensors(folder / "bytes", moved);
   CHECK(load_safetensors(folder / "bytes", nullptr, &again).size() == 6);
   CHECK(again.empty());
 }
@@ -77,12 +79,12 @@ TEST_CASE("8-bit floats are not taken for bytes where nobody asks for their dtyp
 
 TEST_CASE("a stored dtype that does not fit its tensor is refused, and no file is left", "[safetensors]") {
   const TempFolder folder;
-  const Tensor codes = Tensor::zeros({2}, {.dtype = DType::u8});
+  const Tensor codes = here::zeros({2}, {.dtype = DType::u8});
   const auto refuses = [&](const StateDict& tensors, const StoredDTypes& dtypes,
                            std::initializer_list<std::string> parts) {
     return throws([&] { save_safetensors(folder / "x", tensors, {}, dtypes); }, parts);
   };
-  CHECK(refuses({{"w", Tensor::zeros({2})}}, {{"w", "F8_E4M3"}}, {"save_safetensors", "\"w\" is f32", "u8"}));
+  CHECK(refuses({{"w", here::zeros({2})}}, {{"w", "F8_E4M3"}}, {"save_safetensors", "\"w\" is f32", "u8"}));
   CHECK(refuses({{"w", codes}}, {{"w", "F8_E3M4"}}, {"\"w\"", "\"F8_E3M4\"", "F8_E4M3, F8_E5M2, F8_E8M0"}));
   CHECK(refuses({{"w", codes}}, {{"w", "U8"}}, {"\"U8\" is none of codes"}));
   CHECK(refuses({{"w", codes}}, {{"v", "F8_E5M2"}}, {"F8_E5M2", "\"v\"", "not given"}));

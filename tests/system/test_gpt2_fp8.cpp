@@ -18,11 +18,14 @@ using models::save_gpt2;
 
 namespace {
 
+GPT loaded(const std::string& folder) { return on_device(models::load_gpt2(folder)); }
+Tensor ids() { return on_device(load_safetensors(expected_file).at("ids")); }
+
 // The fixture in codes, after a step's forward.
 QuantizedState quantized(const fp8::Format& format, const fp8::QuantizeOptions& options) {
-  GPT model = models::load_gpt2(fixture);
+  GPT model = loaded(fixture);
   fp8::quantize_model(model, format, options);
-  model(load_safetensors(expected_file).at("ids"));
+  model(ids());
   return fp8::quantized_state_dict(model);
 }
 const fp8::QuantizeOptions weights_alone{.skip_patterns = {"lm_head"}};
@@ -84,11 +87,11 @@ TEST_CASE("the OPT folder of a model in E4M3 holds its codes, one scale for q, k
 TEST_CASE("layers that are not in codes are ignored by name, and inputs are rounded where a scale says so",
           "[gpt2]") {
   const TempFolder folder;
-  GPT model = models::load_gpt2(fixture);
+  GPT model = loaded(fixture);
   fp8::quantize_model(model, fp8::E4M3,
                       {.skip_patterns = {"lm_head", "mlp", "h.1"}, .input_format = fp8::E4M3});
   fp8::quantize_model(model, fp8::E4M3, {.skip_patterns = {"lm_head", "mlp"}});
-  model(load_safetensors(expected_file).at("ids"));
+  model(ids());
   const Saved saved(folder, fp8::quantized_state_dict(model), Layout::opt);
   const auto layers = [](const std::string& i, std::initializer_list<const char*> names) {
     json all = json::array();
@@ -134,13 +137,13 @@ TEST_CASE("codes that others do not load are refused with two ways out, which le
          "fp8::load_quantized", "fp8::dequantize_model", "bf16"}));
     CHECK(folder.num_files() == 0);
 
-    GPT model = models::load_gpt2(fixture);
+    GPT model = loaded(fixture);
     fp8::quantize_model(model, format, weights_alone);
     fp8::load_quantized(model, state);
     fp8::dequantize_model(model);
     save_gpt2(folder / "new", model, {.dtype = DType::bf16});
     const std::string name = "transformer.h.0.attn.c_attn.weight";
-    const GPT rounded = models::load_gpt2(folder / "new");
+    const GPT rounded = loaded(folder / "new");
     const Tensor numbers =
         fp8::decode(state.tensors.at(name), format, state.tensors.at(name + "_scale").item<float>());
     CHECK(same_bits(rounded.parameter(name), numbers.to(DType::bf16).to(DType::f32)));
@@ -163,19 +166,18 @@ TEST_CASE("a state whose codes or scales are wrong is refused, and no folder is 
   CHECK(refuses(name, good.tensors.at(name), {"the layout must be said", "Layout::opt"}, {}));
   for (const std::string& scale : {name + "_scale", std::string("transformer.h.1.mlp.c_fc.input_scale")}) {
     CHECK(refuses(scale, Tensor(), {scale, "is missing"}));
-    CHECK(refuses(scale, Tensor::full({1}, 0), {scale, "is 0, must be positive and finite"}));
-    CHECK(refuses(scale, Tensor::full({1}, -2), {scale, "is -2"}));
-    CHECK(refuses(scale, Tensor::full({1}, NAN), {scale, "is nan"}));
-    CHECK(refuses(scale, Tensor::ones({128, 1}), {scale, "must be f32 (1)", "(128, 1)"}));
-    CHECK(refuses(scale, Tensor::ones({1}, {.dtype = DType::f64}), {scale, "f64"}));
+    CHECK(refuses(scale, here::full({1}, 0), {scale, "is 0, must be positive and finite"}));
+    CHECK(refuses(scale, here::full({1}, -2), {scale, "is -2"}));
+    CHECK(refuses(scale, here::full({1}, NAN), {scale, "is nan"}));
+    CHECK(refuses(scale, here::ones({128, 1}), {scale, "must be f32 (1)", "(128, 1)"}));
+    CHECK(refuses(scale, here::ones({1}, {.dtype = DType::f64}), {scale, "f64"}));
   }
-  const Tensor codes = good.tensors.at(name).copied();
+  const Tensor codes = host(good.tensors.at(name).copied());
   codes.data<uint8_t>()[5] = 0xFF;
-  CHECK(refuses(name, codes, {name, "code 255 at element 5 is NaN"}));
-  CHECK(
-      refuses("transformer.wte.weight", Tensor::zeros({61, 32}, {.dtype = DType::u8}), {"wte.weight is u8"}));
-  CHECK(refuses("transformer.h.0.ln_1.weight_scale", Tensor::ones({1}),
+  CHECK(refuses(name, on_device(codes), {name, "code 255 at element 5 is NaN"}));
+  CHECK(refuses("transformer.wte.weight", here::zeros({61, 32}, {.dtype = DType::u8}), {"wte.weight is u8"}));
+  CHECK(refuses("transformer.h.0.ln_1.weight_scale", here::ones({1}),
                 {"ln_1.weight_scale", "which GPT-2 has not"}));
-  CHECK(refuses(name, Tensor::zeros({128, 32}), {"c_fc.input_scale", "which GPT-2 has not"}));
+  CHECK(refuses(name, here::zeros({128, 32}), {"c_fc.input_scale", "which GPT-2 has not"}));
   CHECK(folder.num_files() == 0);
 }

@@ -59,8 +59,8 @@ void check(const Function& fn, Inputs inputs, double bound, double grad_bound) {
 }  // namespace
 
 TEST_CASE("softmax and cross_entropy of large logits", "[ops][precision]") {
-  const Tensor steps = Tensor::randint(20, {6, 33});
-  const Tensor targets = Tensor::from({0, 5, 32, 7, 1, 16}, {6});
+  const Tensor steps = here::randint(20, {6, 33});
+  const Tensor targets = here::from({0, 5, 32, 7, 1, 16}, {6});
   for (const auto& [offset, step] : std::vector<std::pair<double, double>>{
            {0, 0.25}, {1e4, 0.25}, {1e6, 0.0625}, {1e6, 1}, {1e8, 8}, {-1e8, 8}, {1e30, 0}}) {
     CAPTURE(offset, step);
@@ -74,15 +74,14 @@ TEST_CASE("softmax and cross_entropy of large logits", "[ops][precision]") {
 TEST_CASE("attention with scores of a million", "[attention][precision]") {
   // One number a head: the scores q k are 2^20 + j / 8, exact in f32.
   const int64_t T = 70;
-  Tensor qkv = Tensor::empty({1, T, 3}, {DType::f64});
-  const Tensor v = randn({T});
+  std::vector<double> parts;
+  const std::vector<double> v = values(randn({T}));
   for (int64_t t = 0; t < T; ++t) {
-    qkv.data<double>()[size_t(3 * t)] = 1024;
-    qkv.data<double>()[size_t(3 * t + 1)] = 1024 + double(t * 7 % 16) * 0x1p-13;
-    qkv.data<double>()[size_t(3 * t + 2)] = v.data<double>()[size_t(t)];
+    parts.push_back(1024);
+    parts.push_back(1024 + double(t * 7 % 16) * 0x1p-13);
+    parts.push_back(v[size_t(t)]);
   }
-  qkv = rounded(qkv);
-  const Tensor dy = rounded(randn({1, T, 1}, 3));
+  const Tensor qkv = rounded(here::from(parts, {1, T, 3})), dy = rounded(randn({1, T, 1}, 3));
   const Function fn = [](const Inputs& in) { return causal_attention(in[0], 1); };
   const Result narrow = run(fn, {qkv}, DType::f32, dy), wide = run(fn, {qkv}, DType::f64, dy);
   CHECK(relative(narrow.y, wide.y) < 2e-6);
@@ -109,12 +108,12 @@ TEST_CASE("layer_norm of rows far from 0, and of equal numbers", "[ops][precisio
     CAPTURE(mean);
     check(fn, {randn({5, 768}) + mean, w, b}, 3e-6, 1e-5);
   }
-  const Tensor far = randn({5, 768});  // the first element is far from all others
+  const Tensor far = host(randn({5, 768}));  // the first element is far from all others
   for (int64_t r = 0; r < 5; ++r) far.data<double>()[size_t(768 * r)] = 1e6;
-  check(fn, {far, w, b}, 3e-6, 1e-5);
+  check(fn, {on_device(far), w, b}, 3e-6, 1e-5);
   for (const float c : {0.1f, 1234567.0f, -3.3e30f}) {
     CAPTURE(c);
-    const Tensor bias = b.to(DType::f32), y = layer_norm(Tensor::full({2, 768}, c), w.to(DType::f32), bias);
+    const Tensor bias = b.to(DType::f32), y = layer_norm(here::full({2, 768}, c), w.to(DType::f32), bias);
     CHECK(same_bits(y, expand(bias, {2, 768})));
   }
 }
@@ -135,19 +134,19 @@ TEST_CASE("norms of numbers whose squares are no floats", "[ops][precision]") {
     CHECK(relative(rms_norm(x * scale, w, 0), rms_norm(x, w, 0)) < 1e-14);
   }
   // eps alone keeps rows of zeros from dividing by 0.
-  CHECK(values(rms_norm(Tensor::zeros({1, 3}), Tensor::ones({3}))) == std::vector<double>{0, 0, 0});
-  CHECK(values(layer_norm(Tensor::zeros({1, 3}), Tensor::ones({3}))) == std::vector<double>{0, 0, 0});
+  CHECK(values(rms_norm(here::zeros({1, 3}), here::ones({3}))) == std::vector<double>{0, 0, 0});
+  CHECK(values(layer_norm(here::zeros({1, 3}), here::ones({3}))) == std::vector<double>{0, 0, 0});
 }
 
 TEST_CASE("means near the largest float, variances far from 0", "[ops][precision]") {
   const Function average = [](const Inputs& in) { return mean(in[0]); };
-  check(average, {Tensor::full({1000}, 3e38, {.dtype = DType::f64})}, 1e-6, 1e-6);
+  check(average, {here::full({1000}, 3e38, {.dtype = DType::f64})}, 1e-6, 1e-6);
   check([](const Inputs& in) { return mean(in[0], {0, 2}); }, {randn({7, 5, 9}) * 1e37 + 2e38}, 1e-6, 1e-6);
   for (const double mean : {0.0, 1e3, -1e5, 1e6}) {
     CAPTURE(mean);
     check([](const Inputs& in) { return var(in[0], {1}); }, {randn({4, 500}) * 0.3 + mean}, 1e-6, 3e-6);
   }
-  CHECK(var(Tensor::full({1000}, 1234567.1f)).item<double>() == 0);
+  CHECK(var(here::full({1000}, 1234567.1f)).item<double>() == 0);
 }
 
 TEST_CASE("elementwise ops and their slopes from the smallest to the largest float", "[ops][precision]") {
@@ -179,7 +178,7 @@ TEST_CASE("elementwise ops and their slopes from the smallest to the largest flo
     for (const double x : points) {
       if (!c.positive || x > 0) at.push_back(double(float(x)));
     }
-    const Tensor x = Tensor::from(at, {int64_t(at.size())}), ones = Tensor::ones(x.shape());
+    const Tensor x = here::from(at, {int64_t(at.size())}), ones = here::ones(x.shape());
     const Function fn = [&](const Inputs& in) { return c.op(in[0]); };
     const Result narrow = run(fn, {x}, DType::f32, ones), wide = run(fn, {x}, DType::f64, ones);
     const auto compare = [&](const char* what, const Tensor& a, const Tensor& b) {
