@@ -111,6 +111,10 @@ inline void add_flags(CLI::App& app, Options& o) {
   app.add_option("--history", o.history, "steps that an amax is remembered")
       ->check(positive)
       ->capture_default_str();
+  app.add_flag(
+      "--native-fp8", o.native_fp8,
+      "multiply E4M3 and E5M2 by a GPU's FP8 tensor cores, of weights, inputs and gradients; without it "
+      "products of the same numbers have f32 sums");
   app.add_option("--skip", o.skip, "names of layers to leave in f32; none: all are quantized")
       ->default_str("lm_head");
   app.add_option("--seed", o.seed, "of all randomness")

@@ -31,7 +31,7 @@ struct Options {
   std::vector<std::string> skip = {"lm_head"};
   int64_t accumulate = 1, history = 16, threads = 0, eval_every = 250, eval_batches = 20, sample = 500;
   uint64_t seed = 1337;
-  bool resume = false, eval_only = false;
+  bool native_fp8 = false, resume = false, eval_only = false;
   std::optional<altgrad::models::GPTConfig> sizes;  // a checkpoint's, which is gone on from
 
   // The recipe with what the flags override.
@@ -74,6 +74,7 @@ struct Options {
             .input_format = named(input_format()),
             .grad_format = named(grads),
             .scaling = scalings.at(scaling),
-            .history_length = history};
+            .history_length = history,
+            .native_fp8 = native_fp8};
   }
 };

@@ -72,7 +72,7 @@ struct Run {
     if (!o.quantized()) return size + " GPT in " + o.dtype;
     const auto name = [&](const std::string& format) { return format == "none" ? o.dtype : format; };
     return size + " GPT, " + o.format + " weights, " + name(o.input_format()) + " inputs, " + name(o.grads) +
-           " gradients";
+           " gradients" + (o.native_fp8 ? ", native FP8" : "");
   }
 
   void save(const std::string& path) const {
@@ -94,7 +94,7 @@ struct Run {
     settings.erase("--steps");      // more may be made than were asked for
     settings.erase("--init-from");  // the weights that it began with have been trained since
     const nlohmann::ordered_json saved = saved_settings(metadata, where);
-    if (o.eval_only) settings.erase("--dtype");
+    if (o.eval_only) settings.erase("--dtype"), settings.erase("--native-fp8");
     // Other data may be evaluated, of that vocabulary: where it is known what its tokens stand for, if they are the same.
     if (o.eval_only && (corpus.texts.empty() || saved.contains(alphabet_setting))) forget_data(settings);
     require_settings(settings, saved, where);

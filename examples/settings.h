@@ -18,13 +18,25 @@ constexpr const char* hash_setting = "hash of --data";
 // The flags that a run depends on.
 inline nlohmann::ordered_json flag_settings(const Options& o) {
   const Recipe r = o.recipe();
-  return {
-      {"--size", o.size},         {"--steps", r.steps},         {"--block", r.block},
-      {"--dropout", r.dropout},   {"--batch", r.batch},         {"--lr", r.lr},
-      {"--seed", o.seed},         {"--format", o.format},       {"--inputs", o.input_format()},
-      {"--grads", o.grads},       {"--scaling", o.scaling},     {"--history", o.history},
-      {"--skip", o.skip},         {"--dtype", o.dtype},         {"--accumulate", o.accumulate},
-      {"--schedule", o.schedule}, {"--ema", o.ema.value_or(0)}, {"--init-from", o.init_from.value_or("")}};
+  return {{"--size", o.size},
+          {"--steps", r.steps},
+          {"--block", r.block},
+          {"--dropout", r.dropout},
+          {"--batch", r.batch},
+          {"--lr", r.lr},
+          {"--seed", o.seed},
+          {"--format", o.format},
+          {"--inputs", o.input_format()},
+          {"--grads", o.grads},
+          {"--scaling", o.scaling},
+          {"--history", o.history},
+          {"--skip", o.skip},
+          {"--dtype", o.dtype},
+          {"--accumulate", o.accumulate},
+          {"--schedule", o.schedule},
+          {"--ema", o.ema.value_or(0)},
+          {"--init-from", o.init_from.value_or("")},
+          {"--native-fp8", o.native_fp8}};
 }
 
 // All that a run depends on.
@@ -39,8 +51,11 @@ inline nlohmann::ordered_json run_settings(const Options& o, const Corpus& corpu
 
 // What checkpoints of before there was such a setting were made with.
 inline const nlohmann::ordered_json& earlier_settings() {
-  static const nlohmann::ordered_json settings = {
-      {"--dtype", "f32"}, {"--accumulate", 1}, {"--schedule", "cosine"}, {"--ema", 0.0}};
+  static const nlohmann::ordered_json settings = {{"--dtype", "f32"},
+                                                  {"--accumulate", 1},
+                                                  {"--schedule", "cosine"},
+                                                  {"--ema", 0.0},
+                                                  {"--native-fp8", false}};
   return settings;
 }
 

@@ -174,6 +174,7 @@ expect 1 "E5M2" $train --format E9M9 --out errors_out
 expect 1 "no_such_layer" $train --skip no_such_layer --out errors_out
 expect 1 "--inputs and --grads" $train --format none --inputs E4M3 --out errors_out
 expect 1 "--dtype bf16 needs --device cuda" $train --dtype bf16 --out errors_out
+expect 1 "--native-fp8 needs --device cuda" $train --grads E5M2 --native-fp8 --out errors_out
 expect 1 "there is no errors_out/checkpoint.safetensors" $train --resume --out errors_out
 expect 1 "dropout" $train --dropout 1 --out errors_out
 [ ! -e errors_out ] || fail "an error left a folder behind"

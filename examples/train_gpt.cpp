@@ -28,15 +28,21 @@ int main(int argc, char** argv) {
     if (!options.quantized() && (options.input_format() != "none" || options.grads != "none")) {
       ag::fail("--inputs and --grads need a --format for the weights");
     }
-    const bool any_dtype = options.eval_only && app.count("--dtype") == 0;
+    const bool given_dtype = app.count("--dtype") > 0;
     if (const char* asked = options.eval_only ? "--eval-only" : options.resume ? "--resume" : nullptr) {
       if (has_checkpoint)
         take_settings(app, options, checkpoint, asked + (": " + checkpoint.string()));
       else if (!(options.eval_only && options.init_from))
         ag::fail_runtime(asked, ": there is no ", checkpoint.string());
     }
-    if (any_dtype && options.device == "cpu") options.dtype = "f32";  // as parameters are
-    if (options.dtype == "bf16" && options.device == "cpu") ag::fail("--dtype bf16 needs --device cuda");
+    if (options.device == "cpu") {
+      if (options.eval_only) {  // what a GPU has trained: parameters are f32
+        if (!given_dtype) options.dtype = "f32";
+        options.native_fp8 = false;
+      }
+      if (options.dtype == "bf16") ag::fail("--dtype bf16 needs --device cuda");
+      if (options.native_fp8) ag::fail("--native-fp8 needs --device cuda");
+    }
     if (options.threads > 0) ag::set_num_threads(int(options.threads));
     watch_signals();
     Run run(options);
