@@ -89,15 +89,26 @@ detail::Body& defined_body(const Tensor& t) {
 }
 }  // namespace
 
+namespace {
+// The last number that contents_of has given, and the last that counts for nothing off the CPU.
+std::atomic<uint64_t> last_contents{0}, past_contents{0};
+}  // namespace
+
 uint64_t detail::contents_of(const Tensor& x) {
-  static std::atomic<uint64_t> last{0};
   std::atomic<uint64_t>& contents = defined_body(x).storage->contents;
+  const uint64_t past = x.device().is_cpu() ? 0 : past_contents.load(std::memory_order_relaxed);
   uint64_t known = contents.load(std::memory_order_relaxed);
-  if (known == 0) {
-    const uint64_t next = last.fetch_add(1, std::memory_order_relaxed) + 1;
+  if (known <= past) {
+    const uint64_t next = last_contents.fetch_add(1, std::memory_order_relaxed) + 1;
     if (contents.compare_exchange_strong(known, next, std::memory_order_relaxed)) known = next;
   }
   return known;
+}
+void detail::all_contents_change() {
+  uint64_t past = past_contents.load();
+  const uint64_t now = last_contents.load();
+  while (past < now && !past_contents.compare_exchange_weak(past, now)) {
+  }
 }
 void detail::contents_change(const Tensor& x) {
   defined_body(x).storage->contents.store(0, std::memory_order_relaxed);

@@ -176,6 +176,8 @@ inline Body* body_of(const Tensor& x) { return x.body_.get(); }
 /// a kernel of one's own, is not seen.
 uint64_t contents_of(const Tensor& x);
 void contents_change(const Tensor& x);
+/// Of all tensors that are not on the CPU: a recorded step, which may have written to any, was run again.
+void all_contents_change();
 
 struct Body {
   std::atomic<int> refs{0};

@@ -5,6 +5,7 @@
 
 #include <altgrad/autograd/internal/common.h>
 #include <altgrad/autograd/tape.h>
+#include <altgrad/core/internal/graph.h>
 #include <altgrad/fp8/internal/operand.h>
 #include <altgrad/fp8/internal/weight_codes.h>
 
@@ -140,6 +141,8 @@ std::shared_ptr<const detail::WeightCodes> QuantizedLinear::codes_for(const Tens
   }
   const bool in_bf16 = input_format() && detail::has_bf16(x.device());
   if (Tape::current() || x.dtype() != DType::f32 || quantizers_.native_fp8 || in_bf16) return nullptr;
+  if (altgrad::detail::Graph::recording())
+    return nullptr;  // nobody looks later whether they are still the weight's
   return kept_->of(weight(), quantizers_.weight);
 }
 

@@ -183,6 +183,30 @@ TEST_CASE("a captured evaluation follows a model that has been elsewhere, and th
   check();
 }
 
+TEST_CASE("a captured evaluation follows weights that are rounded to codes, and codes follow captured steps",
+          "[captured_step]") {
+  manual_seed(3);
+  auto layer = fp8::QuantizedLinear::from_linear(on_device(nn::Linear(16, 8)), fp8::E4M3,
+                                                 {.input_format = std::nullopt});
+  layer.eval();
+  const Tensor x = here::randn({9, 16}), w = layer.weight();
+  const auto rounded = [&] {  // on a tape no codes are kept
+    Tape tape;
+    return layer(x).detach();
+  };
+  optim::CapturedStep evaluate(device(), [&](const Tensor& in) { return layer(in); });
+  for (int i = 0; i < 6; ++i) {
+    CHECK(same_bits(evaluate(x), rounded()));
+    w.copy_(w.detach() * (1.25 + 0.125 * i));
+  }
+  optim::CapturedStep grow(device(), [&](const Tensor& in) { return w.copy_(w.detach() * 1.375), in; });
+  for (int i = 0; i < 6; ++i) {
+    CHECK(same_bits(layer(x), rounded()));
+    grow(x);
+  }
+  if (captures) CHECK((evaluate.is_captured() && grow.is_captured()));
+}
+
 TEST_CASE("results of captured steps are their own", "[captured_step]") {
   Training t;
   optim::CapturedStep step = t.captured();
