@@ -116,8 +116,8 @@ void Graph::run() {
   }
   advance_.copy_(advance);
   for (const auto& [owner, state] : states_) state.feed();
-  all_contents_change();
   cuda::launch_graph(graph_, device_.index);
+  all_contents_change();
 }
 
 }  // namespace altgrad::detail

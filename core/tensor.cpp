@@ -87,9 +87,7 @@ detail::Body& defined_body(const Tensor& t) {
   if (!t.defined()) fail("this tensor is empty: it was default-constructed or moved from");
   return *detail::body_of(t);
 }
-}  // namespace
 
-namespace {
 // The last number that contents_of has given, and the last that counts for nothing off the CPU.
 std::atomic<uint64_t> last_contents{0}, past_contents{0};
 }  // namespace

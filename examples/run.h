@@ -94,7 +94,10 @@ struct Run {
     settings.erase("--steps");      // more may be made than were asked for
     settings.erase("--init-from");  // the weights that it began with have been trained since
     const nlohmann::ordered_json saved = saved_settings(metadata, where);
-    if (o.eval_only) settings.erase("--dtype"), settings.erase("--native-fp8");
+    if (o.eval_only) {  // parameters are f32: they may be evaluated in any of these
+      settings.erase("--dtype");
+      settings.erase("--native-fp8");
+    }
     // Other data may be evaluated, of that vocabulary: where it is known what its tokens stand for, if they are the same.
     if (o.eval_only && (corpus.texts.empty() || saved.contains(alphabet_setting))) forget_data(settings);
     require_settings(settings, saved, where);

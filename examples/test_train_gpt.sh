@@ -172,7 +172,8 @@ expect 1 "train_gpt: CharDataset: cannot read missing.txt" ./train_gpt --data mi
 expect 1 "needs at least" ./train_gpt --data text.txt --block 100000 --out errors_out
 expect 1 "E5M2" $train --format E9M9 --out errors_out
 expect 1 "no_such_layer" $train --skip no_such_layer --out errors_out
-expect 1 "--inputs and --grads" $train --format none --inputs E4M3 --out errors_out
+expect 1 "--inputs, --grads and --native-fp8 need a --format" $train --format none --inputs E4M3 --out errors_out
+expect 1 "--inputs, --grads and --native-fp8 need a --format" $train --format none --native-fp8 --out errors_out
 expect 1 "--dtype bf16 needs --device cuda" $train --dtype bf16 --out errors_out
 expect 1 "--native-fp8 needs --device cuda" $train --grads E5M2 --native-fp8 --out errors_out
 expect 1 "there is no errors_out/checkpoint.safetensors" $train --resume --out errors_out

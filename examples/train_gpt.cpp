@@ -25,10 +25,11 @@ int main(int argc, char** argv) {
     const bool has_checkpoint = fs::exists(checkpoint, error);
     // Other people's weights are measured as they are.
     if (options.eval_only && !has_checkpoint && app.count("--format") == 0) options.format = "none";
-    if (!options.quantized() && (options.input_format() != "none" || options.grads != "none")) {
-      ag::fail("--inputs and --grads need a --format for the weights");
+    if (!options.quantized() &&
+        (options.input_format() != "none" || options.grads != "none" || options.native_fp8)) {
+      ag::fail("--inputs, --grads and --native-fp8 need a --format for the weights");
     }
-    const bool given_dtype = app.count("--dtype") > 0;
+    const bool given_dtype = app.count("--dtype") > 0, given_native = app.count("--native-fp8") > 0;
     if (const char* asked = options.eval_only ? "--eval-only" : options.resume ? "--resume" : nullptr) {
       if (has_checkpoint)
         take_settings(app, options, checkpoint, asked + (": " + checkpoint.string()));
@@ -38,7 +39,7 @@ int main(int argc, char** argv) {
     if (options.device == "cpu") {
       if (options.eval_only) {  // what a GPU has trained: parameters are f32
         if (!given_dtype) options.dtype = "f32";
-        options.native_fp8 = false;
+        if (!given_native) options.native_fp8 = false;
       }
       if (options.dtype == "bf16") ag::fail("--dtype bf16 needs --device cuda");
       if (options.native_fp8) ag::fail("--native-fp8 needs --device cuda");

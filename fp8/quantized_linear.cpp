@@ -141,8 +141,8 @@ std::shared_ptr<const detail::WeightCodes> QuantizedLinear::codes_for(const Tens
   }
   const bool in_bf16 = input_format() && detail::has_bf16(x.device());
   if (Tape::current() || x.dtype() != DType::f32 || quantizers_.native_fp8 || in_bf16) return nullptr;
-  if (altgrad::detail::Graph::recording())
-    return nullptr;  // nobody looks later whether they are still the weight's
+  // Replays of a captured step do not come by here, to look whether the codes are still the weight's.
+  if (altgrad::detail::Graph::recording()) return nullptr;
   return kept_->of(weight(), quantizers_.weight);
 }
 

@@ -64,7 +64,8 @@ struct Pointers {
   const void* kept = nullptr;                          // of gelu, as C lies
 };
 
-// The descriptors of a product and its algorithm, made once: to choose it takes longer than a small product. There may be none.
+// The descriptors of a product and its algorithm, made once: to choose it takes longer than a small product. cuBLASLt may have none with an
+// epilogue.
 class Plan {
  public:
   Plan(const Context& context, const Kind& kind, const Pointers& at)
@@ -156,10 +157,12 @@ class Plan {
     const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(context_.handle, product_, b_, a_, c_, c_,
                                                                  preference, 1, &best, &found);
     check(cublasLtMatmulPreferenceDestroy(preference), "a preference");
-    if (status != CUBLAS_STATUS_SUCCESS) return status;
-    if (found == 0) return CUBLAS_STATUS_NOT_SUPPORTED;
-    algorithm_ = best.algo;
-    return best.state;
+    const cublasStatus_t result = status != CUBLAS_STATUS_SUCCESS ? status
+                                  : found == 0                    ? CUBLAS_STATUS_NOT_SUPPORTED
+                                                                  : best.state;
+    if (result != CUBLAS_STATUS_NOT_SUPPORTED) check(result, "no algorithm");
+    if (result == CUBLAS_STATUS_SUCCESS) algorithm_ = best.algo;
+    return result;
   }
 
   const Context& context_;

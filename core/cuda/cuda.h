@@ -9,9 +9,9 @@
 
 namespace altgrad::cuda {
 
-// Throw std::runtime_error where the device is not there. Memory is null where there is none left.
-void* allocate(size_t bytes, int device);
 void free(void* p, int device) noexcept;
+// What follows throws std::runtime_error where the device is not there. Memory is null where there is none left.
+void* allocate(size_t bytes, int device);
 // Queued behind what was started on the devices, but what is copied to the host is there on return; what is copied
 // from it may be changed at once.
 void copy(void* dst, Device to, const void* src, Device from, size_t bytes);

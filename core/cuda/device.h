@@ -55,8 +55,8 @@ template <class = void>
 __global__ void probe_kernel() {
   begin_kernel();
 }
-// Were kernels compiled so that begin_kernel waits, for the device that is current, and does its driver know graphs of such
-// launches?
+// Were kernels compiled so that begin_kernel waits, for the device that is current? Its driver must know graphs of such
+// launches as well: the first are CUDA 12.3's.
 inline bool begin_kernel_waits() {
   thread_local int known = -1;
   thread_local bool waits;
@@ -67,7 +67,7 @@ inline bool begin_kernel_waits() {
   cudaFuncAttributes attributes;
   check(cudaFuncGetAttributes(&attributes, probe_kernel<void>), "a kernel");
   known = device;
-  return waits = attributes.ptxVersion >= 90 && driver >= 12030;  // the former of what it was compiled for
+  return waits = attributes.ptxVersion >= 90 && driver >= 12030;  // ptxVersion is __CUDA_ARCH__ / 10
 }
 #endif
 

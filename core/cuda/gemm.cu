@@ -7,6 +7,7 @@
 #include <altgrad/core/cuda/approx.h>
 #include <altgrad/core/cuda/cublaslt.h>
 #include <altgrad/core/cuda/launch.h>
+#include <altgrad/core/cuda/runtime.h>
 #include <altgrad/core/internal/functors.h>
 #include <altgrad/core/internal/instantiate.h>
 #include <altgrad/core/internal/kernels/elementwise.h>
@@ -159,20 +160,13 @@ bool multiply_with_bias(const Cuda& device, bfloat16* c, const bfloat16* a, cons
 
 constexpr int64_t unit = 16;  // bytes
 
-int compute_capability(const Cuda& device) {  // 80 for sm_80
-  int major = 0, minor = 0;
-  cuda::check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device.index), "a device");
-  cuda::check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device.index), "a device");
-  return 10 * major + minor;
-}
-
 // Is gelu to be an epilogue of products with such numbers in their rows? All that is documented of epilogues' matrices is in
 // units of 16 bytes. Only on sm_90 and sm_100 is it cuBLASLt's way to do it within the product: elsewhere a kernel of its own
 // comes behind, which others have found slower than one that is written for gelu (llm.c, pull requests 338, 591, 653).
 template <class... P>
 bool has_gelu_epilogue(const Cuda& device, int64_t n, int64_t k, const P*... operands) {
   constexpr int64_t numbers = unit / int64_t(sizeof(bfloat16));
-  const int kind = compute_capability(device) / 10;
+  const int kind = cuda::compute_capability(device.index) / 10;
   return (kind == 9 || kind == 10) && k > 0 && n % numbers == 0 && k % numbers == 0 &&
          ((alignment(operands) >= unit) && ...);
 }
@@ -257,7 +251,7 @@ void linear_gelu_grad(const Cuda& device, bfloat16* dh, const bfloat16* dy, cons
   unary_grad(device, GeluTanh{}, dh, dh, h, rows * n);
 }
 
-bool has_fp8(const Cuda& device) { return compute_capability(device) >= 89; }
+bool has_fp8(const Cuda& device) { return cuda::compute_capability(device.index) >= 89; }
 
 // cuBLASLt adds a bias to a result in bf16 alone: elsewhere it is in C before, and the product is added to it.
 template <class T>

@@ -118,11 +118,8 @@ void check_index(int index) {
     fail_runtime("device cuda:", index, " is not there: this machine has ", count,
                  count == 1 ? " CUDA device" : " CUDA devices");
   }
-  int major = 0, minor = 0;
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index), "a device");
-  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index), "a device");
-  if (major < 8) {
-    fail_runtime("device cuda:", index, " has compute capability ", major, ".", minor,
+  if (const int capability = compute_capability(index); capability < 80) {
+    fail_runtime("device cuda:", index, " has compute capability ", capability / 10, ".", capability % 10,
                  ", altgrad's kernels need 8.0 or higher");
   }
 }
@@ -142,6 +139,13 @@ State& state(int index) {
 void refuse_in_capture(int device, const char* what) {
   if (state(device).capturing)
     fail("a captured step must not ", what, " (device cuda:", device, "); see optim::CapturedStep");
+}
+// What the thread's recorded step has another device do is no part of the recording.
+void refuse_other_than_recorded(int device) {
+  const detail::Graph* const graph = detail::Graph::recording();
+  if (graph && graph->device().index != device)
+    fail("a captured step of ", graph->device(), " must not work on cuda:", device,
+         ", which replays would not do again");
 }
 
 // Waits for the device, and throws what its kernels have found.
@@ -166,6 +170,13 @@ void order(int first, int second) {
 
 }  // namespace
 
+int compute_capability(int device) {
+  int major = 0, minor = 0;
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "a device");
+  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "a device");
+  return 10 * major + minor;
+}
+
 WrongId* wrong_id(int device) { return state(device).wrong_id; }
 Tally* tally(int device) { return state(device).tally; }
 
@@ -187,6 +198,9 @@ void free(void* p, int device) noexcept {
 }
 
 void copy(void* dst, Device to, const void* src, Device from, size_t bytes) {
+  for (const Device d : {to, from}) {
+    if (!d.is_cpu()) refuse_other_than_recorded(d.index);
+  }
   if (to.is_cpu()) {
     refuse_in_capture(from.index,
                       "read what it computes, by item() or to(cpu): return the tensor, and read it then");
@@ -214,6 +228,7 @@ void copy(void* dst, Device to, const void* src, Device from, size_t bytes) {
 }
 
 void synchronize(int device) {
+  refuse_other_than_recorded(device);
   refuse_in_capture(device, "wait for the device");
   State& s = state(device);
   const Current current(device);
@@ -273,10 +288,7 @@ int cuda_device_count() {
 namespace detail {
 
 CurrentCuda::CurrentCuda(int index) : device_{index, cuda::state(index).stream} {
-  const Graph* const graph = Graph::recording();
-  if (graph && graph->device().index != index)
-    fail("a captured step of ", graph->device(), " must not work on cuda:", index,
-         ", which replays would not do again");
+  cuda::refuse_other_than_recorded(index);
   cuda::check(cudaGetDevice(&before_), "the current device");
   if (before_ != index) cuda::check(cudaSetDevice(index), "the current device");
 }

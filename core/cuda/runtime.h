@@ -21,4 +21,6 @@ struct Tally {
 };
 Tally* tally(int device);
 
+int compute_capability(int device);  // 80 for sm_80
+
 }  // namespace altgrad::cuda

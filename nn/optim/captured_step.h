@@ -42,15 +42,16 @@ namespace optim {
 /// the same each time:
 /// - What changes with each step comes in as an input, or is one of these, which the library keeps account of: learning
 ///   rates, the optimizers' counts, random numbers, and all that lies in memory of the device, such as amax histories.
-///   After a change of a weight decay, of a seed or of the precision of products, or where a module's tensors have got other
-///   memory, as by to(), it records anew.
+///   After a change of a weight decay, of a seed or of the precision of products, or where a module's tensors have got
+///   other memory, as by to(), it records anew.
 /// - After a change of anything else, of a layer, its mode or its formats, say, call reset().
 /// - A tensor that it keeps from step to step must be written in place.
 /// - It draws from the thread's two generators, or from those that are given here, and seeds none.
 /// - An optimizer makes one step in it.
-/// - It reads nothing, waits for nothing, copies nothing from the host and works on no other GPU: in the call that records it
-///   that throws std::invalid_argument. So does another generator. What the function throws there leaves parameters, optimizers and
-///   generators as they were, and drops the gradients that were set; the next call records again.
+/// - It reads nothing, waits for nothing, copies nothing from the host and works on no other GPU: in the call that
+///   records it that throws std::invalid_argument. So does another generator. What the function throws there leaves
+///   parameters, optimizers and generators as they were, and drops the gradients that were set; the next call records
+///   again.
 /// While it is recorded, no other thread may use the device. Its memory, about that of one step, is its own until it is
 /// destroyed or reset.
 class CapturedStep {

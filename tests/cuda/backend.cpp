@@ -349,6 +349,13 @@ TEST_CASE("two devices have their own memory, and what lies on one is no operand
   step(x), step(x);
   CHECK(throws([&] { step(x); }, {"captured step of cuda:0 must not work on cuda:1"}));
   CHECK(same_bits(there, x * 4.0));
+  const Tensor other = there.clone();
+  optim::CapturedStep copies(device(), [&](const Tensor& a) { return there.copy_(other), a; });
+  copies(x), copies(x);
+  CHECK(throws([&] { copies(x); }, {"captured step of cuda:0 must not work on cuda:1"}));
+  optim::CapturedStep waits(device(), [&](const Tensor& a) { return synchronize(second), a; });
+  waits(x), waits(x);
+  CHECK(throws([&] { waits(x); }, {"captured step of cuda:0 must not work on cuda:1"}));
 }
 
 TEST_CASE("a device that is not there is named, with those that are, and so is one that is too old",

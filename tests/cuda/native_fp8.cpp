@@ -1,5 +1,5 @@
-// Native FP8: codes as tensor cores read them, and cuBLASLt's products of them. On a GPU from sm_89 on, or on the simulated
-// device where ALTGRAD_SIMULATOR_SM says that it is one.
+// Native FP8: codes as tensor cores read them, and cuBLASLt's products of them. On a GPU from sm_89 on, and on the simulated
+// device.
 #include <altgrad/altgrad.h>
 #include <altgrad/core/dispatch.h>
 #include <altgrad/core/internal/kernels/gemm.h>
@@ -20,7 +20,8 @@ using namespace altgrad;
 
 namespace {
 bool device_has_fp8() { return !device().is_cpu() && kernels::has_fp8(detail::CurrentCuda(0).device()); }
-// Tensor cores keep fewer bits of a sum of FP8 products than a float has; the simulated device adds floats.
+// Tensor cores keep fewer bits of a sum of FP8 products than a float has; the simulated device, which ctest names an sm_89
+// here, adds floats.
 double off_of_sums() { return std::getenv("ALTGRAD_SIMULATOR_SM") ? 1e-6 : 1e-2; }
 }  // namespace
 

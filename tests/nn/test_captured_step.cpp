@@ -177,9 +177,13 @@ TEST_CASE("a captured evaluation follows a model that has been elsewhere, and th
   const Tensor taken = here::full({int64_t(1) << 16}, 77);  // where something of the model may have been
   t.model.to(device());
   check();
-  set_matmul_precision(MatmulPrecision::bf16);
-  check();
-  set_matmul_precision(MatmulPrecision::f32);
+  {
+    const struct Precision {
+      Precision() { set_matmul_precision(MatmulPrecision::bf16); }
+      ~Precision() { set_matmul_precision(MatmulPrecision::f32); }
+    } bf16;
+    check();
+  }
   check();
 }
 

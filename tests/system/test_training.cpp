@@ -8,10 +8,14 @@
 #include "thread_count.h"
 
 #include <cmath>
+#include <cstdlib>
 
 using namespace altgrad;
 
 namespace {
+
+// A simulated one takes its time.
+bool slow_device() { return !device().is_cpu() && !std::getenv("ALTGRAD_TEST_GPU"); }
 
 struct Trainer {
   models::GPT model;
@@ -113,7 +117,7 @@ TEST_CASE("ten thousand steps of a small model do not grow", "[training]") {
   for (int i = 0; i < 10; ++i) step();
   const MemoryStats start = memory_stats(device());
   const int64_t heap = heap_allocations();
-  const int steps = device().is_cpu() ? 10000 : 1000;  // a simulated device takes its time
+  const int steps = slow_device() ? 1000 : 10000;
   for (int i = 0; i < steps; ++i) step();
   synchronize(device());
   CHECK(memory_stats(device()).in_use == start.in_use);
@@ -123,7 +127,7 @@ TEST_CASE("ten thousand steps of a small model do not grow", "[training]") {
 }
 
 TEST_CASE("the same seed gives the same bits", "[training]") {
-  const int steps = device().is_cpu() ? 20 : 5;  // a simulated device takes its time
+  const int steps = slow_device() ? 5 : 20;
   for (bool quantized : {false, true}) {
     for (const int threads : {2, 1})
       CHECK(losses(steps, threads, quantized, 0.1) == losses(steps, threads, quantized, 0.1));

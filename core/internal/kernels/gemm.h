@@ -72,7 +72,7 @@ inline void linear(const Cuda& device, bfloat16* y, const bfloat16* x, const bfl
 void linear_gelu(const Cuda&, bfloat16* y, bfloat16* h, const bfloat16* x, const bfloat16* w,
                  const float* bias, int64_t rows, int64_t n, int64_t k);
 // dh (rows, n) = dy (rows, k) w (k, n) * the derivative of gelu at h, which may be NaN where |h| is beyond 1e19. In one product
-// each where cuBLASLt has that.
+// each where that gains (core/cuda/gemm.cu).
 void linear_gelu_grad(const Cuda&, bfloat16* dh, const bfloat16* dy, const bfloat16* w, const bfloat16* h,
                       int64_t rows, int64_t n, int64_t k);
 

@@ -22,6 +22,10 @@ cudaError_t error(cudaError_t e) {
   if (e != cudaSuccess) last_error = e;
   return e;
 }
+namespace {
+// What a kernel has done wrong earlier: on a GPU nearly every function returns it from then on.
+cudaError_t earlier() { return settings().is_lost ? error(cudaErrorIllegalAddress) : cudaSuccess; }
+}  // namespace
 
 }  // namespace altgrad::simulator
 
@@ -31,9 +35,6 @@ extern "C" {
 
 cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
 cudaError_t cudaPeekAtLastError() { return last_error; }
-
-// What a kernel has done wrong earlier: on a GPU nearly every function returns it from then on.
-cudaError_t earlier() { return settings().is_lost ? error(cudaErrorIllegalAddress) : cudaSuccess; }
 
 cudaError_t cudaGetDeviceCount(int* count) {
   *count = settings().devices;
