@@ -10,7 +10,7 @@ namespace altgrad::cuda {
 
 inline void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
-  cudaGetLastError();  // or the next launch would report it once more
+  cudaGetLastError();  // or a program that asks after calls of its own would be told of this one
   throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
 }
 

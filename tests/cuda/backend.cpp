@@ -4,6 +4,7 @@
 #include <altgrad/core/dispatch.h>
 #include <altgrad/fp8/internal/kernels.h>
 
+#include <cuda_runtime_api.h>
 #include <simulator/simulator.h>
 
 #include <functional>
@@ -311,6 +312,7 @@ TEST_CASE("a device that a kernel has broken is an error of each call, and no de
     const Changed changed(simulator::settings().is_lost, true);
     CHECK(throws_of_it([&] { x + x; }));
     CHECK(throws_of_it([&] { (*step)(x); }));
+    CHECK(cudaPeekAtLastError() == cudaSuccess);  // what was thrown is not left for others as well
     CHECK(throws_of_it([&] { x.to(Device::cpu()); }));
     CHECK(throws_of_it([&] { here::zeros({1 << 22}); }));
     CHECK(throws_of_it([&] { synchronize(device()); }));
