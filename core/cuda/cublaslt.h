@@ -64,8 +64,8 @@ struct Pointers {
   const void* kept = nullptr;                          // of gelu, as C lies
 };
 
-// The descriptors of a product and its algorithm, made once: to choose it takes longer than a small product. cuBLASLt may have none with an
-// epilogue.
+// The descriptors of a product and its algorithm, made once: to choose it takes longer than a small product. cuBLASLt may
+// have none with an epilogue.
 class Plan {
  public:
   Plan(const Context& context, const Kind& kind, const Pointers& at)
