@@ -12,9 +12,9 @@ struct LinearParameters {
   const std::optional<Tensor>& bias;
 };
 
-// linear(gelu(linear(x, fc), form), proj). In bf16 and the tanh form it is one op on a GPU: where its library has epilogues for
-// them, gelu and its derivative are parts of the products, and what flows between is not read by kernels of their own. Throws
-// as the three do.
+// linear(gelu(linear(x, fc), form), proj). In bf16 it is one op on a GPU: the gradient of fc's bias is found while that of gelu
+// is, and where its library has epilogues for the tanh form, gelu and its derivative are parts of the products. Throws as the
+// three do.
 Tensor mlp(const Tensor& x, const LinearParameters& fc, Gelu form, const LinearParameters& proj);
 
 }  // namespace altgrad::detail

@@ -1,6 +1,6 @@
 // Sums over the rows of matrices, column by column: of chunks of rows, then of the chunks' sums. A thread adds its few
 // rows of a chunk in the type that they are computed in, in registers; all other sums are in f64. Which rows a thread
-// adds, and in which order, follows from the sizes alone.
+// adds, and in which order, follows from the sizes alone. What is summed may be written as well.
 #pragma once
 
 #include <altgrad/core/cuda/packs.h>
@@ -10,6 +10,7 @@
 #include <array>
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 
 namespace altgrad::cuda {
 
@@ -32,14 +33,34 @@ AG_DEVICE PacksOfRows<size, T> load_rows(const T* p, int64_t columns, const F& r
   AG_UNROLL for (int j = 0; j < rows_at_once; ++j) x.at[j] = load<size>(p + row(j) * columns, true);
   return x;
 }
+template <int size, class T, class F>
+AG_DEVICE void store_rows(const PacksOfRows<size, T>& x, T* p, int64_t columns, const F& row, int left) {
+  AG_UNROLL for (int j = 0; j < rows_at_once; ++j) {
+    if (j < left) store(x.at[j], p + row(j) * columns, true);
+  }
+}
+template <int size, class T, class F>  // what is const stays
+AG_DEVICE void store_rows(const PacksOfRows<size, T>&, const T*, int64_t, const F&, int) {}
+
+// What f is given of an element: the number that it is computed as, or the element itself where it is to be written.
+template <class T>
+AG_DEVICE decltype(auto) as_given(std::remove_const_t<T>& x) {
+  if constexpr (std::is_const_v<T>) {
+    return Compute<std::remove_const_t<T>>(x);
+  } else {
+    return (x);
+  }
+}
+template <class T>
+using Given = decltype(as_given<T>(std::declval<std::remove_const_t<T>&>()));
 
 // A block has the lanes * size columns of a tile in one chunk of a matrix: `parts` threads share the rows of a column.
 // Two blocks leave each other registers for all loads: without a number, ptxas has some wait for others.
 template <int lanes, int size, int sums, class F, class Finish, class... T>
 __global__ void __launch_bounds__(column_threads, 2)
-    columns_kernel(F f, Finish finish, Matrices shape, const T*... p) {
+    columns_kernel(F f, Finish finish, Matrices shape, T*... p) {
   begin_kernel();
-  using C = typename decltype(f(int64_t(), Compute<T>()...))::value_type;
+  using C = typename decltype(f(int64_t(), std::declval<Given<T>>()...))::value_type;
   constexpr int parts = column_threads / lanes, tile = lanes * size;
   AG_SHARED(C, of_parts, parts * sums * tile);
   const auto tiles = unsigned((shape.columns + tile - 1) / tile), chunks = unsigned(shape.chunks);
@@ -55,13 +76,14 @@ __global__ void __launch_bounds__(column_threads, 2)
        left -= rows_at_once, first += rows_at_once * parts) {
     // Behind the last row it is the first again, whose terms count for nothing then: a branch would have loads wait.
     const auto row = [&](int j) { return first + (j < left ? j : 0) * parts; };
-    const auto add = [&](const PacksOfRows<size, T>&... x) {
+    const auto add = [&](PacksOfRows<size, std::remove_const_t<T>>&&... x) {
       AG_UNROLL for (int j = 0; j < rows_at_once; ++j) {
         for (int k = 0; k < size; ++k) {
-          const std::array<C, sums> terms = f(row(j), Compute<T>(x.at[j].at[k])...);
+          const std::array<C, sums> terms = f(row(j), as_given<T>(x.at[j].at[k])...);
           for (int s = 0; s < sums; ++s) own[s].at[k] += j < left ? terms[size_t(s)] : C(0);
         }
       }
+      (store_rows(x, p + column, shape.columns, row, left), ...);
     };
     add(load_rows<size>(p + column, shape.columns, row)...);
   }
@@ -78,7 +100,7 @@ __global__ void __launch_bounds__(column_threads, 2)
 // In packs where those are aligned and whole: a column's sum does not depend on it.
 template <int lanes, int sums, class F, class Finish, class... T>
 void launch_columns(const Cuda& device, const char* name, const Matrices& shape, F f, Finish finish,
-                    const T*... p) {
+                    T*... p) {
   constexpr int pack = pack_size<T...>;
   const auto run = [&]<int size>(std::integral_constant<int, size>) {
     const int64_t tiles = (shape.columns + lanes * size - 1) / (lanes * size);
@@ -115,10 +137,11 @@ inline int64_t rows_of_chunk(int64_t rows, int64_t tiles, int parts) {
 }
 
 // finish(matrix, s, column, total) for each column of `count` matrices of (rows, columns), total being the sum over its
-// rows of number s of f(row, p[row * columns + column]...), an array; rows are counted from the first matrix's.
+// rows of number s of f(row, p[row * columns + column]...), an array; rows are counted from the first matrix's. f is given
+// an element where p is not const, which it may set, and else the number that it is computed as.
 template <int sums, class F, class Finish, class... T>
 void column_sums(const Cuda& device, const char* name, int64_t count, int64_t rows, int64_t columns, F f,
-                 Finish finish, const T*... p) {
+                 Finish finish, T*... p) {
   if (count * columns <= 0) return;
   constexpr int lanes = 16, tile = lanes * pack_size<T...>;
   const int64_t tiles = count * ((columns + tile - 1) / tile);

@@ -2,6 +2,7 @@
 #include <altgrad/core/internal/kernels/elementwise.h>
 
 #include <altgrad/core/cuda/approx.h>
+#include <altgrad/core/cuda/columns.h>
 #include <altgrad/core/cuda/packs.h>
 #include <altgrad/core/internal/elementwise_instances.h>
 
@@ -144,6 +145,19 @@ void unary_grad(const Cuda& device, F f, T* dx, const T* dy, const T* saved, int
   }
 }
 
+template <class F>
+void unary_grad(const Cuda& device, F f, bfloat16* dx, float* sums, const bfloat16* saved, int64_t rows,
+                int64_t columns) {
+  const auto function = function_for<bfloat16>(f);
+  cuda::column_sums<1>(
+      device, F::name, 1, rows, columns,
+      [=] AG_LAMBDA(int64_t, bfloat16 & to, float kept) {
+        to = cuda::rounded<bfloat16>(float(to) * function.derivative(kept));
+        return std::array<float, 1>{float(to)};
+      },
+      [=] AG_LAMBDA(int64_t, int, int64_t column, double total) { sums[column] = float(total); }, dx, saved);
+}
+
 template <class F, class Y, class T>
 void binary(const Cuda& device, F f, Y* y, const T* a, const T* b, const LoopNest& s) {
   using C = Compute<T>;
@@ -209,6 +223,8 @@ void axpy(const Cuda& device, T* y, const T* x, double alpha, int64_t n) {
 
 AG_INSTANTIATE_ELEMENTWISE
 AG_INSTANTIATE_ELEMENTWISE_BF16
+template void unary_grad(const Cuda&, GeluErf, bfloat16*, float*, const bfloat16*, int64_t, int64_t);
+template void unary_grad(const Cuda&, GeluTanh, bfloat16*, float*, const bfloat16*, int64_t, int64_t);
 
 }  // namespace on_cuda
 }  // namespace altgrad::kernels

@@ -160,15 +160,16 @@ bool multiply_with_bias(const Cuda& device, bfloat16* c, const bfloat16* a, cons
 
 constexpr int64_t unit = 16;  // bytes
 
-// Is gelu to be an epilogue of products with such numbers in their rows? All that is documented of epilogues' matrices is in
-// units of 16 bytes. Only on sm_90 and sm_100 is it cuBLASLt's way to do it within the product: elsewhere a kernel of its own
-// comes behind, which others have found slower than one that is written for gelu (llm.c, pull requests 338, 591, 653).
-template <class... P>
+// Is gelu, in this form, to be an epilogue of products with such numbers in their rows? cuBLASLt has the tanh form. All that is
+// documented of epilogues' matrices is in units of 16 bytes. Only on sm_90 and sm_100 is it cuBLASLt's way to do it within the
+// product: elsewhere a kernel of its own comes behind, which others have found slower than one that is written for gelu (llm.c,
+// pull requests 338, 591, 653).
+template <class F, class... P>
 bool has_gelu_epilogue(const Cuda& device, int64_t n, int64_t k, const P*... operands) {
   constexpr int64_t numbers = unit / int64_t(sizeof(bfloat16));
   const int kind = cuda::compute_capability(device.index) / 10;
-  return (kind == 9 || kind == 10) && k > 0 && n % numbers == 0 && k % numbers == 0 &&
-         ((alignment(operands) >= unit) && ...);
+  return std::is_same_v<F, GeluTanh> && (kind == 9 || kind == 10) && k > 0 && n % numbers == 0 &&
+         k % numbers == 0 && ((alignment(operands) >= unit) && ...);
 }
 
 // ---- FP8: A and B^T by rows, in codes, with all sizes multiples of 16 ----
@@ -232,24 +233,39 @@ void gemm(const Cuda& device, bfloat16* c, const bfloat16* a, const bfloat16* b,
           const Gemm& g) {
   multiply_with_bias(device, c, a, b, bias, g);
 }
-void linear_gelu(const Cuda& device, bfloat16* y, bfloat16* h, const bfloat16* x, const bfloat16* w,
+template <class F>
+void linear_gelu(const Cuda& device, F gelu, bfloat16* y, bfloat16* h, const bfloat16* x, const bfloat16* w,
                  const float* bias, int64_t rows, int64_t n, int64_t k) {
   const Gemm g{.m = rows, .n = n, .k = k, .trans_b = true};
-  if (has_gelu_epilogue(device, n, k, x, w) &&
+  if (has_gelu_epilogue<F>(device, n, k, x, w) &&
       multiply_with_bias(device, y, x, w, bias, g, Epilogue::gelu, h))
     return;
   multiply_with_bias(device, h, x, w, bias, g);
-  unary(device, GeluTanh{}, y, h, rows * n);
+  unary(device, gelu, y, h, rows * n);
 }
-void linear_gelu_grad(const Cuda& device, bfloat16* dh, const bfloat16* dy, const bfloat16* w,
-                      const bfloat16* h, int64_t rows, int64_t n, int64_t k) {
+template <class F>
+void linear_gelu_grad(const Cuda& device, F gelu, bfloat16* dh, float* db, const bfloat16* dy,
+                      const bfloat16* w, const bfloat16* h, int64_t rows, int64_t n, int64_t k) {
   const Gemm g{.m = rows, .n = n, .k = k};
-  if (has_gelu_epilogue(device, n, k, dy, w) &&
-      multiply<bfloat16>(device, dh, dy, w, nullptr, g, Epilogue::gelu_grad, h))
+  if (has_gelu_epilogue<F>(device, n, k, dy, w) &&
+      multiply<bfloat16>(device, dh, dy, w, nullptr, g, Epilogue::gelu_grad, h)) {
+    if (db) sum(device, db, dh, 1, rows, n, 1);
     return;
+  }
   multiply<bfloat16>(device, dh, dy, w, nullptr, g);
-  unary_grad(device, GeluTanh{}, dh, dh, h, rows * n);
+  if (db) {
+    unary_grad(device, gelu, dh, db, h, rows, n);
+  } else {
+    unary_grad(device, gelu, dh, dh, h, rows * n);
+  }
 }
+#define AG_INSTANTIATE_GELU(F)                                                                        \
+  template void linear_gelu(const Cuda&, F, bfloat16*, bfloat16*, const bfloat16*, const bfloat16*,   \
+                            const float*, int64_t, int64_t, int64_t);                                 \
+  template void linear_gelu_grad(const Cuda&, F, bfloat16*, float*, const bfloat16*, const bfloat16*, \
+                                 const bfloat16*, int64_t, int64_t, int64_t);
+AG_INSTANTIATE_GELU(GeluErf)
+AG_INSTANTIATE_GELU(GeluTanh)
 
 bool has_fp8(const Cuda& device) { return cuda::compute_capability(device.index) >= 89; }
 

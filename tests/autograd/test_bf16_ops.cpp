@@ -274,7 +274,7 @@ struct MlpRun {
   std::vector<Tensor> gradients;  // of x, both weights and both biases; undefined for what is frozen
 };
 // Bit i of `frozen` says whether input i is; both weights may be one.
-MlpRun run_mlp(const MlpSizes& s, DType dtype, unsigned frozen = 0, bool tied = false) {
+MlpRun run_mlp(const MlpSizes& s, DType dtype, Gelu form, unsigned frozen = 0, bool tied = false) {
   std::vector<Tensor> in{drawn({s.rows, s.in}, 1).to(dtype), drawn({s.hidden, s.in}, 2),
                          drawn({s.out, s.hidden}, 3) * 0.25};
   if (tied) in[2] = in[1];
@@ -282,7 +282,7 @@ MlpRun run_mlp(const MlpSizes& s, DType dtype, unsigned frozen = 0, bool tied = 
   for (size_t i = 0; i < in.size(); ++i) in[i].requires_grad((frozen >> i & 1) == 0);
   const std::optional<Tensor> none, b = s.bias ? std::optional(in[3]) : none,
                                     c = s.bias ? std::optional(in[4]) : none;
-  const auto mlp = [&] { return detail::mlp(in[0], {in[1], b}, Gelu::tanh, {in[2], c}); };
+  const auto mlp = [&] { return detail::mlp(in[0], {in[1], b}, form, {in[2], c}); };
   MlpRun run{mlp().detach(), {}, {}};
   Tape tape;
   const Tensor y = mlp();
@@ -293,21 +293,24 @@ MlpRun run_mlp(const MlpSizes& s, DType dtype, unsigned frozen = 0, bool tied = 
 }
 }  // namespace
 
-TEST_CASE("an MLP with gelu in its products is two linear layers and gelu between them", "[bf16]") {
+TEST_CASE("an MLP as one op is two linear layers and gelu between them", "[bf16]") {
   if (device().is_cpu()) SKIP_TEST(no_gpu);
-  for (const MlpSizes& s : {MlpSizes{33, 64, 48, 24, true},
-                            {200, 16, 136, 8, false},
-                            {1, 8, 8, 8, true},
-                            {5, 24, 20, 8, true},
-                            {5, 24, 16, 3, true}}) {
-    CAPTURE(s.rows, s.hidden, s.out);
-    const MlpRun narrow = run_mlp(s, DType::bf16), wide = run_mlp(s, DType::f32);
-    CHECK(same_bits(narrow.y, narrow.alone));
-    CHECK(error(narrow.y, wide.y) <= 2 * u);
-    for (size_t i = 0; i < narrow.gradients.size(); ++i) {
-      CAPTURE(i);
-      CHECK(narrow.gradients[i].dtype() == (i == 0 ? DType::bf16 : DType::f32));
-      CHECK(error(narrow.gradients[i], wide.gradients[i]) <= 2 * u);
+  for (const Gelu form : {Gelu::erf, Gelu::tanh}) {
+    for (const MlpSizes& s : {MlpSizes{33, 64, 48, 24, true},
+                              {200, 16, 136, 8, false},
+                              {1, 8, 8, 8, true},
+                              {5, 24, 20, 8, true},
+                              {5, 24, 16, 3, true},
+                              {700, 8, 67, 5, true}}) {
+      CAPTURE(form == Gelu::erf, s.rows, s.hidden, s.out);
+      const MlpRun narrow = run_mlp(s, DType::bf16, form), wide = run_mlp(s, DType::f32, form);
+      CHECK(same_bits(narrow.y, narrow.alone));
+      CHECK(error(narrow.y, wide.y) <= 2 * u);
+      for (size_t i = 0; i < narrow.gradients.size(); ++i) {
+        CAPTURE(i);
+        CHECK(narrow.gradients[i].dtype() == (i == 0 ? DType::bf16 : DType::f32));
+        CHECK(error(narrow.gradients[i], wide.gradients[i]) <= 2 * u);
+      }
     }
   }
 }
@@ -316,20 +319,21 @@ TEST_CASE(
     "an MLP's gradients are the same whichever others are wanted, and add up where a weight is used twice",
     "[bf16]") {
   if (device().is_cpu()) SKIP_TEST(no_gpu);
-  const MlpSizes s{33, 64, 48, 24, true};
-  const MlpRun all = run_mlp(s, DType::bf16);
-  for (unsigned frozen = 0; frozen < 31; ++frozen) {
-    CAPTURE(frozen);
-    const MlpRun run = run_mlp(s, DType::bf16, frozen);
-    CHECK(same_bits(run.y, all.y));
-    for (unsigned i = 0; i < 5; ++i) {
-      CHECK(run.gradients[i].defined() == ((frozen >> i & 1) == 0));
-      if (run.gradients[i].defined()) CHECK(same_bits(run.gradients[i], all.gradients[i]));
+  const MlpSizes s{33, 64, 48, 24, true}, square{33, 24, 24, 24, false};
+  for (const Gelu form : {Gelu::erf, Gelu::tanh}) {
+    const MlpRun all = run_mlp(s, DType::bf16, form);
+    for (unsigned frozen = 0; frozen < 31; ++frozen) {
+      CAPTURE(form == Gelu::erf, frozen);
+      const MlpRun run = run_mlp(s, DType::bf16, form, frozen);
+      CHECK(same_bits(run.y, all.y));
+      for (unsigned i = 0; i < 5; ++i) {
+        CHECK(run.gradients[i].defined() == ((frozen >> i & 1) == 0));
+        if (run.gradients[i].defined()) CHECK(same_bits(run.gradients[i], all.gradients[i]));
+      }
     }
+    CHECK(error(run_mlp(square, DType::bf16, form, 0, true).gradients[1],
+                run_mlp(square, DType::f32, form, 0, true).gradients[1]) <= 2 * u);
   }
-  const MlpSizes square{33, 24, 24, 24, false};
-  CHECK(error(run_mlp(square, DType::bf16, 0, true).gradients[1],
-              run_mlp(square, DType::f32, 0, true).gradients[1]) <= 2 * u);
 }
 
 TEST_CASE("an MLP of layers that do not fit is refused by the layer's name", "[bf16]") {

@@ -106,7 +106,7 @@ TEST_CASE("the gradients of a weight and a bias beside bf16 are a product and su
 }
 
 TEST_CASE("an MLP's gelu and its derivative are part of its products", "[backend]") {
-  const auto launches_of = [](Gelu form, int64_t hidden, bool trains) {
+  const auto launches_of = [](bool in_one, int64_t hidden, bool trains) {
     const Tensor x = here::randn({9, 16}).to(DType::bf16).requires_grad(true),
                  w = here::randn({hidden, 16}).requires_grad(true),
                  v = here::randn({8, hidden}).requires_grad(true);
@@ -114,20 +114,48 @@ TEST_CASE("an MLP's gelu and its derivative are part of its products", "[backend
     Tape tape;
     synchronize(device());
     const int64_t before = simulator::counts().launches;
-    const Tensor y = detail::mlp(x, {w, b}, form, {v, c});
+    const Tensor y =
+        in_one ? detail::mlp(x, {w, b}, Gelu::tanh, {v, c}) : linear(gelu(linear(x, w, b), Gelu::tanh), v, c);
     if (trains) tape.backward(y, y.detach());
     synchronize(device());
     return simulator::counts().launches - before;
   };
-  launches_of(Gelu::tanh, 24, true);  // the first makes what all share
+  launches_of(true, 24, true);  // the first makes what all share
   for (const bool trains : {false, true}) {
-    const int64_t of_parts = launches_of(Gelu::erf, 24, trains);
-    CHECK(launches_of(Gelu::tanh, 24, trains) == of_parts - (trains ? 2 : 1));
-    CHECK(launches_of(Gelu::tanh, 23, trains) == of_parts);  // which no epilogue of cuBLASLt takes
+    const int64_t of_parts = launches_of(false, 24, trains);
+    CHECK(launches_of(true, 24, trains) == of_parts - (trains ? 2 : 1));
+    CHECK(launches_of(true, 23, trains) == of_parts);  // which no epilogue of cuBLASLt takes
     {
       const Changed changed(simulator::settings().capability, 80);  // which has none worth taking
-      CHECK(launches_of(Gelu::tanh, 24, trains) == of_parts);
+      CHECK(launches_of(true, 24, trains) == of_parts);
     }
+  }
+}
+
+TEST_CASE("the gradient of an MLP's bias is found on the way to that of gelu, to the bits of its sums",
+          "[backend]") {
+  const auto train = [](int64_t rows, int64_t hidden, bool in_one) {
+    manual_seed(5);
+    const Tensor x = here::randn({rows, 16}).to(DType::bf16).requires_grad(true),
+                 w = here::randn({hidden, 16}).requires_grad(true),
+                 v = here::randn({8, hidden}).requires_grad(true);
+    const std::optional<Tensor> b = here::randn({hidden}).requires_grad(true),
+                                c = here::randn({8}).requires_grad(true);
+    Tape tape;
+    const Tensor y = in_one ? detail::mlp(x, {w, b}, Gelu::erf, {v, c}) : linear(gelu(linear(x, w, b)), v, c);
+    synchronize(device());
+    const int64_t before = simulator::counts().launches;
+    tape.backward(y, y.detach());
+    synchronize(device());
+    return std::pair{simulator::counts().launches - before,
+                     std::vector<Tensor>{x.grad(), w.grad(), b->grad(), v.grad(), c->grad()}};
+  };
+  for (const auto& [rows, hidden] : {std::pair{9, 24}, {700, 40}, {33, 23}}) {
+    CAPTURE(rows, hidden);
+    train(rows, hidden, true);  // makes what both share
+    const auto one = train(rows, hidden, true), three = train(rows, hidden, false);
+    CHECK(one.first == three.first - 1);
+    for (size_t i = 0; i < one.second.size(); ++i) CHECK(same_bits(one.second[i], three.second[i]));
   }
 }
 

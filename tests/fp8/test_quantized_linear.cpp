@@ -152,6 +152,55 @@ TEMPLATE_TEST_CASE("with all three formats dX = Q(dY) Q(W), dW = Q(dY)^T Q(X), d
   REQUIRE(layer.grad_history().amax() == Approx(largest(values(c.dy))).epsilon(1e-6));
 }
 
+TEST_CASE(
+    "a bias has the sum of dy's rows as its gradient, and nothing else depends on whether it is trained",
+    "[fp8]") {
+  struct Gradients {
+    Tensor x, w, b;
+    std::vector<double> sums;  // of dy's rows, which are small integers: any order gives them
+  };
+  const auto train = [](DType dtype, int64_t rows, int64_t out, Rounding rounding, bool trains_bias) {
+    manual_seed(9);
+    const DType computed = dtype == DType::f64 ? DType::f64 : DType::f32;
+    const auto quantizer = [&](const Format& format) {
+      return Quantizer{format, AmaxHistory(3, device()), Scaling::window, {.rounding = rounding}};
+    };
+    LinearQuantizers quantizers{quantizer(E4M3), quantizer(E4M3), quantizer(E5M2)};
+    const Tensor x = here::randn({rows, 24}).to(dtype).requires_grad(true),
+                 w = here::randn({out, 24}).to(computed).requires_grad(true),
+                 b = here::zeros({out}).to(computed).requires_grad(trains_bias);
+    Gradients g;
+    g.sums.resize(size_t(out));
+    for (const double unit :
+         {1.0, 4.0, 0.5}) {  // the predicted scale is none, too small, and the one to be had
+      std::vector<double> dy(size_t(rows * out));
+      for (size_t i = 0; i < dy.size(); ++i) {
+        dy[i] = unit * double(int64_t(i * 2654435761u >> 7) % 15 - 7);
+        g.sums[i % size_t(out)] += dy[i];
+      }
+      Tape tape;
+      tape.backward(quantized_linear(x, w, b, quantizers, true), here::from(dy, {rows, out}).to(dtype));
+    }
+    g.x = x.grad(), g.w = w.grad();
+    if (trains_bias) g.b = b.grad();
+    return g;
+  };
+  std::vector<DType> dtypes{DType::f32, DType::f64};
+  if (!device().is_cpu()) dtypes.push_back(DType::bf16);
+  for (const DType dtype : dtypes) {
+    for (const auto& [rows, out] : {std::pair{1, 1}, {64, 64}, {200, 136}, {65, 67}, {3, 130}}) {
+      for (const Rounding rounding : {Rounding::nearest_even, Rounding::stochastic}) {
+        CAPTURE(dtype, rows, out, rounding == Rounding::stochastic);
+        const Gradients with = train(dtype, rows, out, rounding, true),
+                        without = train(dtype, rows, out, rounding, false);
+        REQUIRE(values(with.b) == with.sums);
+        REQUIRE(same_bits(with.x, without.x));
+        REQUIRE(same_bits(with.w, without.w));
+      }
+    }
+  }
+}
+
 TEST_CASE("window scaling never clips a gradient, whatever the amax", "[fp8]") {
   manual_seed(8);
   for (const Format& f : {E4M3, E5M2, E3M4, float4_e2m1fn}) {

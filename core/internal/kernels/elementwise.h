@@ -1,6 +1,7 @@
 // Elementwise kernels (core/cpu/elementwise.cpp); their functors are in core/internal/functors.h.
 #pragma once
 
+#include <altgrad/core/bfloat16.h>
 #include <altgrad/core/device.h>
 #include <altgrad/core/internal/loop_nest.h>
 
@@ -49,6 +50,10 @@ template <class F, class T>
 void unary(const Cuda&, F f, T* y, const T* x, int64_t n);
 template <class F, class T>
 void unary_grad(const Cuda&, F f, T* dx, const T* dy, const T* saved, int64_t n);
+// dx (rows, columns) *= f.derivative(saved), of gelu, and `sums` (columns) = what its rows add up to then.
+template <class F>
+void unary_grad(const Cuda&, F f, bfloat16* dx, float* sums, const bfloat16* saved, int64_t rows,
+                int64_t columns);
 template <class F, class Y, class T>
 void binary(const Cuda&, F f, Y* y, const T* a, const T* b, const LoopNest& s);
 template <class F, class T>

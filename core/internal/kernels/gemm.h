@@ -68,13 +68,15 @@ inline void linear(const Cuda& device, bfloat16* y, const bfloat16* x, const bfl
   gemm(device, y, x, w, bias, {.m = rows, .n = n, .k = k, .trans_b = true});
 }
 
-// y (rows, n) = gelu(h), in the tanh form, with h = x (rows, k) w^T + bias (n), which may be null.
-void linear_gelu(const Cuda&, bfloat16* y, bfloat16* h, const bfloat16* x, const bfloat16* w,
+// y (rows, n) = gelu(h), with h = x (rows, k) w^T + bias (n), which may be null. `gelu` is GeluErf or GeluTanh.
+template <class F>
+void linear_gelu(const Cuda&, F gelu, bfloat16* y, bfloat16* h, const bfloat16* x, const bfloat16* w,
                  const float* bias, int64_t rows, int64_t n, int64_t k);
-// dh (rows, n) = dy (rows, k) w (k, n) * the derivative of gelu at h, which may be NaN where |h| is beyond 1e19. In one product
-// each where that gains (core/cuda/gemm.cu).
-void linear_gelu_grad(const Cuda&, bfloat16* dh, const bfloat16* dy, const bfloat16* w, const bfloat16* h,
-                      int64_t rows, int64_t n, int64_t k);
+// dh (rows, n) = dy (rows, k) w (k, n) * the derivative of gelu at h, which may be NaN where |h| is beyond 1e19, and db (n),
+// which may be null, = the column sums of dh. GeluTanh is part of the product where that gains (core/cuda/gemm.cu).
+template <class F>
+void linear_gelu_grad(const Cuda&, F gelu, bfloat16* dh, float* db, const bfloat16* dy, const bfloat16* w,
+                      const bfloat16* h, int64_t rows, int64_t n, int64_t k);
 
 // As gemm for a single product of matrices in codes of these FP8 formats, not of E5M2 both, by FP8 tensor cores, which
 // keep fewer bits of a sum than f32 has; where the device has them. They read along sums: A is stored (m, k), B (n, k).
