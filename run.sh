@@ -143,7 +143,7 @@ configure_and_build() {
 # test cases again, with the kernels of other CPUs, is 1, too. What a line "SKIPPED: ..." tells of has not passed.
 count_tests() {
   awk '
-    /^\t<testcase / { status = $NF; again = /name="(kernels|emulated)_/; cases = good = bad = skips = 0 }
+    /^\t<testcase / { status = $NF; again = /name="((kernels|emulated)_|attention_on_sm_)/; cases = good = bad = skips = 0 }
     /^\t\t<skipped message="SKIP_/ { status = "skipped" }
     { sub(/^\t\t<system-out>/, "") }
     /^SKIPPED: / { ++skips }

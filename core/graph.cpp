@@ -11,7 +11,7 @@
 namespace altgrad::detail {
 namespace {
 thread_local Graph* current = nullptr;
-std::atomic<int64_t> moves = 0;
+std::atomic<int64_t> changes = 0;
 }  // namespace
 
 // For its life the thread records.
@@ -42,13 +42,13 @@ class Graph::Recording {
 };
 
 Graph* Graph::recording() { return current; }
-void Graph::tensor_moved() { ++moves; }
+void Graph::model_changed() { ++changes; }
 
 Graph::Graph(Device device, std::vector<Generator*> given, const std::function<void()>& work)
     : device_(device),
       given_(std::move(given)),
       memory_(device),
-      moves_(moves),
+      changes_(changes),
       precision_(matmul_precision()) {
   if (current) fail("a captured step must not capture another one");
   recorded_ = generators();
@@ -102,7 +102,8 @@ bool Graph::fits() const {
   const auto same_seed = [](const Generator* g, const Generator::State& begin) {
     return g->state().seed == begin.seed;
   };
-  return moves_ == moves && precision_ == matmul_precision() && std::ranges::equal(now, begins_, same_seed) &&
+  return changes_ == changes && precision_ == matmul_precision() &&
+         std::ranges::equal(now, begins_, same_seed) &&
          std::ranges::all_of(states_, [](const auto& state) { return state.second.fits(); });
 }
 

@@ -229,7 +229,7 @@ void Tensor::assign_(const Tensor& other) const {
   to.shape = from.shape;
   to.storage = from.storage;
   to.grad = Tensor();
-  detail::Graph::tensor_moved();
+  detail::Graph::model_changed();
 }
 
 }  // namespace altgrad

@@ -44,6 +44,8 @@ int main(int argc, char** argv) {
       if (options.dtype == "bf16") ag::fail("--dtype bf16 needs --device cuda");
       if (options.native_fp8) ag::fail("--native-fp8 needs --device cuda");
     }
+    if (options.native_fp8 && !ag::fp8::has_native_fp8(ag::Device::cuda()))
+      ag::fail("--native-fp8 needs a GPU of compute capability 8.9 or higher");
     if (options.threads > 0) ag::set_num_threads(int(options.threads));
     watch_signals();
     Run run(options);

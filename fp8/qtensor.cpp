@@ -49,6 +49,10 @@ bool detail::has_bf16(Device on) {
   return dispatch_device(on, [](const auto& device) { return kernels::has_bf16(device); });
 }
 
+bool has_native_fp8(Device on) {
+  return dispatch_device(on, [](const auto& device) { return kernels::has_fp8(device); });
+}
+
 void detail::check_native_fp8(const char* op, std::initializer_list<std::optional<Format>> formats) {
   int of_e5m2 = 0;
   for (const std::optional<Format>& f : formats) {
@@ -60,7 +64,7 @@ void detail::check_native_fp8(const char* op, std::initializer_list<std::optiona
 }
 void detail::check_native_fp8(const char* op, const Tensor& x) {
   if (x.dtype() == DType::f64) fail(op, ": native FP8 products are of f32, got ", x.dtype());
-  if (!dispatch_device(x.device(), [](const auto& device) { return kernels::has_fp8(device); }))
+  if (!has_native_fp8(x.device()))
     fail(op, ": native FP8 needs a GPU of compute capability 8.9 or higher, got ", x.device());
 }
 

@@ -43,6 +43,9 @@ struct QTensor {
   Tensor dequantize() const;
 };
 
+/// Has the device FP8 tensor cores, for operands in u8?
+bool has_native_fp8(Device on);
+
 /// a (m, k) b (k, n) + bias (n) -> (m, n), f32 where the values are bf16. In bf16 the scales are applied to the sums,
 /// so that no product is rounded. A bias needs an a that is not transposed and a b that is. Not differentiable.
 /// Throws std::invalid_argument where sizes, dtypes, devices or the bias do not match, or no FP8 tensor cores multiply

@@ -2,6 +2,7 @@
 // shrinks, and keep a set of what they have seen; those that run in every training step remember only modules
 // that are shared, and allocate nothing for a few.
 #include <altgrad/autograd/ops.h>
+#include <altgrad/core/internal/graph.h>
 #include <altgrad/nn/internal/path_visitor.h>
 
 #include <cxxabi.h>
@@ -337,6 +338,8 @@ void check_no_cycle(const Module* module, const void* place) {
     fail("slot: in this place the ", module->type_name(), " would contain itself");
   }
 }
+
+void model_changed() noexcept { altgrad::detail::Graph::model_changed(); }
 
 std::string type_name(const std::type_info& type) {
   int status = 0;

@@ -53,6 +53,9 @@ void release(std::shared_ptr<Module> module) noexcept;
 // that place it would contain itself.
 void check_no_cycle(const Module* module, const void* place);
 
+// A slot holds another module: what was recorded of a model records anew.
+void model_changed() noexcept;
+
 // Copies each second tensor into its first as if all at once: a source may be one of the destinations.
 void copy_all(std::vector<std::pair<Tensor, Tensor>> copies);
 
@@ -250,6 +253,7 @@ class Slot final : public SlotBase {
   void put(std::shared_ptr<I> module) {
     detail::check_no_cycle(module.get(), static_cast<const SlotBase*>(this));
     detail::release(std::exchange(child_, std::move(module)));
+    detail::model_changed();
   }
 
   std::shared_ptr<I> child_;

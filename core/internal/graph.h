@@ -47,15 +47,16 @@ class Graph {
   Graph(const Graph&) = delete;
   Graph& operator=(const Graph&) = delete;
 
-  // May it still be run? Not where a tensor, of whatever model, has been given other memory since: it may read the old one.
+  // May it still be run? Not where a tensor, of whatever model, has been given other memory since, or a place in one another
+  // module: it may read the old one.
   bool fits() const;
   void run();
   Device device() const { return device_; }
 
   // What the calling thread records, null where it records nothing.
   static Graph* recording();
-  // A tensor has other memory now.
-  static void tensor_moved();
+  // A tensor has other memory now, or a model another module.
+  static void model_changed();
   // False, and nothing is added, where the owner has added one before.
   bool add(const void* owner, HostState state) { return states_.try_emplace(owner, std::move(state)).second; }
   void add_gradient_of(const Tensor& leaf) { leaves_.push_back(leaf); }
@@ -77,7 +78,7 @@ class Graph {
   std::vector<uint64_t> streams_;            // that a run draws from each
   std::vector<Tensor> leaves_;               // that were given gradients in the recording
   std::map<const void*, HostState> states_;  // by their owners
-  int64_t moves_;                            // of tensors, when it was recorded
+  int64_t changes_;                          // of models, when it was recorded
   MatmulPrecision precision_;
   void* graph_ = nullptr;
 };

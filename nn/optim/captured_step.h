@@ -42,9 +42,9 @@ namespace optim {
 /// the same each time:
 /// - What changes with each step comes in as an input, or is one of these, which the library keeps account of: learning
 ///   rates, the optimizers' counts, random numbers, and all that lies in memory of the device, such as amax histories.
-///   After a change of a weight decay, of a seed or of the precision of products, or where a module's tensors have got
-///   other memory, as by to(), it records anew.
-/// - After a change of anything else, of a layer, its mode or its formats, say, call reset().
+///   After a change of a weight decay, of a seed or of the precision of products, where a module's tensors have got other
+///   memory, as by to(), and after surgery, it records anew.
+/// - After a change of anything else, of a layer's mode or formats, say, call reset().
 /// - A tensor that it keeps from step to step must be written in place.
 /// - It draws from the thread's two generators, or from those that are given here, and seeds none.
 /// - An optimizer makes one step in it.

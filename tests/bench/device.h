@@ -118,29 +118,37 @@ inline void device_products(DeviceReport& b, altgrad::Device device) {
   }
 }
 
-// amax and round to E4M3 with the scale that is expected, to floats and to what products on codes read.
+// amax and round to E4M3 with the scale that is expected, to floats and to what products on codes read; and a copy beside it.
 inline void device_quantize(DeviceReport& b, altgrad::Device device) {
   namespace fp8 = altgrad::fp8;
   using altgrad::Tensor;
   for (const int64_t rows : {1024, 32768}) {
     const int64_t n = rows * 1024;
-    const auto round = [=]<class T>(T) {
-      const Tensor x = Tensor::randn({n}, {.device = device}),
-                   y = Tensor::empty({n}, {altgrad::dtype_of<T>, device}),
+    b.time(altgrad::concat("copy, ", rows, " x 1024"), 8.0 * double(n), "GB/s", [=] {
+      const Tensor x = Tensor::randn({n}, {.device = device}), y = Tensor::empty({n}, {.device = device});
+      return [=] { y.copy_(x); };
+    });
+    const auto round = [=]<class From, class To>(From, To) {
+      const Tensor x = Tensor::randn({n}, {.device = device}).to(altgrad::dtype_of<From>),
+                   y = Tensor::empty({n}, {altgrad::dtype_of<To>, device}),
                    scale = Tensor::empty({}, {.device = device});
       const fp8::AmaxHistory history(16, device);
       return [=] {
-        altgrad::dispatch_device(device, [&](const auto& on) {
-          altgrad::kernels::quantize(on, y.ptr<T>(), x.ptr<float>(), scale.ptr<float>(), history.memory(),
-                                     {fp8::Scaling::delayed, float(fp8::E4M3.max()), true},
-                                     {fp8::Rounder<float>(fp8::E4M3), {}}, n);
+        altgrad::dispatch_device(device, [&]<class On>(const On& on) {
+          if constexpr (std::is_same_v<On, altgrad::Cuda>) {
+            altgrad::kernels::quantize(on, y.ptr<To>(), x.ptr<From>(), scale.ptr<float>(), history.memory(),
+                                       {fp8::Scaling::delayed, float(fp8::E4M3.max()), true},
+                                       {fp8::Rounder<float>(fp8::E4M3), {}}, n);
+          }
         });
       };
     };
     b.time(altgrad::concat("round with amax, ", rows, " x 1024"), 8.0 * double(n), "GB/s",
-           [=] { return round(float()); });
+           [=] { return round(float(), float()); });
     b.time(altgrad::concat("round with amax to codes, ", rows, " x 1024"), 6.0 * double(n), "GB/s",
-           [=] { return round(altgrad::bfloat16()); });
+           [=] { return round(float(), altgrad::bfloat16()); });
+    b.time(altgrad::concat("round bf16 with amax to codes, ", rows, " x 1024"), 4.0 * double(n), "GB/s",
+           [=] { return round(altgrad::bfloat16(), altgrad::bfloat16()); });
   }
 }
 

@@ -5,6 +5,8 @@
 // so rounded change p by as much as they change themselves.
 #include "attention.h"
 
+#include <altgrad/core/cuda/runtime.h>
+
 #include <cmath>
 
 using namespace altgrad;
@@ -126,11 +128,14 @@ TEST_CASE("heads that tiles do not suit, or do not fill, are attended to as well
   }
 }
 
-TEST_CASE("attention of floats is in tf32 where f32 is not asked for", "[backend]") {
+TEST_CASE("attention of floats is in tf32 where f32 is not asked for, and tiles have room", "[backend]") {
   struct Precision {
     explicit Precision(MatmulPrecision precision) { set_matmul_precision(precision); }
     ~Precision() { set_matmul_precision(MatmulPrecision::f32); }
   };
+  const int sm = cuda::compute_capability(device().index);
+  const bool little_room =
+      sm == 86 || sm == 89 || sm / 10 == 12;  // shared memory of a multiprocessor: 100 KB
   for (const int64_t size : {20, 64, 96, 128}) {
     for (const int64_t length : {1, 64, 130}) {
       const AttentionSizes s = {1, length, 2, size};
@@ -141,6 +146,7 @@ TEST_CASE("attention of floats is in tf32 where f32 is not asked for", "[backend
       const Precision precision(length == 64 ? MatmulPrecision::bf16 : MatmulPrecision::tf32);
       const AttentionResults results = run_attention(qkv, dy, s);
       check(qkv, dy, s, results, true);
+      if (size > 20 && little_room) continue;
       CHECK(!same_bits(results.y, exact.y));
       CHECK(!same_bits(results.dqkv, exact.dqkv));
     }

@@ -161,6 +161,22 @@ TEST_CASE("a captured step follows weight decays, seeds, loaded states and moved
       4);
 }
 
+TEST_CASE("a captured step follows surgery", "[captured_step]") {
+  check_same_runs(
+      false,
+      [](Training& t, const auto& step) {
+        const auto some = [&] {
+          for (int i = 0; i < 4; ++i) step(t.batch(), t.batch());
+        };
+        some();
+        fp8::quantize_model(t.model, fp8::E4M3, {.grad_format = fp8::E5M2});
+        some();
+        fp8::dequantize_model(t.model);
+        some();
+      },
+      3);
+}
+
 TEST_CASE("a captured evaluation follows a model that has been elsewhere, and the precision of products",
           "[captured_step]") {
   Training t(false);

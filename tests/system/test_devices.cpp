@@ -247,5 +247,5 @@ TEST_CASE("tensors on different devices are refused, both named", "[devices]") {
   CHECK(throws([&] { a + b; }, {"add", "cuda:0", "cpu"}));
   CHECK(throws([&] { a.data<float>(); }, {"cuda:0", "to(Device::cpu())"}));
   CHECK(throws<std::runtime_error>([] { Tensor::ones({2}, {.device = Device::cuda(99)}); },
-                                   {"cuda:99", "1 CUDA device"}));
+                                   {"cuda:99", "CUDA device"}));
 }
