@@ -35,11 +35,11 @@ close 1e-4 on-cpu back
 
 expect 0 "" $run --steps 4 --grads E5M2 --ema 0.9 --accumulate 2 --device cuda --out codes
 native="--grads E5M2 --native-fp8 --device cuda"
-if ALTGRAD_SIMULATOR_SM=80 $run --steps 4 $native --out native >log 2>errors; then
+if ALTGRAD_SIMULATOR_SM=80 $run --steps 4 $native --out refused >log 2>errors; then
   grep -q "E5M2 gradients, native FP8:" log || fail "this GPU is not said to have FP8"  # no simulated one
 else
   grep -q "needs a GPU of compute capability 8.9" errors || { cat errors; fail "native FP8"; }
-  [ ! -e native ] || fail "a run that was refused has left a folder"
+  [ ! -e refused ] || fail "a run that was refused has left a folder"
 fi
 if $run --steps 4 $native --out native >log 2>errors; then
   grep -q "E5M2 gradients, native FP8:" log || fail "nothing says that its products are FP8's"
